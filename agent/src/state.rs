@@ -1,0 +1,142 @@
+//! What there is to keep true on a gateway, as one ordered value: [`State`].
+//!
+//! Desired and observed are the same type, so that comparing them is all that planning does, and
+//! `plan(x, x)` is empty. Only what is ours appears here: an object of somebody else is invisible
+//! to every pass, and so survives it.
+
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+/// The marks by which an object is known to be ours, in kernel and charon.
+pub mod ours {
+    /// `rtm_protocol` of our routes and nexthops (`R`; unassigned in iproute2's `rt_protos`).
+    pub const PROTOCOL: u8 = 82;
+    /// Nexthop and nexthop group ids lie in this range.
+    pub const NEXTHOPS: std::ops::RangeInclusive<u32> = 0x5200_0000..=0x52ff_ffff;
+    /// `if_id` (XFRM) or key and mark (VTI) of tunnel 0; a tunnel's own is this plus its number.
+    pub const IF_ID: u32 = 0x5200_0000;
+    /// Tunnel interfaces are named by this and the tunnel's number.
+    pub const LINK_PREFIX: &str = "rm";
+    /// charon connections are named by this, the tunnel's number, a dash and the peer.
+    pub const CONNECTION_PREFIX: &str = "rm";
+    /// Metric of the routes that carry traffic.
+    pub const METRIC: u32 = 50;
+    /// Metric of the `unreachable` routes that catch what no tunnel serves: the worst there is.
+    pub const METRIC_UNREACHABLE: u32 = u32::MAX;
+}
+
+/// Everything of ours in kernel and charon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Tunnel interfaces by name.
+    pub links: BTreeMap<String, Link>,
+    /// Single nexthops by id.
+    pub nexthops: BTreeMap<NexthopId, Nexthop>,
+    /// Nexthop groups by id, never empty.
+    pub groups: BTreeMap<NexthopId, BTreeSet<Member>>,
+    /// Routes in the overlay's main table.
+    pub routes: BTreeMap<RouteKey, Target>,
+    /// IKE connections loaded in charon, by name.
+    pub connections: BTreeMap<String, Connection>,
+}
+
+/// A tunnel interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Where it is: made in the underlay, it belongs in the overlay.
+    pub side: Side,
+    /// What it is and how it finds its SAs.
+    pub kind: LinkKind,
+    /// Administratively up.
+    pub up: bool,
+    /// Inner MTU; path MTU discovery takes off what ESP needs.
+    pub mtu: u32,
+    /// Addresses with prefix length, link-local ones excepted.
+    pub addresses: BTreeSet<IpNet>,
+}
+
+/// One of the two network namespaces, which may be the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Public addresses and charon.
+    Underlay,
+    /// Private routing and BGP.
+    Overlay,
+}
+
+/// How an interface is bound to its SAs. Cannot be changed on a living interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// An XFRM interface.
+    Xfrm {
+        /// Of the interface and of its SAs and policies.
+        if_id: u32,
+    },
+    /// A VTI (both addresses IPv4: `vti`) or VTI6 (`vti6`).
+    Vti {
+        /// Outer source.
+        local: IpAddr,
+        /// Outer destination.
+        remote: IpAddr,
+        /// ikey and okey, and the mark of its SAs and policies.
+        key: u32,
+    },
+}
+
+/// The id of a nexthop or of a nexthop group: one number space in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NexthopId(pub u32);
+
+impl fmt::Display for NexthopId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Where to send packets: a neighbour on an interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Nexthop {
+    /// The neighbour: the far interconnect address, or a router on the LAN.
+    pub gateway: IpAddr,
+    /// Interface name in the overlay.
+    pub link: String,
+}
+
+/// A nexthop's place in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// A single nexthop.
+    pub id: NexthopId,
+    /// Share of the flows, 1 to 256.
+    pub weight: u16,
+}
+
+/// What makes a route one route: the kernel holds one per destination and metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// Destination.
+    pub prefix: IpNet,
+    /// Priority: the smaller wins.
+    pub metric: u32,
+}
+
+/// What a route does with packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// Spreads them over a group.
+    Group(NexthopId),
+    /// Refuses them with an ICMP error: nothing in clear, ever.
+    Unreachable,
+}
+
+/// An IKE connection with its one child, as charon is to have it.
+///
+/// charon does not tell all of what it was given (proposals, certificates), so its child is named
+/// by [`Connection::digest`]: a connection of another content has another child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// FNV-1a over everything that was loaded, as 16 hexadecimal digits.
+    pub digest: String,
+}

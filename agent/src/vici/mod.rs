@@ -1,0 +1,1 @@
+//! charon over VICI.

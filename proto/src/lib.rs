@@ -1,1 +1,22 @@
+//! The one contract between controller, agent and meshctl: messages, services, and the few things
+//! that both ends must do alike (what a config's digest is, how one config becomes the next, how
+//! to dial with an identity).
+//!
+//! It never decides anything about a mesh.
 
+mod change;
+mod identity;
+
+pub use change::{ChangeError, diff, patch};
+pub use identity::{Identity, IdentityError};
+
+#[allow(missing_docs, clippy::doc_markdown)]
+mod v1 {
+    tonic::include_proto!("routemesh.v1");
+}
+
+pub use v1::*;
+
+/// The name that a controller's certificate carries besides its addresses: agents and operators
+/// dial whatever address they were given and expect this name there.
+pub const CONTROLLER_NAME: &str = "controller.routemesh";

@@ -1,0 +1,147 @@
+//! How one config becomes the next: [`diff`] and [`patch`] are each other's inverse.
+
+use crate::{Change, Config, Tunnel};
+use prost::Message;
+use std::collections::BTreeMap;
+
+/// A change that does not fit the config at hand. The cure is to ask for the whole config.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("change from generation {from} does not fit the config of generation {held}")]
+pub struct ChangeError {
+    from: u64,
+    held: u64,
+}
+
+impl Config {
+    /// What two configs of equal content have in common, generation included.
+    ///
+    /// FNV-1a over the encoding, whose field order is fixed: it tells equal from different, it
+    /// protects against nobody.
+    pub fn digest(&self) -> String {
+        let hash = self
+            .encode_to_vec()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+            });
+        format!("{hash:016x}")
+    }
+
+    fn header(&self) -> Config {
+        Config {
+            tunnels: Vec::new(),
+            generation: 0,
+            ..self.clone()
+        }
+    }
+
+    fn by_number(&self) -> BTreeMap<u32, &Tunnel> {
+        self.tunnels.iter().map(|t| (t.number, t)).collect()
+    }
+}
+
+/// The change that turns `old` into `new`.
+pub fn diff(old: &Config, new: &Config) -> Change {
+    let (before, after) = (old.by_number(), new.by_number());
+    let header = new.header();
+    Change {
+        from: old.generation,
+        generation: new.generation,
+        header: (header != old.header()).then_some(header),
+        tunnels: after
+            .iter()
+            .filter(|(number, tunnel)| before.get(number) != Some(tunnel))
+            .map(|(_, tunnel)| (*tunnel).clone())
+            .collect(),
+        removed: before
+            .keys()
+            .filter(|number| !after.contains_key(number))
+            .copied()
+            .collect(),
+    }
+}
+
+/// The config after `change`; tunnels come out ordered by number.
+pub fn patch(old: &Config, change: &Change) -> Result<Config, ChangeError> {
+    if change.from != old.generation {
+        return Err(ChangeError {
+            from: change.from,
+            held: old.generation,
+        });
+    }
+    let mut tunnels = old.by_number();
+    for number in &change.removed {
+        tunnels.remove(number);
+    }
+    tunnels.extend(change.tunnels.iter().map(|t| (t.number, t)));
+    Ok(Config {
+        generation: change.generation,
+        tunnels: tunnels.into_values().cloned().collect(),
+        ..change.header.clone().unwrap_or_else(|| old.header())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn config() -> impl Strategy<Value = Config> {
+        let tunnels = proptest::collection::btree_map(0u32..6, "[ab]", 0..5);
+        (1u64..4, "[xy]", tunnels).prop_map(|(generation, overlay, tunnels)| Config {
+            generation,
+            overlay,
+            tunnels: tunnels
+                .into_iter()
+                .map(|(number, peer)| Tunnel {
+                    number,
+                    peer,
+                    ..Tunnel::default()
+                })
+                .collect(),
+            ..Config::default()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn patch_undoes_diff(old in config(), new in config()) {
+            let change = diff(&old, &new);
+            prop_assert_eq!(patch(&old, &change), Ok(new));
+        }
+
+        #[test]
+        fn only_what_changed_travels(mut old in config(), peer in "[cd]") {
+            old.tunnels.push(Tunnel { number: 9, ..Tunnel::default() });
+            let mut new = old.clone();
+            new.generation += 1;
+            new.tunnels.last_mut().unwrap().peer = peer;
+            let change = diff(&old, &new);
+            prop_assert_eq!(change.tunnels.len(), 1);
+            prop_assert_eq!((change.header, change.removed), (None, vec![]));
+        }
+    }
+
+    #[test]
+    fn a_change_from_another_generation_is_refused() {
+        let change = Change {
+            from: 2,
+            ..Change::default()
+        };
+        let held = Config {
+            generation: 1,
+            ..Config::default()
+        };
+        assert_eq!(patch(&held, &change), Err(ChangeError { from: 2, held: 1 }));
+    }
+
+    #[test]
+    fn a_config_is_also_toml() {
+        let text = "gateway = \"V1-1\"\n[[tunnels]]\nnumber = 3\npeer = \"V2-1\"\n";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.tunnels[0].peer, "V2-1");
+        let again: Config = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
+        assert_eq!(again, config);
+        assert!(toml::from_str::<Config>("gatewey = \"V1-1\"").is_err());
+    }
+}

@@ -6,9 +6,11 @@
 
 mod change;
 mod identity;
+mod route_protocol;
 
 pub use change::{ChangeError, diff, patch};
 pub use identity::{Identity, IdentityError};
+pub use route_protocol::route_protocol;
 
 #[allow(missing_docs, clippy::doc_markdown)]
 mod v1 {

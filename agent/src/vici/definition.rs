@@ -1,0 +1,326 @@
+//! What a tunnel's connection is, and how it is said to charon.
+//!
+//! # Who starts, and who starts again
+//!
+//! `start_action` and `close_action` are `none` everywhere: the agent initiates ([`super::heal`]).
+//! A trap would let charon start by itself as soon as there is traffic, and there always is (BGP),
+//! so that charon and agent, or both ends, start at once and every tunnel has two SAs; and a
+//! `close_action` of `start` would answer the closing of a duplicate with the next duplicate.
+//!
+//! Only the side that initiates asks charon to `restart` when the peer is declared dead, with
+//! `keyingtries` without end: so a tunnel comes back from a lost network or a dead peer even while
+//! no agent runs. The other side clears, and waits to be called.
+//!
+//! `unique` is `never`: strongSwan compares identities, not addresses, and two gateways may have
+//! several tunnels, whose SAs would close each other. Duplicates are closed by [`super::heal`],
+//! which goes by what is bound to the interface.
+//!
+//! The initiator rekeys first, as its lifetimes are a fifth shorter: rekeying from both sides at
+//! once works but leaves extra SAs for a while.
+
+use super::message::{Message, Value};
+use std::time::Duration;
+
+/// Lifetime of an IKE_SA on the side that initiates.
+const IKE_REKEY: Duration = Duration::from_secs(4 * 3600);
+/// Lifetime of a CHILD_SA on the side that initiates.
+const CHILD_REKEY: Duration = Duration::from_secs(3600);
+/// Packets after which a CHILD_SA is rekeyed, well before 2^32: without extended sequence
+/// numbers there are no more.
+const REKEY_PACKETS: u64 = 2_000_000_000;
+/// Packets that may overtake each other; strongSwan's 32 are too few for two busy processors.
+const REPLAY_WINDOW: u32 = 512;
+
+/// How a tunnel's SAs find its interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Bind {
+    /// To an XFRM interface, by its id.
+    IfId(u32),
+    /// To a VTI interface, by its key.
+    Mark(u32),
+}
+
+/// Everything about one tunnel's IKE connection and its one child.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// Own outer addresses, literals.
+    pub local_addrs: Vec<String>,
+    /// The peer's outer address: a literal, or a host name that charon resolves each time.
+    pub remote_addrs: Vec<String>,
+    /// Own IKE identity; the certificate must carry it.
+    pub local_id: String,
+    /// The peer's IKE identity; its certificate must carry it.
+    pub remote_id: String,
+    /// Own certificate.
+    pub certificate_pem: String,
+    /// The mesh's CA: the peer's certificate must come from it and from no other.
+    pub ca_pem: String,
+    /// As in swanctl.conf, the first is preferred.
+    pub ike_proposals: Vec<String>,
+    /// As in swanctl.conf, the first is preferred.
+    pub esp_proposals: Vec<String>,
+    /// The interface.
+    pub bind: Bind,
+    /// Whether this side starts.
+    pub initiate: bool,
+    /// How long the peer may be silent before it is asked for a sign of life.
+    pub dpd_delay: Duration,
+}
+
+impl Definition {
+    /// 16 hexadecimal digits that are the same as long as charon would be told the same. The
+    /// child is named by them, so that what is loaded can be told from what should be.
+    pub fn digest(&self) -> String {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        hash.message(&self.section(""));
+        format!("{:016x}", hash.0)
+    }
+
+    /// The arguments of `load-conn`.
+    pub fn to_vici(&self, name: &str) -> Message {
+        Message::new().section(name, self.section(&self.digest()))
+    }
+
+    /// The connection's own section.
+    fn section(&self, child: &str) -> Message {
+        // The side that responds rekeys only if the other did not.
+        let lifetime = |t: Duration| if self.initiate { t } else { t + t / 4 };
+        let local = Message::new()
+            .text("auth", "pubkey")
+            .text("id", &self.local_id)
+            .list("certs", [&self.certificate_pem]);
+        let remote = Message::new()
+            .text("auth", "pubkey")
+            .text("id", &self.remote_id)
+            .list("cacerts", [&self.ca_pem]);
+        Message::new()
+            .text("version", "2")
+            .list("local_addrs", &self.local_addrs)
+            .list("remote_addrs", &self.remote_addrs)
+            .list("proposals", &self.ike_proposals)
+            .text("mobike", "no")
+            .text("unique", "never")
+            .text("keyingtries", "0")
+            .text("dpd_delay", seconds(self.dpd_delay))
+            .text("rekey_time", seconds(lifetime(IKE_REKEY)))
+            // Each side knows which certificate to send, whatever CAs the other knows.
+            .text("send_certreq", "no")
+            .text("send_cert", "always")
+            .section("local", local)
+            .section("remote", remote)
+            .section(
+                "children",
+                Message::new().section(child, self.child(lifetime(CHILD_REKEY))),
+            )
+    }
+
+    /// The child's section.
+    fn child(&self, rekey: Duration) -> Message {
+        let any = ["0.0.0.0/0", "::/0"];
+        let child = Message::new()
+            .text("mode", "tunnel")
+            .list("local_ts", any)
+            .list("remote_ts", any)
+            .list("esp_proposals", &self.esp_proposals)
+            .text("start_action", "none")
+            .text("close_action", "none")
+            .text(
+                "dpd_action",
+                if self.initiate { "restart" } else { "clear" },
+            )
+            .text("rekey_time", seconds(rekey))
+            .text("rekey_packets", REKEY_PACKETS.to_string())
+            .text("replay_window", REPLAY_WINDOW.to_string());
+        match self.bind {
+            Bind::IfId(id) => child
+                .text("if_id_in", format!("{id:#010x}"))
+                .text("if_id_out", format!("{id:#010x}")),
+            Bind::Mark(key) => child
+                .text("mark_in", format!("{key:#010x}/0xffffffff"))
+                .text("mark_out", format!("{key:#010x}/0xffffffff")),
+        }
+    }
+}
+
+/// As charon reads a time: whole seconds, and 0 would turn it off.
+fn seconds(time: Duration) -> String {
+    format!("{}s", time.as_secs().max(1))
+}
+
+/// The 64-bit FNV-1a hash.
+struct Fnv(u64);
+
+impl Fnv {
+    fn bytes(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    /// A kind and a text with its length, so that no two messages give the same bytes.
+    fn text(&mut self, kind: u8, text: &str) {
+        self.bytes(&[kind]);
+        self.bytes(&(text.len() as u64).to_be_bytes());
+        self.bytes(text.as_bytes());
+    }
+
+    fn message(&mut self, message: &Message) {
+        for (name, value) in message.iter() {
+            self.text(b'n', name);
+            match value {
+                Value::Text(text) => self.text(b't', text),
+                Value::List(items) => {
+                    items.iter().for_each(|item| self.text(b'i', item));
+                    self.bytes(b"l");
+                }
+                Value::Section(section) => self.message(section),
+            }
+        }
+        self.bytes(b"s");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition() -> Definition {
+        Definition {
+            local_addrs: vec!["2001:db8:1::1".into()],
+            remote_addrs: vec!["2001:db8:2::1".into()],
+            local_id: "V1-1".into(),
+            remote_id: "V2-1".into(),
+            certificate_pem: "-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n"
+                .into(),
+            ca_pem: "-----BEGIN CERTIFICATE-----\nca\n-----END CERTIFICATE-----\n".into(),
+            ike_proposals: vec!["aes256gcm16-prfsha384-ecp384".into()],
+            esp_proposals: vec!["aes256gcm16-ecp384".into(), "aes256gcm16".into()],
+            bind: Bind::IfId(0x5200_0003),
+            initiate: true,
+            dpd_delay: Duration::from_secs(5),
+        }
+    }
+
+    /// A message as swanctl.conf would have it.
+    fn show(message: &Message, indent: usize) -> String {
+        let mut out = String::new();
+        let margin = " ".repeat(indent * 2);
+        for (name, value) in message.iter() {
+            match value {
+                Value::Text(text) => out += &format!("{margin}{name} = {text}\n"),
+                Value::List(items) => {
+                    out += &format!(
+                        "{margin}{name} = [{}]\n",
+                        items.join(", ").replace('\n', "|")
+                    );
+                }
+                Value::Section(section) => {
+                    out += &format!(
+                        "{margin}{name} {{\n{}{margin}}}\n",
+                        show(section, indent + 1)
+                    );
+                }
+            }
+        }
+        out
+    }
+
+    const INITIATOR: &str = "\
+rm3-V2-1 {
+  version = 2
+  local_addrs = [2001:db8:1::1]
+  remote_addrs = [2001:db8:2::1]
+  proposals = [aes256gcm16-prfsha384-ecp384]
+  mobike = no
+  unique = never
+  keyingtries = 0
+  dpd_delay = 5s
+  rekey_time = 14400s
+  send_certreq = no
+  send_cert = always
+  local {
+    auth = pubkey
+    id = V1-1
+    certs = [-----BEGIN CERTIFICATE-----|ours|-----END CERTIFICATE-----|]
+  }
+  remote {
+    auth = pubkey
+    id = V2-1
+    cacerts = [-----BEGIN CERTIFICATE-----|ca|-----END CERTIFICATE-----|]
+  }
+  children {
+    DIGEST {
+      mode = tunnel
+      local_ts = [0.0.0.0/0, ::/0]
+      remote_ts = [0.0.0.0/0, ::/0]
+      esp_proposals = [aes256gcm16-ecp384, aes256gcm16]
+      start_action = none
+      close_action = none
+      dpd_action = restart
+      rekey_time = 3600s
+      rekey_packets = 2000000000
+      replay_window = 512
+      if_id_in = 0x52000003
+      if_id_out = 0x52000003
+    }
+  }
+}
+";
+
+    #[test]
+    fn the_initiator_of_an_xfrm_tunnel_loads_this() {
+        let definition = definition();
+        let expected = INITIATOR.replace("DIGEST", &definition.digest());
+        assert_eq!(show(&definition.to_vici("rm3-V2-1"), 0), expected);
+    }
+
+    #[test]
+    fn the_responder_of_a_vti_tunnel_loads_that() {
+        let definition = Definition {
+            initiate: false,
+            bind: Bind::Mark(0x5200_0003),
+            ..definition()
+        };
+        let expected = INITIATOR
+            .replace("DIGEST", &definition.digest())
+            .replace("dpd_action = restart", "dpd_action = clear")
+            .replace("14400s", "18000s")
+            .replace("3600s", "4500s")
+            .replace("if_id_in = 0x52000003", "mark_in = 0x52000003/0xffffffff")
+            .replace("if_id_out = 0x52000003", "mark_out = 0x52000003/0xffffffff");
+        assert_eq!(show(&definition.to_vici("rm3-V2-1"), 0), expected);
+    }
+
+    /// If this fails, every tunnel is keyed anew at the upgrade: fine if meant, and only then.
+    #[test]
+    fn the_digest_is_the_same_from_release_to_release() {
+        assert_eq!(definition().digest(), "DIGEST-HERE");
+    }
+
+    #[test]
+    fn the_digest_depends_on_everything() {
+        let changes: [fn(&mut Definition); 11] = [
+            |d| d.local_addrs.clear(),
+            |d| d.remote_addrs = vec!["v2.example.org".into()],
+            |d| d.local_id.push('x'),
+            |d| d.remote_id.push('x'),
+            |d| d.certificate_pem.push('x'),
+            |d| d.ca_pem.push('x'),
+            |d| d.ike_proposals.push("aes128-sha256-modp3072".into()),
+            |d| d.esp_proposals.swap(0, 1),
+            |d| d.bind = Bind::Mark(0x5200_0003),
+            |d| d.initiate = false,
+            |d| d.dpd_delay += Duration::from_secs(1),
+        ];
+        let mut digests = vec![definition().digest()];
+        for change in changes {
+            let mut changed = definition();
+            change(&mut changed);
+            digests.push(changed.digest());
+        }
+        let count = digests.len();
+        digests.sort();
+        digests.dedup();
+        assert_eq!(digests.len(), count);
+    }
+}

@@ -1,0 +1,213 @@
+//! charon's security associations as values.
+
+use super::definition::Bind;
+use super::message::Message;
+use crate::state::ours;
+use std::time::Duration;
+
+/// An IKE_SA of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IkeSa {
+    /// Name of the connection it was made from, or will be.
+    pub connection: String,
+    /// charon's number for it; later ones are higher.
+    pub unique_id: u32,
+    /// Its state.
+    pub state: IkeState,
+    /// Whether this side started it.
+    pub initiator: bool,
+    /// How long it has been established, if it is.
+    pub established: Option<Duration>,
+    /// Time until it is rekeyed.
+    pub rekey_in: Option<Duration>,
+    /// Own outer address in use.
+    pub local_host: String,
+    /// The peer's outer address in use.
+    pub remote_host: String,
+    /// The peer's identity, as soon as it is known.
+    pub remote_id: String,
+    /// Behind a NAT, on whichever side: ESP goes within UDP.
+    pub nat: bool,
+    /// Encryption, integrity, PRF and group as charon names them, joined by slashes.
+    pub algorithms: String,
+    /// Whether making a child is waiting or under way.
+    pub making_child: bool,
+    /// Its CHILD_SAs.
+    pub children: Vec<ChildSa>,
+}
+
+/// State of an IKE_SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum IkeState {
+    /// Not established yet: `CREATED`, `CONNECTING`.
+    Connecting,
+    /// In use: `ESTABLISHED`, `REKEYING`.
+    Established,
+    /// On its way out: `REKEYED`, `DELETING`, `DESTROYING`, or unknown to us.
+    Closing,
+}
+
+/// A CHILD_SA: a pair of ESP SAs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChildSa {
+    /// Name of the child in the connection: the digest of what was loaded.
+    pub name: String,
+    /// charon's number for it; later ones are higher.
+    pub unique_id: u32,
+    /// Its state.
+    pub state: ChildState,
+    /// The interface it is bound to, if it is to the same in both directions.
+    pub bind: Option<Bind>,
+    /// SPI of what comes in.
+    pub spi_in: Option<u32>,
+    /// SPI of what goes out.
+    pub spi_out: Option<u32>,
+    /// Bytes received.
+    pub bytes_in: u64,
+    /// Packets received.
+    pub packets_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Packets sent.
+    pub packets_out: u64,
+    /// Time since it was installed.
+    pub installed: Option<Duration>,
+    /// Time until it is rekeyed.
+    pub rekey_in: Option<Duration>,
+    /// Encryption, integrity and group as charon names them, joined by slashes.
+    pub algorithms: String,
+}
+
+/// State of a CHILD_SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChildState {
+    /// Not installed yet.
+    Making,
+    /// Carries traffic both ways: `INSTALLED`, `UPDATING`, `REKEYING`.
+    Installed,
+    /// Replaced or on its way out, or unknown to us.
+    Closing,
+}
+
+/// Whether a connection of that name is ours: the prefix, a number, a dash.
+pub fn is_ours(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(ours::CONNECTION_PREFIX) else {
+        return false;
+    };
+    match rest.split_once('-') {
+        Some((number, _)) => !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()),
+        None => false,
+    }
+}
+
+/// The SAs of ours in what `list-sas` streamed.
+pub fn from_list(items: &[Message]) -> Vec<IkeSa> {
+    let named = items.iter().flat_map(Message::sections);
+    named
+        .filter(|(name, _)| is_ours(name))
+        .map(|(name, section)| ike(name, section))
+        .collect()
+}
+
+/// One IKE_SA.
+fn ike(name: &str, section: &Message) -> IkeSa {
+    let tasks = ["tasks-queued", "tasks-active"];
+    IkeSa {
+        connection: name.to_owned(),
+        unique_id: number(section, "uniqueid").unwrap_or(0),
+        state: match section.get_text("state") {
+            Some("CREATED" | "CONNECTING") => IkeState::Connecting,
+            Some("ESTABLISHED" | "REKEYING") => IkeState::Established,
+            _ => IkeState::Closing,
+        },
+        initiator: section.get_text("initiator") == Some("yes"),
+        established: number(section, "established").map(Duration::from_secs),
+        rekey_in: number(section, "rekey-time").map(Duration::from_secs),
+        local_host: text(section, "local-host"),
+        remote_host: text(section, "remote-host"),
+        remote_id: text(section, "remote-id"),
+        nat: section.get_text("nat-any") == Some("yes"),
+        algorithms: algorithms(section),
+        making_child: tasks.iter().any(|t| {
+            section
+                .get_list(t)
+                .iter()
+                .any(|task| task == "CHILD_CREATE")
+        }),
+        children: section
+            .get_section("child-sas")
+            .map(|children| {
+                children
+                    .sections()
+                    .map(|(name, section)| child(name, section))
+                    .collect()
+            })
+            .unwrap_or_default(),
+    }
+}
+
+/// One CHILD_SA; before strongSwan 5.8 its section had the plain name.
+fn child(key: &str, section: &Message) -> ChildSa {
+    ChildSa {
+        name: section.get_text("name").unwrap_or(key).to_owned(),
+        unique_id: number(section, "uniqueid").unwrap_or(0),
+        state: match section.get_text("state") {
+            Some("CREATED" | "ROUTED" | "INSTALLING") => ChildState::Making,
+            Some("INSTALLED" | "UPDATING" | "REKEYING") => ChildState::Installed,
+            _ => ChildState::Closing,
+        },
+        bind: bind(section),
+        spi_in: hexadecimal(section, "spi-in"),
+        spi_out: hexadecimal(section, "spi-out"),
+        bytes_in: number(section, "bytes-in").unwrap_or(0),
+        packets_in: number(section, "packets-in").unwrap_or(0),
+        bytes_out: number(section, "bytes-out").unwrap_or(0),
+        packets_out: number(section, "packets-out").unwrap_or(0),
+        installed: number(section, "install-time").map(Duration::from_secs),
+        rekey_in: number(section, "rekey-time").map(Duration::from_secs),
+        algorithms: algorithms(section),
+    }
+}
+
+/// What a CHILD_SA is bound to. All these are hexadecimal and left out if they are zero.
+fn bind(section: &Message) -> Option<Bind> {
+    let both = |a: &str, b: &str| {
+        hexadecimal(section, a).filter(|&id| hexadecimal(section, b) == Some(id))
+    };
+    both("if-id-in", "if-id-out")
+        .map(Bind::IfId)
+        .or_else(|| both("mark-in", "mark-out").map(Bind::Mark))
+}
+
+/// The names of an SA's algorithms.
+fn algorithms(section: &Message) -> String {
+    let mut names = Vec::new();
+    for (algorithm, size) in [
+        ("encr-alg", "encr-keysize"),
+        ("integ-alg", "integ-keysize"),
+        ("prf-alg", ""),
+        ("dh-group", ""),
+    ] {
+        if let Some(name) = section.get_text(algorithm) {
+            let size = section
+                .get_text(size)
+                .map(|size| format!("-{size}"))
+                .unwrap_or_default();
+            names.push(format!("{name}{size}"));
+        }
+    }
+    names.join("/")
+}
+
+fn text(section: &Message, name: &str) -> String {
+    section.get_text(name).unwrap_or_default().to_owned()
+}
+
+/// A decimal number. What is overdue is negative on the wire, and nothing here.
+fn number<T: std::str::FromStr>(section: &Message, name: &str) -> Option<T> {
+    section.get_text(name)?.parse().ok()
+}
+
+fn hexadecimal(section: &Message, name: &str) -> Option<u32> {
+    u32::from_str_radix(section.get_text(name)?, 16).ok()
+}

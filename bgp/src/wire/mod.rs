@@ -1,9 +1,21 @@
 //! BGP on the wire: messages as values, and their bytes.
+//!
+//! [`decode`] and [`encode`] frame messages; beneath them one file for each thing that has a shape
+//! of its own. Bytes are read only through a checked cursor, so no input can make a read panic.
 
+mod as_path;
+mod attribute;
 mod decode;
+mod decode_attributes;
+mod decode_update;
 mod encode;
+mod encode_attributes;
 mod message;
-mod notification;
+mod nlri;
+pub mod notification;
+mod open;
+mod pack;
+mod reader;
 
 pub use decode::*;
 pub use encode::*;

@@ -1,0 +1,224 @@
+//! Address families, prefixes and next hops (RFC 4271 section 4.3, RFC 4760, RFC 2545, RFC 8950).
+
+use super::reader::Reader;
+use super::{Family, NextHop};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The SAFI for unicast, the only one we have.
+pub(super) const UNICAST: u8 = 1;
+
+pub(super) fn afi(family: Family) -> u16 {
+    match family {
+        Family::Ipv4 => 1,
+        Family::Ipv6 => 2,
+    }
+}
+
+/// The family, if it is one of ours.
+pub(super) fn family(afi: u16, safi: u8) -> Option<Family> {
+    match (afi, safi) {
+        (1, UNICAST) => Some(Family::Ipv4),
+        (2, UNICAST) => Some(Family::Ipv6),
+        _ => None,
+    }
+}
+
+/// All prefixes of a field; `None` where one is longer than its family allows or than the field
+/// (RFC 7606 section 5.3). Bits beyond a prefix's length are irrelevant, and cleared.
+pub(super) fn read_prefixes(family: Family, bytes: &[u8]) -> Option<Vec<IpNet>> {
+    let mut reader = Reader::new(bytes);
+    // A guess at the usual length, so that most fields take one allocation.
+    let mut prefixes = Vec::with_capacity(match family {
+        Family::Ipv4 => bytes.len().div_ceil(4),
+        Family::Ipv6 => bytes.len().div_ceil(8),
+    });
+    while !reader.is_empty() {
+        prefixes.push(match family {
+            Family::Ipv4 => IpNet::V4(read_ipv4(&mut reader)?),
+            Family::Ipv6 => IpNet::V6(read_ipv6(&mut reader)?),
+        });
+    }
+    Some(prefixes)
+}
+
+fn read_ipv4(reader: &mut Reader<'_>) -> Option<Ipv4Net> {
+    let length = reader.u8()?;
+    let address: [u8; 4] = reader.padded(octets(length))?;
+    Some(Ipv4Net::new(address.into(), length).ok()?.trunc())
+}
+
+fn read_ipv6(reader: &mut Reader<'_>) -> Option<Ipv6Net> {
+    let length = reader.u8()?;
+    let address: [u8; 16] = reader.padded(octets(length))?;
+    Some(Ipv6Net::new(address.into(), length).ok()?.trunc())
+}
+
+fn octets(prefix_length: u8) -> usize {
+    usize::from(prefix_length).div_ceil(8)
+}
+
+/// How many bytes [`write_prefix`] appends.
+pub(super) fn prefix_size(prefix: &IpNet) -> usize {
+    1 + octets(prefix.prefix_len())
+}
+
+pub(super) fn write_prefix(prefix: &IpNet, out: &mut Vec<u8>) {
+    out.push(prefix.prefix_len());
+    let used = octets(prefix.prefix_len());
+    match prefix {
+        IpNet::V4(net) => out.extend(net.trunc().addr().octets().iter().take(used)),
+        IpNet::V6(net) => out.extend(net.trunc().addr().octets().iter().take(used)),
+    }
+}
+
+/// The next hop of an MP_REACH_NLRI; `None` where its length is not one that the family can have.
+/// `extended`: IPv4 may have an IPv6 next hop.
+pub(super) fn read_next_hop(family: Family, bytes: &[u8], extended: bool) -> Option<NextHop> {
+    let mut reader = Reader::new(bytes);
+    match (family, bytes.len()) {
+        (Family::Ipv4, 4) => Some(NextHop {
+            address: IpAddr::V4(reader.ipv4()?),
+            link_local: None,
+        }),
+        (Family::Ipv4, 16 | 32) if !extended => None,
+        (_, 16) => Some(NextHop {
+            address: IpAddr::V6(reader.ipv6()?),
+            link_local: None,
+        }),
+        (_, 32) => Some(pair(reader.ipv6()?, reader.ipv6()?)),
+        _ => None,
+    }
+}
+
+/// The two addresses of RFC 2545 section 3, in spite of what is seen in the field: a second one that
+/// is no link-local address says nothing, and without a global address the first is unspecified.
+fn pair(global: Ipv6Addr, link_local: Ipv6Addr) -> NextHop {
+    let link_local = Some(link_local).filter(Ipv6Addr::is_unicast_link_local);
+    match link_local {
+        Some(only) if global.is_unspecified() => NextHop {
+            address: IpAddr::V6(only),
+            link_local: None,
+        },
+        _ => NextHop {
+            address: IpAddr::V6(global),
+            link_local,
+        },
+    }
+}
+
+/// Whether an address can be that of a host at all (RFC 4271 section 6.3). Whether it can be
+/// reached is for others to find out.
+pub(super) fn is_host(address: IpAddr) -> bool {
+    match address {
+        // 240.0.0.0/4 holds the broadcast address, too.
+        IpAddr::V4(address) => !address.is_unspecified() && address.octets() < [224, 0, 0, 0],
+        IpAddr::V6(address) => !address.is_unspecified() && !address.is_multicast(),
+    }
+}
+
+/// Appends an MP_REACH_NLRI's next hop with its length before it.
+pub(super) fn write_next_hop(next_hop: &NextHop, out: &mut Vec<u8>) {
+    match (next_hop.address, next_hop.link_local) {
+        (IpAddr::V4(address), _) => {
+            out.push(4);
+            out.extend(address.octets());
+        }
+        (IpAddr::V6(address), None) => {
+            out.push(16);
+            out.extend(address.octets());
+        }
+        (IpAddr::V6(address), Some(link_local)) => {
+            out.push(32);
+            out.extend(address.octets());
+            out.extend(link_local.octets());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefixes(family: Family, bytes: &[u8]) -> Option<Vec<String>> {
+        let all = read_prefixes(family, bytes)?;
+        Some(all.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn bits_beyond_the_length_are_cleared() {
+        let read = prefixes(Family::Ipv4, &[20, 10, 1, 0xff, 0, 32, 1, 2, 3, 4]);
+        assert_eq!(
+            read,
+            Some(vec![
+                "10.1.240.0/20".into(),
+                "0.0.0.0/0".into(),
+                "1.2.3.4/32".into()
+            ])
+        );
+        let read = prefixes(Family::Ipv6, &[33, 0x20, 1, 0xd, 0xb8, 0xff]);
+        assert_eq!(read, Some(vec!["2001:db8:8000::/33".into()]));
+    }
+
+    #[test]
+    fn lengths_beyond_the_family_or_the_field_are_refused() {
+        assert_eq!(prefixes(Family::Ipv4, &[33, 1, 2, 3, 4, 5]), None);
+        assert_eq!(prefixes(Family::Ipv4, &[255; 40]), None);
+        assert_eq!(prefixes(Family::Ipv4, &[24, 1, 2]), None);
+        assert_eq!(prefixes(Family::Ipv6, &[129; 40]), None);
+        assert_eq!(prefixes(Family::Ipv6, &[64, 1, 2]), None);
+        assert_eq!(prefixes(Family::Ipv6, &[]), Some(vec![]));
+    }
+
+    #[test]
+    fn next_hops_by_length() {
+        let global = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+        let local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+        let both = [global.octets(), local.octets()].concat();
+        let hop = |address: Ipv6Addr, link_local| {
+            Some(NextHop {
+                address: address.into(),
+                link_local,
+            })
+        };
+        let table = [
+            (Family::Ipv6, global.octets().to_vec(), hop(global, None)),
+            (Family::Ipv6, local.octets().to_vec(), hop(local, None)),
+            (Family::Ipv6, both.clone(), hop(global, Some(local))),
+            (Family::Ipv4, both, hop(global, Some(local))),
+            // As sent by some: no link-local address, no global one, or the link-local one twice.
+            (
+                Family::Ipv6,
+                [global.octets(), [0; 16]].concat(),
+                hop(global, None),
+            ),
+            (
+                Family::Ipv6,
+                [[0; 16], local.octets()].concat(),
+                hop(local, None),
+            ),
+            (
+                Family::Ipv6,
+                [local.octets(); 2].concat(),
+                hop(local, Some(local)),
+            ),
+            (Family::Ipv6, vec![1; 4], None),
+            (Family::Ipv6, vec![1; 24], None),
+            (Family::Ipv4, vec![], None),
+        ];
+        for (family, bytes, expected) in table {
+            assert_eq!(read_next_hop(family, &bytes, true), expected, "{bytes:?}");
+        }
+        assert_eq!(read_next_hop(Family::Ipv4, &[1; 16], false), None);
+        assert_eq!(read_next_hop(Family::Ipv4, &[1; 32], false), None);
+        assert!(read_next_hop(Family::Ipv4, &[1; 4], false).is_some());
+    }
+
+    #[test]
+    fn hosts() {
+        let host = |text: &str| text.parse().is_ok_and(is_host);
+        assert!(host("10.0.0.1") && host("223.255.255.255") && host("fe80::1"));
+        assert!(!host("0.0.0.0") && !host("224.0.0.1") && !host("255.255.255.255"));
+        assert!(!host("::") && !host("ff02::1"));
+    }
+}

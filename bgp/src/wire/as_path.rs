@@ -107,12 +107,12 @@ pub(super) fn merge(path: AsPath, as4: AsPath) -> AsPath {
         return path;
     };
     let mut merged = first_hops(path, leading);
-    for segment in as4.0 {
-        match (merged.last_mut(), segment) {
-            (Some(Segment::Sequence(before)), Segment::Sequence(more)) => before.extend(more),
-            (_, segment) => merged.push(segment),
-        }
+    let mut told = as4.0.into_iter();
+    match (merged.last_mut(), told.next()) {
+        (Some(Segment::Sequence(before)), Some(Segment::Sequence(more))) => before.extend(more),
+        (_, first) => merged.extend(first),
     }
+    merged.extend(told);
     AsPath(merged)
 }
 

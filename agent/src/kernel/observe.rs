@@ -1,0 +1,227 @@
+//! What the kernel has: ours as [`State`](crate::state::State)'s maps, and of the rest what decisions need.
+
+use super::link::{self, Address, Interface};
+use super::nexthop::{self, Kind};
+use super::route::{self, Route};
+use super::socket::{Channel, Refusal, Request};
+use super::{Error, Kernel};
+use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, Target};
+use ipnet::IpNet;
+use netlink_packet_route::AddressFamily;
+use nix::errno::Errno;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The kernel's state at one time, or nearly: the listings are taken one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Our tunnel interfaces, as in [`State::links`](crate::state::State::links).
+    pub links: BTreeMap<String, Link>,
+    /// Our nexthops, as in [`State::nexthops`](crate::state::State::nexthops).
+    pub nexthops: BTreeMap<NexthopId, Nexthop>,
+    /// Our groups, as in [`State::groups`](crate::state::State::groups).
+    pub groups: BTreeMap<NexthopId, BTreeSet<Member>>,
+    /// Our routes, as in [`State::routes`](crate::state::State::routes). One of a shape we never make has the target group 0.
+    pub routes: BTreeMap<RouteKey, Target>,
+    /// What the overlay's interfaces reach without a router, from which own address and through
+    /// which interface; sorted, without loopback and link-local addresses.
+    pub connected: Vec<(IpNet, IpAddr, String)>,
+    /// Unicast routes of the overlay's main table that are not ours, with their protocol: what may
+    /// be announced. Of several to one destination, that of the best metric. Without those that
+    /// cannot carry packets now (no carrier), link-local and multicast ones, and our interconnects.
+    pub foreign: BTreeMap<IpNet, u8>,
+    /// All overlay interfaces: whether each is up and has a carrier.
+    pub link_state: BTreeMap<String, bool>,
+}
+
+impl Kernel {
+    /// Lists everything. Causes no [event](super::Event).
+    pub async fn observe(&self) -> Result<Observed, Error> {
+        let interfaces = list(&self.overlay, "list links", link::dump(), link::decode).await?;
+        let interfaces: Interfaces = interfaces.into_iter().map(|i| (i.index, i)).collect();
+        let addresses = addresses(&self.overlay).await?;
+        let nexthops = list(
+            &self.overlay,
+            "list nexthops",
+            nexthop::dump(),
+            nexthop::decode,
+        )
+        .await?;
+        let mut routes = Vec::new();
+        for (what, family) in [
+            ("list IPv4 routes", AddressFamily::Inet),
+            ("list IPv6 routes", AddressFamily::Inet6),
+        ] {
+            routes.extend(list(&self.overlay, what, route::dump(family), route::decode).await?);
+        }
+        let mut observed = Observed::default();
+        observed.add_links(Side::Overlay, &interfaces, &addresses);
+        observed.add_neighbourhood(&interfaces, &addresses);
+        observed.add_nexthops(nexthops, &interfaces);
+        observed.add_routes(routes);
+        if !self.same {
+            let what = "list links in the underlay";
+            let interfaces = list(&self.underlay, what, link::dump(), link::decode).await?;
+            let interfaces: Interfaces = interfaces.into_iter().map(|i| (i.index, i)).collect();
+            let addresses = self::addresses(&self.underlay).await?;
+            observed.add_links(Side::Underlay, &interfaces, &addresses);
+        }
+        Ok(observed)
+    }
+}
+
+type Interfaces = BTreeMap<u32, Interface>;
+type Addresses = BTreeMap<u32, Vec<Address>>;
+
+/// A listing; of a table that does not exist yet, it is empty.
+pub(super) async fn list<T: Send + 'static>(
+    channel: &Channel,
+    what: &'static str,
+    request: Request,
+    decode: fn(u16, &[u8]) -> Option<T>,
+) -> Result<Vec<T>, Error> {
+    match channel.dump(request, decode).await {
+        Err(Refusal {
+            errno: Errno::ENOENT,
+            ..
+        }) => Ok(Vec::new()),
+        result => result.map_err(|refusal| Error::Refused { what, refusal }),
+    }
+}
+
+/// By interface index.
+async fn addresses(channel: &Channel) -> Result<Addresses, Error> {
+    let request = link::dump_addresses();
+    let mut addresses = Addresses::new();
+    for address in list(channel, "list addresses", request, link::decode_address).await? {
+        addresses.entry(address.index).or_default().push(address);
+    }
+    Ok(addresses)
+}
+
+impl Observed {
+    /// Where a link of ours is in both namespaces, the overlay's counts: call with that first.
+    fn add_links(&mut self, side: Side, interfaces: &Interfaces, addresses: &Addresses) {
+        for (index, interface) in interfaces {
+            let Some(kind) = interface.ours.clone() else {
+                continue;
+            };
+            let own = addresses.get(index).into_iter().flatten();
+            self.links
+                .entry(interface.name.clone())
+                .or_insert_with(|| Link {
+                    side,
+                    kind,
+                    up: interface.up,
+                    mtu: interface.mtu,
+                    addresses: own
+                        .map(|a| a.own)
+                        .filter(|own| !is_link_local(own))
+                        .collect(),
+                });
+        }
+    }
+
+    fn add_neighbourhood(&mut self, interfaces: &Interfaces, addresses: &Addresses) {
+        for (index, interface) in interfaces {
+            self.link_state
+                .insert(interface.name.clone(), interface.usable);
+            if interface.loopback {
+                continue;
+            }
+            let own = addresses.get(index).into_iter().flatten();
+            for address in own.filter(|address| !is_link_local(&address.on_link)) {
+                let own = address.own.addr();
+                self.connected
+                    .push((address.on_link, own, interface.name.clone()));
+            }
+        }
+        self.connected.sort();
+        self.connected.dedup();
+    }
+
+    fn add_nexthops(&mut self, nexthops: Vec<nexthop::Entry>, interfaces: &Interfaces) {
+        for entry in nexthops.into_iter().filter(nexthop::Entry::is_ours) {
+            let name = |index| {
+                let found = interfaces.get(&index);
+                found
+                    .map(|interface| interface.name.clone())
+                    .unwrap_or_default()
+            };
+            match entry.kind {
+                Kind::Group(members) => {
+                    self.groups.insert(entry.id, members);
+                }
+                Kind::Via(gateway, index) => {
+                    self.nexthops.insert(
+                        entry.id,
+                        Nexthop {
+                            gateway,
+                            link: name(index),
+                        },
+                    );
+                }
+                // Nothing anybody desires, so that it is replaced.
+                Kind::Other => {
+                    let gateway = Ipv6Addr::UNSPECIFIED.into();
+                    self.nexthops.insert(
+                        entry.id,
+                        Nexthop {
+                            gateway,
+                            link: String::new(),
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    /// Needs the links, to tell our interconnects.
+    fn add_routes(&mut self, routes: Vec<Route>) {
+        let own: BTreeSet<IpNet> = self
+            .links
+            .values()
+            .flat_map(|link| &link.addresses)
+            .map(IpNet::trunc)
+            .collect();
+        let mut best: BTreeMap<IpNet, (u32, u8)> = BTreeMap::new();
+        for route in routes {
+            if route.is_ours() {
+                match self.routes.entry(route.key) {
+                    Entry::Vacant(place) => {
+                        place.insert(route.target());
+                    }
+                    // The kernel can hold more than one of a key; we never make such.
+                    Entry::Occupied(mut place) => {
+                        place.insert(Target::Group(NexthopId(0)));
+                    }
+                }
+            } else if route.is_announceable() && !own.contains(&route.key.prefix) {
+                let candidate = (route.key.metric, route.protocol);
+                let held = best.entry(route.key.prefix).or_insert(candidate);
+                *held = candidate.min(*held);
+            }
+        }
+        self.foreign = best
+            .into_iter()
+            .map(|(prefix, (_, protocol))| (prefix, protocol))
+            .collect();
+    }
+}
+
+impl Route {
+    fn is_announceable(&self) -> bool {
+        let prefix = &self.key.prefix;
+        let address = prefix.network();
+        let nowhere = is_link_local(prefix) || address.is_multicast() || address.is_loopback();
+        self.kind == nix::libc::RTN_UNICAST && !self.dead && !nowhere
+    }
+}
+
+fn is_link_local(prefix: &IpNet) -> bool {
+    match prefix.addr() {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}

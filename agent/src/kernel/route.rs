@@ -1,0 +1,145 @@
+//! Route messages: ours to put and delete, everybody's to read.
+
+use super::socket::Request;
+use super::wire::{address, attribute, u32_at};
+use crate::state::{NexthopId, RouteKey, Target, ours};
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::libc;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// `struct rtmsg`.
+const HEADER: usize = 12;
+
+/// A route of the main table as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub key: RouteKey,
+    pub protocol: u8,
+    pub kind: u8,
+    /// The nexthop object it goes through.
+    pub nexthop: Option<NexthopId>,
+    /// Its interface, or its nexthop, cannot carry packets now.
+    pub dead: bool,
+}
+
+impl Route {
+    pub fn is_ours(&self) -> bool {
+        self.protocol == ours::PROTOCOL
+    }
+
+    /// What it does; a shape we never make is group 0, which nothing desires.
+    pub fn target(&self) -> Target {
+        match (self.kind, self.nexthop) {
+            (libc::RTN_UNREACHABLE, None) => Target::Unreachable,
+            (libc::RTN_UNICAST, Some(id)) => Target::Group(id),
+            _ => Target::Group(NexthopId(0)),
+        }
+    }
+}
+
+fn message(key: &RouteKey) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header = RouteHeader {
+        address_family: family(key.prefix.addr()),
+        destination_prefix_length: key.prefix.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::from(ours::PROTOCOL),
+        ..RouteHeader::default()
+    };
+    message.attributes = vec![
+        RouteAttribute::Destination(key.prefix.network().into()),
+        RouteAttribute::Priority(key.metric),
+    ];
+    message
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
+}
+
+pub(super) fn put(key: &RouteKey, target: &Target, replace: bool) -> Request {
+    let mut message = message(key);
+    message.header.scope = RouteScope::Universe;
+    match target {
+        Target::Group(id) => {
+            message.header.kind = RouteType::Unicast;
+            message.attributes.push(RouteAttribute::NhId(id.0));
+        }
+        Target::Unreachable => message.header.kind = RouteType::Unreachable,
+    }
+    let flags = NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
+    Request::new(RouteNetlinkMessage::NewRoute(message), flags)
+}
+
+/// Deletes by destination, metric and protocol, whatever the type and the nexthop.
+pub(super) fn delete(key: &RouteKey) -> Request {
+    let mut message = message(key);
+    message.header.scope = RouteScope::NoWhere;
+    Request::new(RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+/// Asks for the main table of one family.
+pub(super) fn dump(family: AddressFamily) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Route> {
+    let &[
+        family,
+        length,
+        source_length,
+        tos,
+        table,
+        protocol,
+        _scope,
+        route_type,
+        ..,
+    ] = body
+    else {
+        return None;
+    };
+    let flags = u32_at(body, 8)?;
+    let attributes = body.get(HEADER..)?;
+    let number = |kind| u32_at(attribute(attributes, kind)?, 0);
+    let table = number(libc::RTA_TABLE).unwrap_or(table.into());
+    // Ours have neither source nor type of service; cached entries are no routes.
+    let plain = source_length == 0 && tos == 0 && flags & libc::RTM_F_CLONED == 0;
+    if kind != libc::RTM_NEWROUTE || table != libc::RT_TABLE_MAIN.into() || !plain {
+        return None;
+    }
+    let unspecified: IpAddr = match i32::from(family) {
+        libc::AF_INET => Ipv4Addr::UNSPECIFIED.into(),
+        libc::AF_INET6 => Ipv6Addr::UNSPECIFIED.into(),
+        _ => return None,
+    };
+    let destination = match attribute(attributes, libc::RTA_DST) {
+        Some(bytes) => address(bytes)?,
+        None => unspecified,
+    };
+    Some(Route {
+        key: RouteKey {
+            prefix: IpNet::new(destination, length).ok()?,
+            metric: number(libc::RTA_PRIORITY).unwrap_or(0),
+        },
+        protocol,
+        kind: route_type,
+        nexthop: number(RTA_NH_ID).map(NexthopId),
+        dead: flags & u32::from(RTNH_F_DEAD | RTNH_F_LINKDOWN) != 0,
+    })
+}
+
+const RTA_NH_ID: u16 = 30;
+const RTNH_F_DEAD: u8 = 1;
+const RTNH_F_LINKDOWN: u8 = 16;

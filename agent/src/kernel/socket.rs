@@ -1,0 +1,427 @@
+//! A blocking netlink socket for requests: batches with their acknowledgements, and dumps.
+//!
+//! Not rtnetlink's connection, for four reasons: it keeps one task and one channel a message, where
+//! routes come by the hundred thousand; it drops, with only a log line, a message it cannot decode,
+//! so that one strange foreign object could hide ours; its errors lose the kernel's explanation;
+//! and it has no time-out.
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
+    NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN, NetlinkSerializable,
+};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket as Raw, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+use std::fmt;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+
+use super::wire::{attribute, string, u16_at, u32_at};
+
+/// One batch, or one datagram of a dump, is answered within this.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// A whole dump is.
+const DUMP_TIMEOUT: Duration = Duration::from_secs(120);
+/// Messages in one send: beyond this nothing gets faster .
+const BATCH_MESSAGES: usize = 512;
+/// Bytes in one send, well below the default send buffer of 208 KiB.
+const BATCH_BYTES: usize = 64 * 1024;
+/// What to ask for as receive buffer: room for [`BATCH_MESSAGES`] refusals.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// What one refusal may take of it, the kernel's own bookkeeping included.
+const REFUSAL_SIZE: usize = 4096;
+/// The kernel sends dumps in datagrams of at most 32 KiB.
+const DATAGRAM: usize = 64 * 1024;
+/// A dump that the kernel declares torn by a concurrent change is asked for again this often.
+const TORN_DUMPS: usize = 10;
+const HEADER: usize = 16;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// How the kernel refused: the error number and, where it gave one, its explanation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Refusal {
+    /// The error number.
+    pub errno: Errno,
+    /// The extended acknowledgement, or what else is known.
+    pub text: Option<String>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.text {
+            Some(text) => write!(f, "{text} ({})", self.errno),
+            None => write!(f, "{}", self.errno),
+        }
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self { errno, text: None }
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)).into()
+    }
+}
+
+impl Refusal {
+    fn timeout() -> Self {
+        let text = format!("the kernel did not answer within {} s", TIMEOUT.as_secs());
+        Self {
+            errno: Errno::ETIMEDOUT,
+            text: Some(text),
+        }
+    }
+
+    fn malformed() -> Self {
+        Self {
+            errno: Errno::EBADMSG,
+            text: Some("the kernel's answer makes no sense".into()),
+        }
+    }
+}
+
+/// A request without its header: the socket numbers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    pub kind: u16,
+    /// Beside `NLM_F_REQUEST` and `NLM_F_ACK`.
+    pub flags: u16,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    pub fn new(message: RouteNetlinkMessage, flags: u16) -> Self {
+        let mut body = vec![0; message.buffer_len()];
+        message.serialize(&mut body);
+        Self {
+            kind: message.message_type(),
+            flags,
+            body,
+        }
+    }
+
+    fn size(&self) -> usize {
+        HEADER + self.body.len()
+    }
+}
+
+/// A request socket shared between tasks: one exchange at a time, each bounded in time.
+#[derive(Clone)]
+pub(super) struct Channel {
+    socket: Arc<Mutex<Socket>>,
+    port: u32,
+    batch: usize,
+}
+
+impl Channel {
+    /// Opens it in the calling thread's namespace.
+    pub fn open() -> Result<Self, Refusal> {
+        let socket = Socket::open()?;
+        let room = socket.raw.get_rx_buf_sz()?;
+        Ok(Self {
+            port: socket.port,
+            batch: (room / REFUSAL_SIZE).clamp(1, BATCH_MESSAGES),
+            socket: Arc::new(Mutex::new(socket)),
+        })
+    }
+
+    /// The address under which the kernel knows this socket: notifications of what was changed
+    /// through it carry this number.
+    pub fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// What `decode` makes of the messages (type and body) that answer a dump request.
+    pub async fn dump<T: Send + 'static>(
+        &self,
+        request: Request,
+        decode: fn(u16, &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        self.exchange(DUMP_TIMEOUT, move |socket| {
+            socket.ask(&request, NLM_F_DUMP, decode)
+        })
+        .await?
+    }
+
+    /// What `decode` makes of the one message that answers a request for one object.
+    pub async fn get<T: Send + 'static>(
+        &self,
+        request: Request,
+        decode: fn(u16, &[u8]) -> Option<T>,
+    ) -> Result<Option<T>, Refusal> {
+        let found = self.exchange(TIMEOUT, move |socket| {
+            socket.ask(&request, NLM_F_ACK, decode)
+        });
+        Ok(found.await??.pop())
+    }
+
+    /// Sends requests in order and returns what became of each, in order.
+    pub async fn send(&self, requests: Vec<Request>) -> Vec<Result<(), Refusal>> {
+        let mut results = Vec::with_capacity(requests.len());
+        let mut requests = requests.into_iter().peekable();
+        while requests.peek().is_some() {
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while let Some(next) = requests.next_if(|next| {
+                let more = bytes + next.size() <= BATCH_BYTES && batch.len() < self.batch;
+                batch.is_empty() || more
+            }) {
+                bytes += next.size();
+                batch.push(next);
+            }
+            let count = batch.len();
+            match self
+                .exchange(TIMEOUT, move |socket| socket.send(&batch))
+                .await
+            {
+                Ok(some) => results.extend(some),
+                Err(refusal) => results.extend(std::iter::repeat_n(Err(refusal), count)),
+            }
+        }
+        results
+    }
+
+    /// Sends one request.
+    pub async fn send_one(&self, request: Request) -> Result<(), Refusal> {
+        self.send(vec![request])
+            .await
+            .pop()
+            .unwrap_or_else(|| Err(Refusal::malformed()))
+    }
+
+    /// Runs one exchange on a blocking thread. An exchange that does not end in time keeps the
+    /// socket: the next one waits for it and fails too, instead of taking another thread.
+    async fn exchange<T: Send + 'static>(
+        &self,
+        timeout: Duration,
+        exchange: impl FnOnce(&mut Socket) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let socket = Arc::clone(&self.socket);
+        let bounded = tokio::time::timeout(timeout, async move {
+            let mut socket = socket.lock_owned().await;
+            tokio::task::spawn_blocking(move || exchange(&mut socket)).await
+        });
+        match bounded.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_panicked_or_shut_down)) => Err(Errno::ECANCELED.into()),
+            Err(_) => Err(Refusal::timeout()),
+        }
+    }
+}
+
+/// The socket itself.
+struct Socket {
+    raw: Raw,
+    port: u32,
+    sequence: u32,
+    datagram: Vec<u8>,
+}
+
+impl Socket {
+    fn open() -> Result<Self, Refusal> {
+        let mut raw = Raw::new(NETLINK_ROUTE)?;
+        raw.set_cap_ack(true)?;
+        raw.set_ext_ack(true)?;
+        raw.set_netlink_get_strict_chk(true)?;
+        enlarge(&raw, RECEIVE_BUFFER)?;
+        setsockopt(
+            &raw,
+            sockopt::ReceiveTimeout,
+            &TimeVal::new(TIMEOUT.as_secs() as _, 0),
+        )?;
+        let port = raw.bind_auto()?.port_number();
+        raw.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self {
+            raw,
+            port,
+            sequence: 0,
+            datagram: vec![0; DATAGRAM],
+        })
+    }
+
+    /// Appends a request to what is to be sent and returns its sequence number.
+    fn append(&mut self, bytes: &mut Vec<u8>, request: &Request, flags: u16) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        let length = (HEADER + request.body.len()) as u32;
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend(request.kind.to_ne_bytes());
+        bytes.extend((NLM_F_REQUEST | request.flags | flags).to_ne_bytes());
+        bytes.extend(self.sequence.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(&request.body);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        self.sequence
+    }
+
+    /// Sends a batch and reads until the last of it is acknowledged. The kernel works through it in
+    /// order within the send call, so an acknowledgement is asked for the last one only; refusals
+    /// come one by one, before it.
+    fn send(&mut self, requests: &[Request]) -> Vec<Result<(), Refusal>> {
+        let mut results = vec![Ok(()); requests.len()];
+        let mut bytes = Vec::new();
+        let first = self.sequence.wrapping_add(1);
+        for (index, request) in requests.iter().enumerate() {
+            let last = index + 1 == requests.len();
+            self.append(&mut bytes, request, if last { NLM_F_ACK } else { 0 });
+        }
+        let outcome = self.transmit(&bytes).and_then(|()| {
+            loop {
+                let mut done = false;
+                self.receive(|message| {
+                    let index = message.sequence.wrapping_sub(first) as usize;
+                    if message.kind == NLMSG_ERROR && index < results.len() {
+                        results[index] = message.result();
+                        done |= index + 1 == results.len();
+                    }
+                })?;
+                if done {
+                    return Ok(());
+                }
+            }
+        });
+        if let Err(refusal) = outcome {
+            // What was not refused by name is unknown.
+            results
+                .iter_mut()
+                .filter(|r| r.is_ok())
+                .for_each(|r| *r = Err(refusal.clone()));
+        }
+        results
+    }
+
+    /// Sends a request that is answered by messages and an end to them: the end of a dump, or the
+    /// acknowledgement of a single request.
+    fn ask<T>(
+        &mut self,
+        request: &Request,
+        flags: u16,
+        decode: fn(u16, &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Refusal> {
+        for _ in 0..TORN_DUMPS {
+            let mut bytes = Vec::new();
+            let sequence = self.append(&mut bytes, request, flags);
+            self.transmit(&bytes)?;
+            let (mut decoded, mut torn, mut end) = (Vec::new(), false, None);
+            while end.is_none() {
+                self.receive(|message| {
+                    if message.sequence != sequence {
+                        return;
+                    }
+                    torn |= message.flags & NLM_F_DUMP_INTR != 0;
+                    match message.kind {
+                        NLMSG_ERROR | NLMSG_DONE => end = Some(message.result()),
+                        NLMSG_NOOP | NLMSG_OVERRUN => {}
+                        kind => decoded.extend(decode(kind, message.body)),
+                    }
+                })?;
+            }
+            match end {
+                Some(Err(refusal)) => return Err(refusal),
+                _ if torn => {}
+                _ => return Ok(decoded),
+            }
+        }
+        let text = format!("changes tore {TORN_DUMPS} listings in a row");
+        Err(Refusal {
+            errno: Errno::EINTR,
+            text: Some(text),
+        })
+    }
+
+    fn transmit(&self, bytes: &[u8]) -> Result<(), Refusal> {
+        let sent = retry(|| self.raw.send(bytes, 0))?;
+        if sent == bytes.len() {
+            Ok(())
+        } else {
+            Err(Refusal::malformed())
+        }
+    }
+
+    /// Reads one datagram and shows each message in it.
+    fn receive(&mut self, mut each: impl FnMut(Message)) -> Result<(), Refusal> {
+        let length = match retry(|| self.raw.recv(&mut &mut self.datagram[..], 0)) {
+            Ok(length) => length.min(self.datagram.len()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(Refusal::timeout()),
+            Err(error) => return Err(error.into()),
+        };
+        messages(&self.datagram[..length]).for_each(&mut each);
+        Ok(())
+    }
+}
+
+fn retry(mut call: impl FnMut() -> std::io::Result<usize>) -> std::io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Asks for a receive buffer beyond the system's limit, or, unprivileged, up to it.
+pub(super) fn enlarge(socket: &Raw, bytes: usize) -> std::io::Result<()> {
+    if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
+        setsockopt(socket, sockopt::RcvBuf, &bytes)?;
+    }
+    Ok(())
+}
+
+/// One message of a datagram.
+pub(super) struct Message<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    pub sequence: u32,
+    /// The socket that asked for it; 0 is the kernel itself.
+    pub port: u32,
+    pub body: &'a [u8],
+}
+
+impl Message<'_> {
+    /// What an acknowledgement, a refusal or the end of a dump says.
+    fn result(&self) -> Result<(), Refusal> {
+        let code = u32_at(self.body, 0).ok_or_else(Refusal::malformed)? as i32;
+        if code == 0 || self.kind == NLMSG_DONE && code > 0 {
+            return Ok(());
+        }
+        // A refusal repeats the request, or just its header, before the explanation.
+        let explained = match self.kind {
+            NLMSG_DONE => 4,
+            _ if self.flags & NLM_F_CAPPED != 0 => 4 + HEADER,
+            _ => 4 + (u32_at(self.body, 4).unwrap_or(0) as usize).next_multiple_of(4),
+        };
+        let text = match self.body.get(explained..) {
+            Some(rest) if self.flags & NLM_F_ACK_TLVS != 0 => attribute(rest, NLMSGERR_ATTR_MSG),
+            _ => None,
+        };
+        Err(Refusal {
+            errno: Errno::from_raw(code.saturating_neg()),
+            text: text.map(|text| string(text).trim_end_matches('.').to_owned()),
+        })
+    }
+}
+
+/// The messages of a datagram, as far as they make sense.
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let length = u32_at(datagram, 0)? as usize;
+        let body = datagram.get(HEADER..length)?;
+        let message = Message {
+            kind: u16_at(datagram, 4)?,
+            flags: u16_at(datagram, 6)?,
+            sequence: u32_at(datagram, 8)?,
+            port: u32_at(datagram, 12)?,
+            body,
+        };
+        datagram = datagram
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+        Some(message)
+    })
+}

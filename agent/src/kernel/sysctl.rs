@@ -1,0 +1,115 @@
+//! The kernel settings that forwarding over tunnels needs, in the overlay.
+
+use super::{Error, Kernel};
+use crate::netns::Netns;
+use crate::state::{Link, LinkKind, Side};
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A setting and the value it is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Its name, with dots.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// A kernel without it will do.
+    pub optional: bool,
+}
+
+impl Setting {
+    fn new(key: impl Into<String>, value: &str) -> Self {
+        Self {
+            key: key.into(),
+            value: value.into(),
+            optional: false,
+        }
+    }
+
+    fn optional(key: impl Into<String>, value: &str) -> Self {
+        Self {
+            optional: true,
+            ..Self::new(key, value)
+        }
+    }
+}
+
+/// What forwarding needs, whatever the tunnels.
+pub fn forwarding() -> Vec<Setting> {
+    vec![
+        Setting::new("net.ipv4.ip_forward", "1"),
+        Setting::new("net.ipv6.conf.all.forwarding", "1"),
+        // Flows spread by ports too, or all of a pair of hosts share one tunnel.
+        Setting::new("net.ipv4.fib_multipath_hash_policy", "1"),
+        Setting::new("net.ipv6.fib_multipath_hash_policy", "1"),
+        // Only a matter of speed: since 5.8.
+        Setting::optional("net.ipv4.nexthop_compat_mode", "0"),
+    ]
+}
+
+/// What the tunnel interfaces in the overlay need. They may vanish meanwhile.
+pub fn tunnels(links: &BTreeMap<String, Link>) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    for (name, link) in links.iter().filter(|(_, link)| link.side == Side::Overlay) {
+        // Loose, which outdoes a strict `all`: with two paths, replies may come by the other.
+        settings.push(Setting::optional(
+            format!("net.ipv4.conf.{name}.rp_filter"),
+            "2",
+        ));
+        if matches!(link.kind, LinkKind::Vti { .. }) {
+            // The interface is the policy; the policies themselves carry a mark that decrypted
+            // packets do not.
+            for family in ["ipv4", "ipv6"] {
+                let key = format!("net.{family}.conf.{name}.disable_policy");
+                settings.push(Setting::optional(key, "1"));
+            }
+        }
+    }
+    settings
+}
+
+impl Kernel {
+    /// Gives settings their values in the overlay, writing only those that differ, and returns
+    /// those.
+    pub async fn set(&self, settings: Vec<Setting>) -> Result<Vec<Setting>, Error> {
+        let netns = self.netns.clone();
+        let blocking = tokio::task::spawn_blocking(move || write_different(&netns, settings));
+        match tokio::time::timeout(TIMEOUT, blocking).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(Error::SysctlTimeout(TIMEOUT.as_secs())),
+        }
+    }
+}
+
+fn write_different(netns: &Netns, settings: Vec<Setting>) -> Result<Vec<Setting>, Error> {
+    // Which namespace's settings are seen under /proc/sys/net depends on who looks.
+    netns.run(|| {
+        let mut changed = Vec::new();
+        for setting in settings {
+            match write(&setting) {
+                Ok(false) => {}
+                Ok(true) => changed.push(setting),
+                Err(error) if setting.optional && error.kind() == ErrorKind::NotFound => {}
+                Err(source) => {
+                    let Setting { key, value, .. } = setting;
+                    return Err(Error::Sysctl { key, value, source });
+                }
+            }
+        }
+        Ok(changed)
+    })?
+}
+
+/// Whether it was written.
+fn write(setting: &Setting) -> io::Result<bool> {
+    let path = PathBuf::from("/proc/sys").join(setting.key.replace('.', "/"));
+    if std::fs::read_to_string(&path)?.trim() == setting.value {
+        return Ok(false);
+    }
+    std::fs::write(&path, &setting.value)?;
+    Ok(true)
+}

@@ -1,1 +1,324 @@
-//! Which tunnels to bring up, and which SAs to close: a pure function of what is there.
+//! Which tunnels to bring up and which SAs to close: [`wanted`], a pure function of what is there.
+//!
+//! One side of a tunnel initiates, at once; the other only after [`RESPONDER_WAITS`] without an
+//! SA, should the first believe in one that the other has lost. The same goes for closing
+//! duplicates: if both sides closed "the older one" at once, they could disagree on which that is
+//! and close both.
+//!
+//! An SA serves a tunnel if it is bound to the tunnel's interface, whatever its name. It is also
+//! current if its child is named by the digest of what is loaded now. After a change the SAs made
+//! before stay until a current one is there: make before break.
+
+use super::definition::Bind;
+use super::sas::{ChildSa, ChildState, IkeSa, IkeState};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// How long the side that does not initiate waits for the one that does.
+pub const RESPONDER_WAITS: Duration = Duration::from_secs(15);
+/// How long making an SA may take. charon itself would retransmit the request of an exchange that
+/// the peer knows nothing of any more for minutes, unless configured otherwise.
+pub const STUCK: Duration = Duration::from_secs(10);
+/// How long duplicates are left alone by the side that initiates: the newer must be in use first.
+pub const DUPLICATES_STAY: Duration = Duration::from_secs(5);
+/// How long they are left alone by the other side, for which the first should have done it.
+pub const RESPONDER_CLOSES: Duration = Duration::from_secs(60);
+/// How long an SA must live until attempts are counted from zero again.
+const SETTLED: Duration = Duration::from_secs(10);
+/// Between two attempts: first, and at most; it doubles from one to the other.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// When to look again after closing something to make room for an attempt.
+const SOON: Duration = Duration::from_millis(200);
+
+/// A connection that is loaded and should have an SA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name.
+    pub connection: String,
+    /// Its child: the digest of its definition.
+    pub child: String,
+    /// The interface its SAs belong to.
+    pub bind: Bind,
+    /// Whether this side initiates.
+    pub initiate: bool,
+}
+
+/// Something to ask of charon.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Bring a child up.
+    Initiate {
+        /// Name of the connection.
+        connection: String,
+        /// Name of its child.
+        child: String,
+    },
+    /// Close an IKE_SA with all its children.
+    Terminate {
+        /// charon's number for it.
+        unique_id: u32,
+    },
+    /// Close a CHILD_SA whose IKE_SA is still needed.
+    TerminateChild {
+        /// charon's number for it.
+        unique_id: u32,
+    },
+}
+
+/// What must be remembered from one pass to the next. It can be lost: that delays closing and
+/// forgets about spacing, nothing else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Attempts by connection since it last worked: how many, and when the last one was.
+    attempts: BTreeMap<String, (u32, Instant)>,
+    /// Since when a connection has had no current SA.
+    missing: BTreeMap<String, Instant>,
+    /// Since when a connection has had an SA too many.
+    duplicates: BTreeMap<String, Instant>,
+    /// Since when an IKE_SA has been in the making, or making a child, by its number.
+    making: BTreeMap<u32, Instant>,
+}
+
+/// What to do now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heal {
+    /// To be carried out in order; each may fail, which the next pass will see.
+    pub actions: Vec<Action>,
+    /// For the next pass.
+    pub history: History,
+    /// When another pass is due even if nothing happens, if at all.
+    pub again: Option<Instant>,
+}
+
+/// A CHILD_SA that carries a tunnel's traffic, and its IKE_SA.
+type Working<'a> = (&'a IkeSa, &'a ChildSa);
+
+/// Compares what should be with charon's SAs of ours.
+///
+/// `connections` must be all there are: SAs of ours that belong to none of them are closed.
+pub fn wanted(connections: &[Wanted], sas: &[IkeSa], history: &History, now: Instant) -> Heal {
+    let mut pass = Pass {
+        before: history,
+        now,
+        heal: Heal::default(),
+        closed: BTreeSet::new(),
+    };
+    for ike in sas.iter().filter(|ike| in_the_making(ike)) {
+        let since = *history.making.get(&ike.unique_id).unwrap_or(&now);
+        pass.heal.history.making.insert(ike.unique_id, since);
+    }
+    for connection in connections {
+        pass.connection(connection, sas);
+    }
+    for ike in sas {
+        pass.left_over(ike, connections);
+    }
+    pass.heal
+}
+
+/// Whether an IKE_SA may bring a child that is not there yet.
+fn in_the_making(ike: &IkeSa) -> bool {
+    match ike.state {
+        IkeState::Connecting => true,
+        IkeState::Established => {
+            ike.making_child
+                || ike
+                    .children
+                    .iter()
+                    .any(|child| child.state == ChildState::Making)
+        }
+        IkeState::Closing => false,
+    }
+}
+
+struct Pass<'a> {
+    before: &'a History,
+    now: Instant,
+    heal: Heal,
+    /// IKE_SAs that are being closed by this pass.
+    closed: BTreeSet<u32>,
+}
+
+impl Pass<'_> {
+    fn connection(&mut self, wanted: &Wanted, sas: &[IkeSa]) {
+        let living = || sas.iter().filter(|ike| ike.state != IkeState::Closing);
+        let mut working: Vec<Working> = living()
+            .filter(|ike| ike.state == IkeState::Established)
+            .flat_map(|ike| ike.children.iter().map(move |child| (ike, child)))
+            .filter(|(_, child)| {
+                child.state == ChildState::Installed && child.bind == Some(wanted.bind)
+            })
+            .collect();
+        let current = |(ike, child): &Working| {
+            ike.connection == wanted.connection && child.name == wanted.child
+        };
+        // The one to keep comes last: a current one before others, and the newest of those.
+        working.sort_by_key(|sa| (current(sa), sa.1.unique_id));
+
+        let of_this = living().filter(|ike| ike.connection == wanted.connection);
+        let making: Vec<&IkeSa> = of_this.clone().filter(|ike| in_the_making(ike)).collect();
+        match working.split_last() {
+            Some((kept, others)) if current(kept) => {
+                let idle = of_this
+                    .filter(|ike| ike.state == IkeState::Established && ike.children.is_empty())
+                    .filter(|ike| !in_the_making(ike));
+                self.present(wanted, *kept, others, idle.collect());
+                self.stuck(&making);
+            }
+            _ => self.missing(wanted, &making),
+        }
+    }
+
+    /// There is a current SA: close what is too many, in time.
+    fn present(&mut self, wanted: &Wanted, kept: Working, others: &[Working], idle: Vec<&IkeSa>) {
+        if kept.1.installed.is_none_or(|age| age < SETTLED)
+            && let Some(attempts) = self.before.attempts.get(&wanted.connection)
+        {
+            self.heal
+                .history
+                .attempts
+                .insert(wanted.connection.clone(), *attempts);
+        }
+        if others.is_empty() && idle.is_empty() {
+            return;
+        }
+        let since = self.since(|history| &history.duplicates, &wanted.connection);
+        self.heal
+            .history
+            .duplicates
+            .insert(wanted.connection.clone(), since);
+        let patience = if wanted.initiate {
+            DUPLICATES_STAY
+        } else {
+            RESPONDER_CLOSES
+        };
+        if !self.due(since + patience) {
+            return;
+        }
+        for (ike, child) in others {
+            if ike.unique_id == kept.0.unique_id {
+                self.heal.actions.push(Action::TerminateChild {
+                    unique_id: child.unique_id,
+                });
+            } else {
+                self.close(ike);
+            }
+        }
+        for ike in idle {
+            self.close(ike);
+        }
+    }
+
+    /// There is no current SA: make one, unless that is under way.
+    fn missing(&mut self, wanted: &Wanted, making: &[&IkeSa]) {
+        let since = self.since(|history| &history.missing, &wanted.connection);
+        self.heal
+            .history
+            .missing
+            .insert(wanted.connection.clone(), since);
+        let attempts = self.before.attempts.get(&wanted.connection).copied();
+        if let Some(attempts) = attempts {
+            self.heal
+                .history
+                .attempts
+                .insert(wanted.connection.clone(), attempts);
+        }
+        if !making.is_empty() {
+            // What is stuck is closed now and replaced by a later pass: initiating at the same
+            // time, charon could give the new child to the IKE_SA that it is about to close.
+            return self.stuck(making);
+        }
+        if !wanted.initiate && !self.due(since + RESPONDER_WAITS) {
+            return;
+        }
+        if let Some((count, last)) = attempts
+            && !self.due(last + backoff(count))
+        {
+            return;
+        }
+        let count = attempts.map_or(0, |(count, _)| count).saturating_add(1);
+        self.heal
+            .history
+            .attempts
+            .insert(wanted.connection.clone(), (count, self.now));
+        self.heal.actions.push(Action::Initiate {
+            connection: wanted.connection.clone(),
+            child: wanted.child.clone(),
+        });
+        self.due(self.now + backoff(count));
+    }
+
+    /// Closes what has been in the making for too long.
+    fn stuck(&mut self, making: &[&IkeSa]) {
+        for ike in making {
+            let since = *self
+                .heal
+                .history
+                .making
+                .get(&ike.unique_id)
+                .unwrap_or(&self.now);
+            let works = ike
+                .children
+                .iter()
+                .any(|child| child.state == ChildState::Installed);
+            // An IKE_SA with a child in use has charon's own retransmission to end it.
+            if !works && self.due(since + STUCK) {
+                self.close(ike);
+            }
+        }
+    }
+
+    /// Closes an IKE_SA that belongs to no connection, be it by name or by interface.
+    fn left_over(&mut self, ike: &IkeSa, connections: &[Wanted]) {
+        let named = connections
+            .iter()
+            .any(|wanted| wanted.connection == ike.connection);
+        let bound = ike
+            .children
+            .iter()
+            .filter_map(|child| child.bind)
+            .any(|bind| connections.iter().any(|wanted| wanted.bind == bind));
+        if !named && !bound && ike.state != IkeState::Closing {
+            self.close(ike);
+        }
+    }
+
+    fn close(&mut self, ike: &IkeSa) {
+        if self.closed.insert(ike.unique_id) {
+            self.heal.actions.push(Action::Terminate {
+                unique_id: ike.unique_id,
+            });
+            self.due(self.now + SOON);
+        }
+    }
+
+    /// Since when something has been so; now, if it is new.
+    fn since(
+        &self,
+        of: impl Fn(&History) -> &BTreeMap<String, Instant>,
+        connection: &str,
+    ) -> Instant {
+        *of(self.before).get(connection).unwrap_or(&self.now)
+    }
+
+    /// Whether it is time; if not, a pass is due then.
+    fn due(&mut self, when: Instant) -> bool {
+        if when <= self.now {
+            return true;
+        }
+        self.heal.again = Some(self.heal.again.map_or(when, |again| again.min(when)));
+        false
+    }
+}
+
+/// How long to wait after so many attempts.
+fn backoff(attempts: u32) -> Duration {
+    let doubled = 1u32
+        .checked_shl(attempts.saturating_sub(1))
+        .unwrap_or(u32::MAX);
+    BACKOFF.0.saturating_mul(doubled).min(BACKOFF.1)
+}
+
+#[cfg(test)]
+#[path = "heal_tests.rs"]
+mod tests;

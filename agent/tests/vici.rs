@@ -1,0 +1,6 @@
+//! charon over VICI: against a socket that misbehaves, and against the real charon.
+
+#[path = "vici/charon.rs"]
+mod charon;
+#[path = "vici/misbehaving.rs"]
+mod misbehaving;

@@ -1,0 +1,339 @@
+//! The real charon, in namespaces of its own. No ESP is needed: it never gets to keying.
+
+use routemesh_agent::vici::{Bind, Definition, Error, Event, Secret, Vici, events};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+const CHARON: &str = "/usr/lib/ipsec/charon";
+/// A start takes two seconds in a machine that is emulated.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running charon; killed when dropped.
+struct Charon {
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+impl Charon {
+    /// Starts one, or says why that is impossible here.
+    async fn start() -> Option<Charon> {
+        if !Path::new(CHARON).exists() || !nix::unistd::Uid::effective().is_root() {
+            eprintln!("skipped: needs root and {CHARON}");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut charon = Charon { dir, child: None };
+        charon.run().await;
+        Some(charon)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("charon.vici")
+    }
+
+    /// Runs the daemon and waits until it takes connections.
+    async fn run(&mut self) {
+        let dir = self.dir.path();
+        let log = dir.join("log");
+        let conf = dir.join("strongswan.conf");
+        fs::write(&conf, configuration(&self.socket(), &log)).unwrap();
+        let _ = fs::remove_file(self.socket());
+        // The shell becomes charon, so its process id is the one to kill.
+        let child = Command::new("unshare")
+            .args([
+                "--mount",
+                "--net",
+                "sh",
+                "-c",
+                "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$0\"",
+            ])
+            .arg(CHARON)
+            .env("STRONGSWAN_CONF", conf)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let started = Instant::now();
+        while tokio::net::UnixStream::connect(self.socket())
+            .await
+            .is_err()
+        {
+            let log = || fs::read_to_string(&log).unwrap_or_default();
+            assert!(
+                started.elapsed() < PATIENCE,
+                "charon does not start: {}",
+                log()
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Kills it without a word.
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for Charon {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn configuration(socket: &Path, log: &Path) -> String {
+    format!(
+        "charon {{
+            load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey kdf kernel-netlink socket-default vici updown
+            threads = 8
+            install_routes = no
+            retransmit_timeout = 0.5
+            retransmit_base = 1
+            retransmit_tries = 2
+            filelog {{
+                a {{
+                    path = {log}
+                    default = 1
+                }}
+            }}
+            plugins {{
+                vici {{
+                    socket = unix://{socket}
+                }}
+            }}
+        }}",
+        log = log.display(),
+        socket = socket.display()
+    )
+}
+
+/// A CA, and a gateway's key and certificate: made here, so that no private key is ever kept.
+struct Certificates {
+    ca: String,
+    certificate: String,
+    key: Secret,
+}
+
+fn certificates(dir: &Path, name: &str) -> Certificates {
+    let openssl = |arguments: &str| {
+        let output = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(dir)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "openssl {arguments}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -days 2";
+    openssl(&format!(
+        "req -x509 {new_key} -keyout ca.key -out ca.pem -subj /CN=mesh"
+    ));
+    openssl(&format!(
+        "req -x509 {new_key} -CA ca.pem -CAkey ca.key -keyout {name}.key -out {name}.pem -subj /CN={name} -addext subjectAltName=DNS:{name}"
+    ));
+    let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap();
+    Certificates {
+        ca: read("ca.pem"),
+        certificate: read(&format!("{name}.pem")),
+        key: Secret::new(read(&format!("{name}.key"))),
+    }
+}
+
+fn definition(certificates: &Certificates, bind: Bind) -> Definition {
+    Definition {
+        local_addrs: vec!["127.0.0.1".into()],
+        remote_addrs: vec!["127.0.0.2".into()],
+        local_id: "v1".into(),
+        remote_id: "v2".into(),
+        certificate_pem: certificates.certificate.clone(),
+        ca_pem: certificates.ca.clone(),
+        ike_proposals: vec!["aes256gcm16-prfsha384-ecp384".into()],
+        esp_proposals: vec!["aes256gcm16-ecp384".into()],
+        bind,
+        initiate: true,
+        dpd_delay: Duration::from_secs(5),
+    }
+}
+
+#[tokio::test]
+async fn charon_takes_every_command() {
+    let Some(charon) = Charon::start().await else {
+        return;
+    };
+    let vici = Vici::new(charon.socket());
+    let certificates = certificates(charon.dir.path(), "v1");
+
+    let version = vici.version().await.unwrap();
+    assert_eq!(version.daemon, "charon");
+    assert!(
+        version.version.starts_with(|c: char| c.is_ascii_digit()),
+        "{version:?}"
+    );
+
+    // Keys: loading twice is one key, forgetting twice is fine.
+    let id = vici.load_key(&certificates.key).await.unwrap();
+    assert_eq!(vici.load_key(&certificates.key).await.unwrap(), id);
+    assert_eq!(
+        vici.keys().await.unwrap().into_iter().collect::<Vec<_>>(),
+        [id.clone()]
+    );
+    vici.unload_key(&id).await.unwrap();
+    vici.unload_key(&id).await.unwrap();
+    assert!(vici.keys().await.unwrap().is_empty());
+    let refused = vici
+        .load_key(&Secret::new("no key at all".into()))
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+    assert!(!format!("{refused} {refused:?}").contains("no key at all"));
+
+    // Connections of both kinds, and another content under the same name.
+    let xfrm = definition(&certificates, Bind::IfId(0x5200_0001));
+    let vti = definition(&certificates, Bind::Mark(0x5200_0002));
+    vici.load("rm1-v2", &xfrm).await.unwrap();
+    vici.load("rm2-v2", &vti).await.unwrap();
+    let loaded = vici.connections().await.unwrap();
+    assert_eq!(loaded.keys().collect::<Vec<_>>(), ["rm1-v2", "rm2-v2"]);
+    assert_eq!(loaded["rm1-v2"].digest, xfrm.digest());
+    assert_eq!(loaded["rm2-v2"].digest, vti.digest());
+    let changed = Definition {
+        esp_proposals: vec!["aes128gcm16".into()],
+        ..xfrm.clone()
+    };
+    vici.load("rm1-v2", &changed).await.unwrap();
+    assert_eq!(
+        vici.connections().await.unwrap()["rm1-v2"].digest,
+        changed.digest()
+    );
+
+    // What charon cannot take, it refuses, and what was there stays.
+    let broken = Definition {
+        ca_pem: "no certificate".into(),
+        ..xfrm.clone()
+    };
+    let refused = vici.load("rm1-v2", &broken).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+    assert!(
+        refused
+            .to_string()
+            .contains("load-conn rm1-v2: charon refused"),
+        "{refused}"
+    );
+    assert_eq!(
+        vici.connections().await.unwrap()["rm1-v2"].digest,
+        changed.digest()
+    );
+
+    // Somebody else's connection is neither seen nor touched.
+    vici.load("home", &xfrm).await.unwrap();
+    assert!(!vici.connections().await.unwrap().contains_key("home"));
+
+    for _ in 0..2 {
+        vici.unload("rm1-v2").await.unwrap();
+    }
+    vici.terminate(77).await.unwrap();
+    vici.terminate_child(77).await.unwrap();
+    assert_eq!(vici.sas().await.unwrap(), []);
+    assert_eq!(vici.connections().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn charon_initiates_and_gives_up_without_holding_anything_up() {
+    use routemesh_agent::vici::IkeState;
+    let Some(charon) = Charon::start().await else {
+        return;
+    };
+    let vici = Vici::new(charon.socket());
+    let certificates = certificates(charon.dir.path(), "v1");
+    vici.load_key(&certificates.key).await.unwrap();
+    let definition = definition(&certificates, Bind::IfId(0x5200_0001));
+    vici.load("rm1-v2", &definition).await.unwrap();
+
+    let started = Instant::now();
+    vici.initiate("rm1-v2", &definition.digest()).await.unwrap();
+    assert!(
+        started.elapsed() < Duration::from_millis(400),
+        "{:?}",
+        started.elapsed()
+    );
+    let unknown = vici
+        .initiate("rm1-v2", "0000000000000000")
+        .await
+        .unwrap_err();
+    assert!(matches!(unknown, Error::Refused { .. }), "{unknown}");
+
+    let sas = timeout(PATIENCE, async {
+        loop {
+            let sas = vici.sas().await.unwrap();
+            if !sas.is_empty() {
+                return sas;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let sas = sas.await.unwrap();
+    assert_eq!(sas.len(), 1);
+    assert_eq!(sas[0].connection, "rm1-v2");
+    assert_eq!(sas[0].state, IkeState::Connecting);
+    assert!(sas[0].initiator);
+    assert_eq!(sas[0].established, None);
+    assert_eq!(sas[0].remote_host, "127.0.0.2");
+
+    vici.terminate(sas[0].unique_id).await.unwrap();
+    timeout(PATIENCE, async {
+        while vici
+            .sas()
+            .await
+            .unwrap()
+            .iter()
+            .any(|sa| sa.unique_id == sas[0].unique_id)
+        {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn charon_restarts_and_everything_is_told_and_loaded_again() {
+    let Some(mut charon) = Charon::start().await else {
+        return;
+    };
+    let vici = Vici::new(charon.socket());
+    let certificates = certificates(charon.dir.path(), "v1");
+    let definition = definition(&certificates, Bind::IfId(0x5200_0001));
+    let mut events = events(charon.socket());
+    assert_eq!(
+        timeout(PATIENCE, events.recv()).await.unwrap(),
+        Some(Event::Resync)
+    );
+    vici.load("rm1-v2", &definition).await.unwrap();
+
+    charon.kill();
+    assert_eq!(
+        timeout(PATIENCE, events.recv()).await.unwrap(),
+        Some(Event::Lost)
+    );
+    let error = vici.connections().await.unwrap_err();
+    assert!(matches!(error, Error::Connect { .. }), "{error}");
+
+    charon.run().await;
+    assert_eq!(
+        timeout(PATIENCE, events.recv()).await.unwrap(),
+        Some(Event::Resync)
+    );
+    assert!(vici.connections().await.unwrap().is_empty());
+    vici.load("rm1-v2", &definition).await.unwrap();
+    assert_eq!(vici.connections().await.unwrap().len(), 1);
+}

@@ -3,5 +3,27 @@
 //!
 //! It never opens a socket, reads a clock, draws a random number, touches a file or knows of
 //! tokio, netlink or the mesh's configuration. Whoever drives it passes `now` with every call.
+//!
+//! A [`Speaker`] owns one peer machine (`peer`) per configured peer and one table of routes
+//! (`rib`). A peer machine owns the connections to that peer (`session`), of which a collision
+//! leaves one. What a peer says passes `policy` into the table, `decision` chooses among its
+//! paths, and `export` says what the other peers are told.
 
+mod config;
+mod decision;
+mod export;
+mod interface;
+mod peer;
+mod policy;
+mod rib;
+mod routes;
+mod session;
+mod speaker;
 pub mod wire;
+
+pub use config::{ConnId, PeerConfig, PeerId, SpeakerConfig, Time};
+pub use interface::{Event, Input, Output, PeerState, PeerStatus};
+pub use policy::Rejection;
+pub use rib::{Best, Path, Source};
+pub use session::Ending;
+pub use speaker::Speaker;

@@ -1,0 +1,79 @@
+//! What a speaker is told about itself and its peers.
+
+use crate::wire::Family;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A moment: the time passed since some arbitrary start, the same for all calls.
+pub type Time = Duration;
+
+/// A peer's name in the configuration, e.g. "V2-1" or "router fd00:1::254". Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub Arc<str>);
+
+impl From<&str> for PeerId {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<String> for PeerId {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A TCP connection, numbered by whoever drives the speaker; a number is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// A speaker and all its peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpeakerConfig {
+    /// Our AS.
+    pub asn: u32,
+    /// Our BGP identifier; also our cluster id when we reflect routes (RFC 4456).
+    pub router_id: Ipv4Addr,
+    /// How long peers may keep our routes while we restart (RFC 4724), at most 4,095 s.
+    pub restart_time: Duration,
+    /// How long after the start the peers' End-of-RIB are waited for (RFC 4724 section 4.1,
+    /// Selection_Deferral_Timer).
+    pub deferral_time: Duration,
+    /// The peers.
+    pub peers: BTreeMap<PeerId, PeerConfig>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Its AS; ours means iBGP.
+    pub asn: u32,
+    /// Our address of the session, and the next hop of all we announce over it.
+    pub local: IpAddr,
+    /// Its address.
+    pub remote: IpAddr,
+    /// The hold time we propose: zero (never) or at least 3 s.
+    pub hold_time: Duration,
+    /// Families to exchange, as far as the peer has them too.
+    pub families: BTreeSet<Family>,
+    /// What the peer may announce: prefixes equal to or inside one of these. Everything else is
+    /// refused and shows up in [`Speaker::rejected`](crate::Speaker::rejected).
+    pub import: Vec<IpNet>,
+    /// What the peer may be told, by the same rule.
+    pub export: Vec<IpNet>,
+    /// A route reflection client (RFC 4456): an iBGP router on the LAN, which is told what was
+    /// learnt by iBGP, and whose routes the other iBGP peers are told. Means nothing in eBGP.
+    pub client: bool,
+    /// The session ends when the peer announces more prefixes, refused ones included. 0: no limit.
+    pub max_prefixes: usize,
+}

@@ -1,0 +1,255 @@
+//! What follows from a peer's doings for the table, and from the table for the other peers.
+
+use crate::config::{PeerId, Time};
+use crate::interface::{Event, Output};
+use crate::peer::{Happening, Peer};
+use crate::rib::{Fate, Path};
+use crate::session::Ending;
+use crate::speaker::Speaker;
+use crate::wire::notification::cease;
+use crate::wire::{Attributes, Family, Fault, Notification, Update};
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+impl Speaker {
+    /// Does what a peer's machine asks for.
+    pub(crate) fn follow(&mut self, id: &PeerId, happening: Happening, now: Time) {
+        match happening {
+            Happening::Up { drop } => {
+                self.drop_stale(id, &drop);
+                if !self.deferring {
+                    self.open(id);
+                }
+            }
+            Happening::Down { keep, collision } => self.lost(id, &keep, collision),
+            Happening::DropStale(families) => {
+                self.drop_stale(id, &families);
+                let peer = id.clone();
+                let event = Event::StaleRemoved { peer, families };
+                self.outputs.push_back(Output::Event(event));
+            }
+            Happening::Update(update, faults) => {
+                self.import(id, *update, faults);
+                self.check_max_prefixes(id, now);
+            }
+            Happening::Refresh(family) => {
+                if let Some(out) = self.peers.get_mut(id).and_then(|peer| peer.out.as_mut()) {
+                    out.refresh(family);
+                }
+            }
+            Happening::Nothing => {}
+        }
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.note_state(now);
+        }
+        self.propagate();
+    }
+
+    /// A session is down: its paths of the families in `keep` become stale, the others go. So do
+    /// those that were stale before, since they were not announced again in time (RFC 4724 section
+    /// 4.2) - but for a session that ended in a collision there was no time.
+    fn lost(&mut self, id: &PeerId, keep: &BTreeSet<Family>, collision: bool) {
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        self.rib.revise(id, |prefix, path| {
+            if keep.contains(&Family::of(prefix)) && (collision || !path.stale) {
+                path.stale = true;
+                Fate::Changed
+            } else {
+                peer.count(Some(path), None);
+                Fate::Removed
+            }
+        });
+    }
+
+    fn drop_stale(&mut self, id: &PeerId, families: &BTreeSet<Family>) {
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        if families.is_empty() {
+            return;
+        }
+        self.rib.revise(id, |prefix, path| {
+            if path.stale && families.contains(&Family::of(prefix)) {
+                peer.count(Some(path), None);
+                Fate::Removed
+            } else {
+                Fate::Same
+            }
+        });
+    }
+
+    fn import(&mut self, id: &PeerId, update: Update, faults: Vec<Fault>) {
+        for fault in faults {
+            let peer = id.clone();
+            let event = Event::Fault { peer, fault };
+            self.outputs.push_back(Output::Event(event));
+        }
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        let (Some(session), Some(source)) = (peer.established(), peer.source.clone()) else {
+            return;
+        };
+        let families = session.negotiated.families.clone();
+        for prefix in update.withdrawn {
+            if let Some(old) = self.rib.forget(prefix.trunc(), id) {
+                peer.count(Some(&old), None);
+            }
+        }
+        if !update.reach.is_empty() {
+            let attributes = accepted(update.attributes, source.internal);
+            let attributes = self.interner.intern(attributes);
+            for reach in update.reach {
+                let of_path = peer.rules.check_path(&attributes, &reach.next_hop);
+                for prefix in reach.prefixes {
+                    let prefix = prefix.trunc();
+                    // RFC 4760 section 7: what was not negotiated is ignored.
+                    if !families.contains(&Family::of(&prefix)) {
+                        continue;
+                    }
+                    let path = Path {
+                        source: source.clone(),
+                        attributes: attributes.clone(),
+                        next_hop: reach.next_hop,
+                        stale: false,
+                        rejected: peer.rules.check_prefix(&prefix).or(of_path),
+                    };
+                    let rejected = path.rejected.is_some();
+                    let old = self.rib.learn(prefix, path);
+                    peer.count(old.as_ref(), Some(rejected));
+                }
+            }
+        }
+        if let Some(family) = update.end_of_rib
+            && families.contains(&family)
+        {
+            let stale = peer.end_of_rib(family);
+            let peer = id.clone();
+            let event = Event::EndOfRib { peer, family };
+            self.outputs.push_back(Output::Event(event));
+            if stale {
+                self.drop_stale(id, &BTreeSet::from([family]));
+            }
+        }
+    }
+
+    /// Judges the paths of a peer again, after what it may announce has changed.
+    pub(crate) fn import_again(&mut self, id: &PeerId) {
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        self.rib.revise(id, |prefix, path| {
+            let rejected = peer.rules.check(prefix, &path.attributes, &path.next_hop);
+            if rejected == path.rejected {
+                return Fate::Same;
+            }
+            peer.count(Some(path), Some(rejected.is_some()));
+            path.rejected = rejected;
+            Fate::Changed
+        });
+    }
+
+    /// Ends the session of a peer that announced too much (RFC 4486), for long.
+    pub(crate) fn check_max_prefixes(&mut self, id: &PeerId, now: Time) {
+        if self.peers.get(id).is_some_and(Peer::too_many) {
+            let notification = Notification::cease(cease::MAXIMUM_PREFIXES);
+            self.end_all(id, &Ending::Sent(notification), now);
+            if let Some(peer) = self.peers.get_mut(id) {
+                peer.rest_after_max_prefixes(now);
+                peer.note_state(now);
+            }
+        }
+    }
+
+    /// Queues what changed in the table for all whom it concerns.
+    pub(crate) fn propagate(&mut self) {
+        for prefix in self.rib.take_changed() {
+            let winner = self.rib.winner(&prefix);
+            for peer in self.peers.values_mut() {
+                if let Some(out) = &mut peer.out {
+                    out.changed(prefix, winner, &peer.allowed_out);
+                }
+            }
+        }
+    }
+
+    /// Begins to announce to a peer.
+    fn open(&mut self, id: &PeerId) {
+        if let Some(peer) = self.peers.get_mut(id)
+            && let Some(out) = &mut peer.out
+        {
+            out.open(&self.rib, &peer.allowed_out);
+        }
+    }
+
+    pub(crate) fn deferral_ends(&self) -> Time {
+        self.started + self.config.deferral_time
+    }
+
+    /// Sees whether the routes are complete, and whether announcing may begin. For the latter,
+    /// peers that have restarted as well do not count: they wait for us.
+    pub(crate) fn settle(&mut self, now: Time) {
+        if self.settled && !self.deferring {
+            return;
+        }
+        let over = now >= self.deferral_ends();
+        let (mut complete, mut may_announce) = (true, true);
+        for peer in self.peers.values_mut() {
+            let caught_up = peer.caught_up(now);
+            complete &= caught_up;
+            may_announce &= caught_up || peer.restarting();
+        }
+        self.settled |= complete || over;
+        if self.deferring && (may_announce || over) {
+            self.deferring = false;
+            let ids: Vec<PeerId> = self.peers.keys().cloned().collect();
+            for id in ids {
+                self.open(&id);
+            }
+        }
+    }
+
+    /// Queues the next UPDATEs, for one peer: they take turns. False if no peer is due any.
+    pub(crate) fn announce(&mut self) -> bool {
+        let after = match self.served.take() {
+            Some(served) => Bound::Excluded(served),
+            None => Bound::Unbounded,
+        };
+        let rotated = || {
+            let rest = self.peers.range((after.clone(), Bound::Unbounded));
+            rest.chain(self.peers.iter())
+        };
+        let ready = |peer: &Peer| peer.out.as_ref().is_some_and(|out| out.ready());
+        let next = rotated()
+            .find(|(_, peer)| ready(peer))
+            .map(|(id, _)| id.clone());
+        let Some(id) = next else {
+            return false;
+        };
+        if let Some(peer) = self.peers.get_mut(&id)
+            && let Some(conn) = peer.established().map(|session| session.conn)
+            && let Some(out) = &mut peer.out
+        {
+            let bytes = out.next(&self.rib, &peer.allowed_out, &mut self.interner);
+            // A batch may turn out to change nothing.
+            if !bytes.is_empty() {
+                self.outputs.push_back(Output::Send { conn, bytes });
+            }
+        }
+        self.served = Some(id);
+        true
+    }
+}
+
+/// What only counts inside an AS is not taken from another (RFC 4271 section 5.1.5, RFC 4456
+/// section 8).
+fn accepted(mut attributes: Attributes, internal: bool) -> Attributes {
+    if !internal {
+        attributes.local_pref = None;
+        attributes.originator_id = None;
+        attributes.cluster_list.clear();
+    }
+    attributes
+}

@@ -1,0 +1,334 @@
+//! One TCP connection to a peer, from the OPEN on: the states OpenSent, OpenConfirm and
+//! Established of RFC 4271 section 8, its hold and keepalive timers, and what the OPENs negotiated.
+//!
+//! The states before there is a connection, and what several connections have to do with each
+//! other, belong to `peer`.
+
+use crate::config::{ConnId, Time};
+use crate::interface::Output;
+use crate::wire::notification::{cease, code, open, state_machine};
+use crate::wire::{
+    Context, Decoded, Family, Fault, GracefulRestart, Message, Notification, Open, Update, decode,
+    encode,
+};
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// How long an OPEN is waited for (RFC 4271 section 8.2.2 suggests "a large value" of 4 minutes),
+/// and the KEEPALIVE after it where no hold time was negotiated. No session depends on such a
+/// connection, but it keeps us from trying again: shorter than the RFC's, and never shorter than
+/// the hold time.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How a session, or a connection on its way to one, ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The connection was closed or broke without a NOTIFICATION.
+    Closed,
+    /// We ended it with this NOTIFICATION.
+    Sent(Notification),
+    /// The peer ended it with this NOTIFICATION.
+    Received(Notification),
+    /// The link to the peer was declared dead.
+    Dead,
+    /// The peer opened a new connection: it has restarted, and this one was dead
+    /// (RFC 4724 section 4.2).
+    Superseded,
+}
+
+impl Ending {
+    /// Whether the peer's forwarding may be assumed to go on, so that its paths are kept where
+    /// graceful restart was negotiated. Losing a collision ends a connection, not the peer.
+    pub(crate) fn keeps_paths(&self) -> bool {
+        matches!(self, Self::Closed | Self::Superseded) || self.is_collision()
+    }
+
+    pub(crate) fn is_collision(&self) -> bool {
+        match self {
+            Self::Sent(notification) | Self::Received(notification) => {
+                notification.code == code::CEASE && notification.subcode == cease::COLLISION
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether one side found fault with the other, so that trying again at once is of no use.
+    pub(crate) fn is_error(&self) -> bool {
+        match self {
+            Self::Sent(notification) | Self::Received(notification) => {
+                !matches!(notification.code, code::CEASE | code::HOLD_TIMER_EXPIRED)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => write!(f, "connection closed"),
+            Self::Sent(notification) => write!(f, "{notification} (sent)"),
+            Self::Received(notification) => write!(f, "{notification} (received)"),
+            Self::Dead => write!(f, "link to the peer is dead"),
+            Self::Superseded => write!(f, "peer restarted and opened a new connection"),
+        }
+    }
+}
+
+/// The state of a connection. Ordered by progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    OpenSent,
+    OpenConfirm,
+    /// Since then.
+    Established(Time),
+}
+
+/// What both sides can do.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Negotiated {
+    pub(crate) context: Context,
+    pub(crate) families: BTreeSet<Family>,
+    pub(crate) route_refresh: bool,
+    /// Zero: neither hold nor keepalive timer.
+    pub(crate) hold_time: Duration,
+    /// The peer's capability. Ours is always there.
+    pub(crate) graceful_restart: Option<GracefulRestart>,
+}
+
+/// What a connection's next message means for its owner.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// An OPEN that we agree with: to be confirmed, unless the connection loses a collision.
+    Opened,
+    /// The session is up.
+    Established,
+    /// An UPDATE, and what was wrong with it.
+    Update(Box<Update>, Vec<Fault>),
+    /// The peer wants our routes again.
+    Refresh(Family),
+    /// The connection is over.
+    Ended(Ending),
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) conn: ConnId,
+    /// We opened it.
+    pub(crate) active: bool,
+    /// When it came to be.
+    pub(crate) connected: Time,
+    pub(crate) phase: Phase,
+    pub(crate) negotiated: Negotiated,
+    /// The peer's BGP identifier; unspecified before its OPEN.
+    pub(crate) router_id: Ipv4Addr,
+    offer: Open,
+    peer_asn: u32,
+    /// Received and not yet decoded, from `read` on.
+    stream: Vec<u8>,
+    read: usize,
+    hold_deadline: Option<Time>,
+    keepalive_deadline: Option<Time>,
+}
+
+impl Session {
+    /// A connection that has just come to be: sends our OPEN.
+    pub(crate) fn new(
+        (conn, active): (ConnId, bool),
+        offer: Open,
+        peer_asn: u32,
+        now: Time,
+        outputs: &mut VecDeque<Output>,
+    ) -> Self {
+        let wait = OPEN_TIMEOUT.max(Duration::from_secs(offer.hold_time.into()));
+        let context = Context {
+            internal: peer_asn == offer.asn,
+            ..Context::default()
+        };
+        let session = Self {
+            conn,
+            active,
+            connected: now,
+            phase: Phase::OpenSent,
+            negotiated: Negotiated {
+                context,
+                ..Negotiated::default()
+            },
+            router_id: Ipv4Addr::UNSPECIFIED,
+            offer,
+            peer_asn,
+            stream: Vec::new(),
+            read: 0,
+            hold_deadline: Some(now + wait),
+            keepalive_deadline: None,
+        };
+        session.send(&Message::Open(session.offer.clone()), outputs);
+        session
+    }
+
+    pub(crate) fn established(&self) -> Option<Time> {
+        match self.phase {
+            Phase::Established(since) => Some(since),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn send(&self, message: &Message, outputs: &mut VecDeque<Output>) {
+        let mut bytes = Vec::new();
+        encode(message, &self.negotiated.context, &mut bytes);
+        let conn = self.conn;
+        outputs.push_back(Output::Send { conn, bytes });
+    }
+
+    /// Takes bytes from the connection, for [`Session::next`].
+    pub(crate) fn receive(&mut self, bytes: Vec<u8>) {
+        if self.stream.is_empty() {
+            self.stream = bytes;
+        } else {
+            self.stream.extend_from_slice(&bytes);
+        }
+    }
+
+    /// The next thing that the received bytes mean; `None` when all of them are used up.
+    pub(crate) fn next(&mut self, now: Time) -> Option<Incoming> {
+        loop {
+            let rest = self.stream.get(self.read..).unwrap_or_default();
+            let Decoded {
+                message,
+                length,
+                faults,
+            } = match decode(rest, &self.negotiated.context) {
+                Ok(Some(decoded)) => decoded,
+                Ok(None) => {
+                    self.stream.drain(..self.read.min(self.stream.len()));
+                    self.read = 0;
+                    return None;
+                }
+                Err(notification) => return Some(Incoming::Ended(Ending::Sent(notification))),
+            };
+            self.read += length;
+            match (self.phase, message) {
+                (_, Message::Notification(notification)) => {
+                    return Some(Incoming::Ended(Ending::Received(notification)));
+                }
+                (Phase::OpenSent, Message::Open(open)) => {
+                    return Some(match self.negotiate(&open) {
+                        Ok(()) => Incoming::Opened,
+                        Err(notification) => Incoming::Ended(Ending::Sent(notification)),
+                    });
+                }
+                (Phase::OpenConfirm, Message::Keepalive) => {
+                    self.phase = Phase::Established(now);
+                    self.hold(now);
+                    return Some(Incoming::Established);
+                }
+                (Phase::Established(_), Message::Keepalive) => self.hold(now),
+                (Phase::Established(_), Message::Update(update)) => {
+                    self.hold(now);
+                    return Some(Incoming::Update(Box::new(update), faults));
+                }
+                (Phase::Established(_), Message::RouteRefresh(family)) => {
+                    self.hold(now);
+                    return Some(Incoming::Refresh(family));
+                }
+                (phase, _) => {
+                    let subcode = match phase {
+                        Phase::OpenSent => state_machine::IN_OPEN_SENT,
+                        Phase::OpenConfirm => state_machine::IN_OPEN_CONFIRM,
+                        Phase::Established(_) => state_machine::IN_ESTABLISHED,
+                    };
+                    let notification = Notification::unexpected_message(subcode);
+                    return Some(Incoming::Ended(Ending::Sent(notification)));
+                }
+            }
+        }
+    }
+
+    /// Checks the peer's OPEN (RFC 4271 section 6.2) and settles what both sides can do.
+    fn negotiate(&mut self, theirs: &Open) -> Result<(), Notification> {
+        let refuse = |subcode, data: &[u8]| Err(Notification::new(code::OPEN, subcode, data));
+        if theirs.asn != self.peer_asn || theirs.asn == 0 {
+            return refuse(open::BAD_PEER_AS, &[]);
+        }
+        // RFC 6286 section 2.2: within an AS identifiers are unique; between two they need not be.
+        let internal = self.peer_asn == self.offer.asn;
+        let own = internal && theirs.router_id == self.offer.router_id;
+        if own || theirs.router_id.is_unspecified() {
+            return refuse(open::BAD_IDENTIFIER, &[]);
+        }
+        if matches!(theirs.hold_time, 1 | 2) {
+            return refuse(open::UNACCEPTABLE_HOLD_TIME, &[]);
+        }
+        let (ours, can) = (&self.offer.capabilities, &theirs.capabilities);
+        let theirs_or_ipv4 = match can.families.is_empty() {
+            true => BTreeSet::from([Family::Ipv4]),
+            false => can.families.clone(),
+        };
+        let families = &ours.families & &theirs_or_ipv4;
+        if families.is_empty() {
+            // RFC 5492 section 3, with the capability that we miss: multiprotocol, AFI, SAFI 1.
+            let missing = match ours.families.first() {
+                Some(Family::Ipv6) => [1, 4, 0, 2, 0, 1],
+                _ => [1, 4, 0, 1, 0, 1],
+            };
+            return refuse(open::UNSUPPORTED_CAPABILITY, &missing);
+        }
+        let hold_time = self.offer.hold_time.min(theirs.hold_time);
+        self.router_id = theirs.router_id;
+        self.negotiated = Negotiated {
+            context: Context {
+                four_octet_as: ours.four_octet_as && can.four_octet_as,
+                extended_next_hop: ours.extended_next_hop && can.extended_next_hop,
+                ..self.negotiated.context
+            },
+            families,
+            route_refresh: ours.route_refresh && can.route_refresh,
+            hold_time: Duration::from_secs(hold_time.into()),
+            graceful_restart: can.graceful_restart.clone(),
+        };
+        Ok(())
+    }
+
+    /// Answers the peer's OPEN with a KEEPALIVE: OpenConfirm.
+    pub(crate) fn confirm(&mut self, now: Time, outputs: &mut VecDeque<Output>) {
+        self.phase = Phase::OpenConfirm;
+        self.send(&Message::Keepalive, outputs);
+        let hold_time = self.negotiated.hold_time;
+        if hold_time.is_zero() {
+            self.hold_deadline = Some(now + OPEN_TIMEOUT);
+        } else {
+            self.hold(now);
+            self.keepalive_deadline = Some(now + hold_time / 3);
+        }
+    }
+
+    /// Starts the hold timer again.
+    fn hold(&mut self, now: Time) {
+        let hold_time = self.negotiated.hold_time;
+        self.hold_deadline = (!hold_time.is_zero()).then(|| now + hold_time);
+    }
+
+    /// When [`Session::timeout`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let deadlines = [self.hold_deadline, self.keepalive_deadline];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Does what is due; an ending if nothing was heard from the peer for too long.
+    pub(crate) fn timeout(&mut self, now: Time, outputs: &mut VecDeque<Output>) -> Option<Ending> {
+        if self.hold_deadline.is_some_and(|deadline| deadline <= now) {
+            return Some(Ending::Sent(Notification::hold_timer_expired()));
+        }
+        if self
+            .keepalive_deadline
+            .is_some_and(|deadline| deadline <= now)
+        {
+            self.send(&Message::Keepalive, outputs);
+            self.keepalive_deadline = Some(now + self.negotiated.hold_time / 3);
+        }
+        None
+    }
+}

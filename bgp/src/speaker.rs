@@ -1,0 +1,297 @@
+//! The speaker: what happens to one peer, and what follows from it for the table and the others.
+
+use crate::config::{ConnId, PeerConfig, PeerId, SpeakerConfig, Time};
+use crate::interface::{Input, Output, PeerStatus};
+use crate::peer::{Identity, Peer};
+use crate::policy::Rejection;
+use crate::rib::{Best, Fate, Interner, Path, Rib};
+use crate::session::Ending;
+use crate::wire::notification::cease;
+use crate::wire::{Attributes, Notification};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A BGP speaker: give it inputs and the time, do what it puts out, read its routes.
+///
+/// After every call of [`input`](Self::input), [`timeout`](Self::timeout),
+/// [`configure`](Self::configure), [`originate`](Self::originate) and
+/// [`shutdown`](Self::shutdown): take outputs until there are none, then see to it that `timeout`
+/// is called at [`next_deadline`](Self::next_deadline). Bytes that wait in sockets go in before a
+/// `timeout`, so that a driver that was held up does not take its peers for dead.
+#[derive(Debug)]
+pub struct Speaker {
+    pub(crate) config: SpeakerConfig,
+    /// When we started, if it was a restart with the kernel's routes still in place.
+    pub(crate) restarted: Option<Time>,
+    pub(crate) started: Time,
+    /// After a restart: nothing is announced before the peers' routes are here
+    /// (RFC 4724 section 4.1).
+    pub(crate) deferring: bool,
+    pub(crate) settled: bool,
+    pub(crate) stopped: bool,
+    pub(crate) peers: BTreeMap<PeerId, Peer>,
+    pub(crate) conns: BTreeMap<ConnId, PeerId>,
+    pub(crate) rib: Rib,
+    pub(crate) interner: Interner,
+    pub(crate) outputs: VecDeque<Output>,
+    /// The peer that was given updates last: the others come first.
+    pub(crate) served: Option<PeerId>,
+}
+
+impl Speaker {
+    /// A speaker that begins to connect to its peers. `restarting`: an earlier run left its routes
+    /// in the kernel, and the peers are asked to keep theirs (RFC 4724).
+    pub fn new(config: SpeakerConfig, restarting: bool, now: Time) -> Self {
+        let mut speaker = Self {
+            config: SpeakerConfig {
+                peers: BTreeMap::new(),
+                ..config.clone()
+            },
+            restarted: restarting.then_some(now),
+            started: now,
+            deferring: restarting,
+            settled: false,
+            stopped: false,
+            peers: BTreeMap::new(),
+            conns: BTreeMap::new(),
+            rib: Rib::default(),
+            interner: Interner::default(),
+            outputs: VecDeque::new(),
+            served: None,
+        };
+        speaker.configure(config, now);
+        speaker
+    }
+
+    /// Makes `config` what is in force. Peers that are new or gone, or differ in more than import,
+    /// export and `max_prefixes`, are connected, ended, or reset; nothing happens to the others.
+    /// After [`Speaker::shutdown`] there is nothing more to configure.
+    pub fn configure(&mut self, config: SpeakerConfig, now: Time) {
+        if self.stopped {
+            return;
+        }
+        let us = Identity::of(&config, self.restarted);
+        let gone: Vec<PeerId> = self.peers.keys().cloned().collect();
+        for id in gone {
+            match config.peers.get(&id) {
+                None => self.remove(&id, cease::PEER_DECONFIGURED, now),
+                Some(wanted) => self.adopt(&id, wanted, us, now),
+            }
+        }
+        for (id, wanted) in &config.peers {
+            let new = || Peer::new(id.clone(), wanted.clone(), us, now);
+            self.peers.entry(id.clone()).or_insert_with(new);
+        }
+        self.config = config;
+        self.propagate();
+        self.timeout(now);
+    }
+
+    /// Takes a changed configuration of a peer; removes the peer where that needs a reset.
+    fn adopt(&mut self, id: &PeerId, wanted: &PeerConfig, us: Identity, now: Time) {
+        let Some(peer) = self.peers.get_mut(id) else {
+            return;
+        };
+        let before = peer.config.clone();
+        if !peer.adopt(wanted, us) {
+            self.remove(id, cease::CONFIGURATION_CHANGE, now);
+            return;
+        }
+        if before == *wanted {
+            return;
+        }
+        peer.retry(now);
+        if before.import != wanted.import {
+            self.import_again(id);
+        }
+        if let Some(peer) = self.peers.get_mut(id)
+            && let Some(out) = &mut peer.out
+        {
+            out.review(&self.rib, &peer.allowed_out);
+        }
+        self.check_max_prefixes(id, now);
+    }
+
+    fn remove(&mut self, id: &PeerId, subcode: u8, now: Time) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            let ending = Ending::Sent(Notification::cease(subcode));
+            peer.end_all(&ending, now, &mut self.outputs);
+            self.peers.remove(id);
+            self.rib.revise(id, |_, _| Fate::Removed);
+        }
+    }
+
+    /// Makes `prefixes` the whole set that we originate. They win over all that is learnt.
+    pub fn originate(&mut self, prefixes: BTreeSet<IpNet>, now: Time) {
+        let prefixes = prefixes.iter().map(IpNet::trunc).collect();
+        self.rib.originate(&prefixes);
+        self.propagate();
+        self.timeout(now);
+    }
+
+    /// Ends all sessions, with a text for the operators at the other ends (RFC 9003), for good.
+    pub fn shutdown(&mut self, reason: &str, now: Time) {
+        self.stopped = true;
+        let notification = Notification::cease_with_text(cease::ADMINISTRATIVE_SHUTDOWN, reason);
+        let ids: Vec<PeerId> = self.peers.keys().cloned().collect();
+        for id in ids {
+            self.end_all(&id, &Ending::Sent(notification.clone()), now);
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.rest(None);
+                peer.note_state(now);
+            }
+        }
+    }
+
+    /// Something happened.
+    pub fn input(&mut self, input: Input, now: Time) {
+        match input {
+            Input::Connected { peer, conn, active } => match self.peers.get_mut(&peer) {
+                Some(machine) => {
+                    self.conns.insert(conn, peer);
+                    machine.connected(conn, active, now, &mut self.outputs);
+                    machine.note_state(now);
+                }
+                None => self.outputs.push_back(Output::Close { conn }),
+            },
+            Input::ConnectFailed { peer } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.connect_failed(now);
+                    peer.note_state(now);
+                }
+            }
+            Input::Received { conn, bytes } => self.received(conn, bytes, now),
+            Input::Writable { conn } => {
+                if let Some(id) = self.conns.get(&conn)
+                    && let Some(peer) = self.peers.get_mut(id)
+                    && peer.established().is_some_and(|it| it.conn == conn)
+                    && let Some(out) = &mut peer.out
+                {
+                    out.writable();
+                }
+            }
+            Input::Closed { conn } => {
+                if let Some(id) = self.conns.remove(&conn)
+                    && let Some(peer) = self.peers.get_mut(&id)
+                {
+                    let happening = peer.end(conn, Ending::Closed, now, &mut self.outputs);
+                    self.follow(&id, happening, now);
+                }
+            }
+            Input::Dead { peer } => self.end_all(&peer, &Ending::Dead, now),
+            Input::Alive { peer } => {
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.alive(now, &mut self.outputs);
+                    peer.note_state(now);
+                }
+            }
+            Input::Refresh { peer } => {
+                if let Some(peer) = self.peers.get(&peer) {
+                    peer.request_refresh(&mut self.outputs);
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Does what is due.
+    pub fn timeout(&mut self, now: Time) {
+        let due = |peer: &Peer| peer.deadline().is_some_and(|deadline| deadline <= now);
+        let peers = self.peers.iter().filter(|(_, peer)| due(peer));
+        let ids: Vec<PeerId> = peers.map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            while let Some(peer) = self.peers.get_mut(&id)
+                && let Some(happening) = peer.timeout(now, &mut self.outputs)
+            {
+                self.follow(&id, happening, now);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// When [`Speaker::timeout`] has something to do.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let peers = self.peers.values();
+        let settling = || {
+            let quiet = self.peers.values().filter_map(Peer::quiet_at);
+            quiet.chain([self.deferral_ends()])
+        };
+        let settling = (!self.settled || self.deferring).then(settling);
+        let deadlines = peers.filter_map(Peer::deadline);
+        deadlines.chain(settling.into_iter().flatten()).min()
+    }
+
+    fn received(&mut self, conn: ConnId, bytes: Vec<u8>, now: Time) {
+        let Some(id) = self.conns.get(&conn).cloned() else {
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.receive(conn, bytes);
+        }
+        while let Some(peer) = self.peers.get_mut(&id)
+            && let Some(happening) = peer.next(conn, now, &mut self.outputs)
+        {
+            self.follow(&id, happening, now);
+        }
+    }
+
+    pub(crate) fn end_all(&mut self, id: &PeerId, ending: &Ending, now: Time) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            let happening = peer.end_all(ending, now, &mut self.outputs);
+            self.follow(id, happening, now);
+        }
+    }
+
+    /// The next thing to be done outside.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        while self.outputs.is_empty() && self.announce() {}
+        let output = self.outputs.pop_front();
+        if let Some(Output::Close { conn }) = &output {
+            self.conns.remove(conn);
+        }
+        output
+    }
+
+    // ---- What there is to see ----
+
+    /// The prefixes learnt and in use, with their ECMP sets: never empty, the best path first.
+    /// Prefixes that we originate are not among them.
+    pub fn loc_rib(&self) -> impl Iterator<Item = (IpNet, &[Best])> {
+        self.rib.loc_rib()
+    }
+
+    /// Another number whenever [`Speaker::loc_rib`] yields something else.
+    pub fn loc_rib_version(&self) -> u64 {
+        self.rib.version()
+    }
+
+    /// Whether the routes can be taken for complete: every peer's End-of-RIB arrived since the
+    /// start, or the deferral time is over. Only then may routes of an earlier run be deleted.
+    /// Once true, it stays so. A speaker without peers has nothing to wait for.
+    pub fn settled(&self, now: Time) -> bool {
+        self.settled || now >= self.deferral_ends()
+    }
+
+    /// Paths that are not used, and why.
+    pub fn rejected(&self) -> impl Iterator<Item = (&PeerId, IpNet, Rejection)> {
+        let paths = self.rib.paths();
+        paths.filter_map(|(prefix, path)| Some((&path.source.peer, prefix, path.rejected?)))
+    }
+
+    /// All that a peer announced, rejected paths included.
+    pub fn adj_rib_in(&self, peer: &PeerId) -> impl Iterator<Item = (IpNet, &Path)> {
+        let paths = self.rib.paths();
+        paths.filter(move |(_, path)| path.source.peer == *peer)
+    }
+
+    /// All that a peer was told. The next hop is always our address of the session.
+    pub fn adj_rib_out(&self, peer: &PeerId) -> impl Iterator<Item = (IpNet, &Attributes)> {
+        let out = self.peers.get(peer).and_then(|peer| peer.out.as_ref());
+        out.into_iter().flat_map(|out| out.sent())
+    }
+
+    /// The peers, by name.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
+        self.peers.values().map(Peer::status)
+    }
+}

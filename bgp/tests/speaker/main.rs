@@ -1,0 +1,6 @@
+//! Speakers that talk to each other over a simulated network, under virtual time.
+
+#![allow(clippy::unwrap_used)]
+
+mod network;
+mod sessions;

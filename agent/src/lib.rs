@@ -3,7 +3,24 @@
 //! Configuration, Loc-RIB and link state become a desired [`state::State`]; kernel and charon are
 //! observed as another; the difference is planned as ordered operations and applied. It never
 //! decides what the mesh should be (the controller does) and never touches what it did not make.
+//!
+//! | module | |
+//! |---|---|
+//! | [`config`], [`peers`], [`desired`], [`plan`], [`status`], [`vici::heal`] | decide: pure functions over values |
+//! | [`kernel`], [`netns`], [`vici`], [`bgp`], [`control`], [`state_dir`] | observe and apply: decide nothing |
+//! | [`reconcile`], [`run`] | one pass, and the reasons for the next |
 
+pub mod bgp;
+pub mod config;
+pub mod control;
+pub mod desired;
 pub mod kernel;
+pub mod netns;
+pub mod peers;
+pub mod plan;
+pub mod reconcile;
+pub mod run;
 pub mod state;
+pub mod state_dir;
+pub mod status;
 pub mod vici;

@@ -1,1 +1,199 @@
-fn main() {}
+//! `mesh-agent`: the gateway daemon's command line.
+
+use clap::{Parser, Subcommand};
+use routemesh_agent::config::Config;
+use routemesh_agent::control::{self, InForce};
+use routemesh_agent::reconcile;
+use routemesh_agent::run::{self, Host};
+use routemesh_agent::state_dir::{StateDir, read_config};
+use routemesh_agent::vici::Vici;
+use routemesh_proto::{Identity, Status};
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+/// Runs one gateway of a Routemesh mesh: tunnels, BGP and routes as its config says.
+#[derive(Parser)]
+#[command(name = "mesh-agent", version)]
+struct Cli {
+    /// What to log: error, warn, info, debug, trace.
+    #[arg(long, global = true, default_value = "info", env = "MESH_AGENT_LOG")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway until stopped. Stopping (SIGTERM) leaves kernel and charon as they are, so
+    /// that traffic flows on; `down` removes everything.
+    Run {
+        /// The controller, e.g. https://[2001:db8::1]:7179
+        #[arg(long, conflicts_with = "config", required_unless_present = "config")]
+        controller: Option<String>,
+        /// Take the config from this file, without a controller.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Directory with ca.pem, cert.pem and key.pem, as `mesh-controller issue` writes it.
+        #[arg(long, default_value = "/etc/routemesh/identity")]
+        identity: PathBuf,
+        #[command(flatten)]
+        host: HostArgs,
+    },
+    /// Remove all that the agent made, and nothing else. The agent must not be running.
+    Down {
+        #[command(flatten)]
+        host: HostArgs,
+    },
+}
+
+#[derive(clap::Args)]
+struct HostArgs {
+    /// Directory for the cached config and the lock.
+    #[arg(long, default_value = "/var/lib/routemesh")]
+    state_dir: PathBuf,
+    /// charon's VICI socket.
+    #[arg(long, default_value = "/run/charon.vici")]
+    vici: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let ended = match runtime {
+        Ok(runtime) => runtime.block_on(command(cli.command)),
+        Err(error) => Err(error.into()),
+    };
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("mesh-agent: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    match command {
+        Command::Run {
+            controller,
+            config,
+            identity,
+            host,
+        } => run(controller, config.as_deref(), &identity, host).await,
+        Command::Down { host } => down(host).await,
+    }
+}
+
+async fn run(
+    controller: Option<String>,
+    config: Option<&Path>,
+    identity: &Path,
+    host: HostArgs,
+) -> Result<ExitCode, Box<dyn Error>> {
+    let identity = Identity::load(identity)?;
+    let state_dir = Arc::new(StateDir::open(&host.state_dir)?);
+    let first = match config {
+        Some(path) => {
+            let raw = read_config(path)?;
+            let new = InForce::new(raw).map_err(|e| format!("{}: {e}", path.display()))?;
+            // Also for `down`, which has nothing else to tell it where the private side is.
+            state_dir.save(&new.raw)?;
+            Some(new)
+        }
+        None => cached(&state_dir),
+    };
+    let (in_force, configs) = watch::channel(first);
+    let (refused, refusals) = watch::channel(None);
+    let (status, reports) = watch::channel(Status::default());
+    let host = Host {
+        identity: identity.clone(),
+        vici: host.vici,
+        state_dir: state_dir.clone(),
+    };
+    let gateway = run::run(host, configs, refusals, status);
+    let stream = async {
+        match &controller {
+            Some(address) => {
+                let channel = identity.dial(address)?;
+                control::run(channel, state_dir, in_force, refused, reports).await;
+                Ok(())
+            }
+            // The senders live as long as the daemon.
+            None => {
+                let _keep = (in_force, refused, reports);
+                std::future::pending().await
+            }
+        }
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let ended: Result<(), Box<dyn Error>> = tokio::select! {
+        () = gateway => Ok(()),
+        failed = stream => failed,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    ended?;
+    info!("stopping; tunnels and routes stay, `mesh-agent down` removes them");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The cached config, if there is a sound one: a gateway boots without its controller.
+fn cached(state_dir: &StateDir) -> Option<InForce> {
+    let loaded = state_dir.load().map_err(|error| error.to_string());
+    let parsed = loaded.and_then(|raw| {
+        raw.map(InForce::new)
+            .transpose()
+            .map_err(|error| format!("cached config: {error}"))
+    });
+    match parsed {
+        Ok(Some(cached)) => {
+            info!(
+                generation = cached.raw.generation,
+                "starting with the cached config"
+            );
+            Some(cached)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            warn!("{error}");
+            None
+        }
+    }
+}
+
+async fn down(host: HostArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let state_dir = StateDir::open(&host.state_dir)?;
+    let config = state_dir.load()?;
+    let overlay = config
+        .as_ref()
+        .map(Config::try_from)
+        .transpose()?
+        .and_then(|config| config.overlay);
+    let vici = Vici::new(host.vici);
+    let problems = reconcile::down(overlay.as_deref(), &vici, &state_dir).await?;
+    for problem in &problems {
+        eprintln!("{}: {}", problem.object, problem.reason);
+    }
+    if !problems.is_empty() {
+        return Ok(ExitCode::FAILURE);
+    }
+    state_dir.forget()?;
+    println!("all that the agent made is gone");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,375 @@
+//! The configuration as the agent uses it: [`proto::Config`] with every address parsed and every
+//! reference checked, once, before any of it counts.
+
+use crate::state::{LinkKind, ours};
+use ipnet::IpNet;
+use routemesh_proto as proto;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+/// Tunnel numbers stay below this: 24 bits of `if_id`.
+const TUNNELS: u32 = 1 << 24;
+
+/// What this gateway must run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The specification's generation.
+    pub generation: u64,
+    /// This gateway; also its IKE identity.
+    pub gateway: String,
+    /// Its site.
+    pub site: String,
+    /// Its AS.
+    pub asn: u32,
+    /// BGP identifier.
+    pub router_id: Ipv4Addr,
+    /// Namespace of the private side, where it is another than the agent's.
+    pub overlay: Option<String>,
+    /// Route protocols of other programs that are announced.
+    pub announce: BTreeSet<u8>,
+    /// BGP hold time.
+    pub hold_time: Duration,
+    /// IKE proposals in strongSwan's words.
+    pub ike_proposals: Vec<String>,
+    /// ESP proposals in strongSwan's words.
+    pub esp_proposals: Vec<String>,
+    /// Which site owns what; this site included.
+    pub sites: BTreeMap<String, Vec<IpNet>>,
+    /// BGP peers on the LAN.
+    pub routers: Vec<Router>,
+    /// Tunnels by number.
+    pub tunnels: BTreeMap<u32, Tunnel>,
+}
+
+/// A BGP peer on the LAN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Router {
+    /// Its address, on a subnet of the overlay.
+    pub address: IpAddr,
+    /// Its AS; ours makes it a route reflection client.
+    pub asn: u32,
+}
+
+/// One end of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Everything else of it derives from this.
+    pub number: u32,
+    /// The gateway at the far end; also its IKE identity.
+    pub peer: String,
+    /// The peer's site.
+    pub peer_site: String,
+    /// The peer's AS.
+    pub peer_asn: u32,
+    /// Outer address of this end, literal or host name.
+    pub local_endpoint: String,
+    /// Outer address of the far end, literal or host name.
+    pub remote_endpoint: String,
+    /// How the interface finds its SAs.
+    pub kind: LinkKind,
+    /// Interconnect address of this end.
+    pub local: Ipv6Addr,
+    /// Interconnect address of the far end.
+    pub remote: Ipv6Addr,
+    /// This end initiates IKE.
+    pub initiate: bool,
+}
+
+impl Tunnel {
+    /// Interface name.
+    pub fn link(&self) -> String {
+        format!("{}{}", ours::LINK_PREFIX, self.number)
+    }
+
+    /// Name of its IKE connection and of its BGP peer.
+    pub fn name(&self) -> String {
+        format!("{}{}-{}", ours::CONNECTION_PREFIX, self.number, self.peer)
+    }
+}
+
+impl Config {
+    /// What this gateway's site owns: all that it may announce.
+    pub fn owned(&self) -> &[IpNet] {
+        self.prefixes_of(&self.site)
+    }
+
+    /// What `site` owns: all that its gateways may announce. Empty for a site that is not in the mesh.
+    pub fn prefixes_of(&self, site: &str) -> &[IpNet] {
+        self.sites.get(site).map_or(&[], Vec::as_slice)
+    }
+
+    /// What all other sites own.
+    pub fn elsewhere(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.sites
+            .iter()
+            .filter(|(name, _)| **name != self.site)
+            .flat_map(|(_, prefixes)| prefixes.iter().copied())
+    }
+}
+
+/// A configuration that cannot be run; the one in force stays.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// A field does not parse.
+    #[error("{object}: {field} is {value:?}, which is not {expected}")]
+    Field {
+        /// The tunnel, router or site; "config" for the whole.
+        object: String,
+        /// Name in routemesh.proto.
+        field: &'static str,
+        /// As given.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// Two objects claim the same thing.
+    #[error("{object} stands twice")]
+    Twice {
+        /// What does.
+        object: String,
+    },
+}
+
+/// Parses fields of one object and says whose they are when they are wrong.
+struct Fields<'a> {
+    object: &'a str,
+}
+
+impl Fields<'_> {
+    fn wrong(&self, field: &'static str, value: &str, expected: &'static str) -> ConfigError {
+        ConfigError::Field {
+            object: self.object.to_owned(),
+            field,
+            value: value.to_owned(),
+            expected,
+        }
+    }
+
+    fn parse<T: std::str::FromStr>(
+        &self,
+        field: &'static str,
+        value: &str,
+        expected: &'static str,
+    ) -> Result<T, ConfigError> {
+        value
+            .parse()
+            .map_err(|_| self.wrong(field, value, expected))
+    }
+
+    /// A name that may stand in a connection's name and in a certificate.
+    fn name(&self, field: &'static str, value: &str) -> Result<String, ConfigError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if value.is_empty() || value.len() > 63 || !value.chars().all(plain) {
+            return Err(self.wrong(field, value, "a name of at most 63 letters, digits, - or ."));
+        }
+        Ok(value.to_owned())
+    }
+
+    fn asn(&self, field: &'static str, value: u32) -> Result<u32, ConfigError> {
+        if value == 0 {
+            return Err(self.wrong(field, "0", "an AS number (RFC 7607)"));
+        }
+        Ok(value)
+    }
+}
+
+impl TryFrom<&proto::Config> for Config {
+    type Error = ConfigError;
+
+    fn try_from(raw: &proto::Config) -> Result<Self, ConfigError> {
+        let fields = Fields { object: "config" };
+        if raw.hold_time < 3 || raw.hold_time > u32::from(u16::MAX) {
+            let value = raw.hold_time.to_string();
+            return Err(fields.wrong("hold_time", &value, "3 to 65535 seconds"));
+        }
+        let mut sites = BTreeMap::new();
+        for site in &raw.sites {
+            let (name, prefixes) = parse_site(site)?;
+            if sites.insert(name.clone(), prefixes).is_some() {
+                return Err(ConfigError::Twice {
+                    object: format!("site {name}"),
+                });
+            }
+        }
+        let mut tunnels = BTreeMap::new();
+        for tunnel in &raw.tunnels {
+            let tunnel = parse_tunnel(tunnel)?;
+            if let Some(twin) = tunnels.insert(tunnel.number, tunnel) {
+                return Err(ConfigError::Twice {
+                    object: format!("tunnel {}", twin.number),
+                });
+            }
+        }
+        Ok(Self {
+            generation: raw.generation,
+            gateway: fields.name("gateway", &raw.gateway)?,
+            site: fields.name("site", &raw.site)?,
+            asn: fields.asn("asn", raw.asn)?,
+            router_id: fields.parse("router_id", &raw.router_id, "an IPv4 address")?,
+            overlay: match raw.overlay.as_str() {
+                "" => None,
+                name => Some(fields.name("overlay", name)?),
+            },
+            announce: parse_announce(&fields, &raw.announce)?,
+            hold_time: Duration::from_secs(u64::from(raw.hold_time)),
+            ike_proposals: raw.ike_proposals.clone(),
+            esp_proposals: raw.esp_proposals.clone(),
+            sites,
+            routers: raw
+                .routers
+                .iter()
+                .map(parse_router)
+                .collect::<Result<_, _>>()?,
+            tunnels,
+        })
+    }
+}
+
+fn parse_announce(fields: &Fields, names: &[String]) -> Result<BTreeSet<u8>, ConfigError> {
+    let parse = |name: &String| {
+        proto::route_protocol(name)
+            .filter(|number| *number != ours::PROTOCOL)
+            .ok_or_else(|| fields.wrong("announce", name, "a route protocol of another program"))
+    };
+    names.iter().map(parse).collect()
+}
+
+fn parse_site(raw: &proto::Site) -> Result<(String, Vec<IpNet>), ConfigError> {
+    let object = format!("site {}", raw.name);
+    let fields = Fields { object: &object };
+    let prefix = |text: &String| -> Result<IpNet, ConfigError> {
+        let net: IpNet = fields.parse("prefixes", text, "a prefix")?;
+        Ok(net.trunc())
+    };
+    Ok((
+        fields.name("name", &raw.name)?,
+        raw.prefixes.iter().map(prefix).collect::<Result<_, _>>()?,
+    ))
+}
+
+fn parse_router(raw: &proto::Router) -> Result<Router, ConfigError> {
+    let object = format!("router {}", raw.address);
+    let fields = Fields { object: &object };
+    Ok(Router {
+        address: fields.parse("address", &raw.address, "an IP address")?,
+        asn: fields.asn("asn", raw.asn)?,
+    })
+}
+
+fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
+    let object = format!("tunnel {} to {}", raw.number, raw.peer);
+    let fields = Fields { object: &object };
+    if raw.number >= TUNNELS {
+        let value = raw.number.to_string();
+        return Err(fields.wrong("number", &value, "below 16777216"));
+    }
+    let id = ours::IF_ID + raw.number;
+    let literal = "a literal address, which VTI needs";
+    let kind = match raw.kind.as_str() {
+        "xfrm" => LinkKind::Xfrm { if_id: id },
+        "vti" => LinkKind::Vti {
+            local: fields.parse("local_endpoint", &raw.local_endpoint, literal)?,
+            remote: fields.parse("remote_endpoint", &raw.remote_endpoint, literal)?,
+            key: id,
+        },
+        other => return Err(fields.wrong("kind", other, "xfrm or vti")),
+    };
+    for (field, endpoint) in [
+        ("local_endpoint", &raw.local_endpoint),
+        ("remote_endpoint", &raw.remote_endpoint),
+    ] {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
+        if endpoint.is_empty() || endpoint.len() > 253 || !endpoint.chars().all(plain) {
+            return Err(fields.wrong(field, endpoint, "an address or a host name"));
+        }
+    }
+    Ok(Tunnel {
+        number: raw.number,
+        peer: fields.name("peer", &raw.peer)?,
+        peer_site: fields.name("peer_site", &raw.peer_site)?,
+        peer_asn: fields.asn("peer_asn", raw.peer_asn)?,
+        local_endpoint: raw.local_endpoint.clone(),
+        remote_endpoint: raw.remote_endpoint.clone(),
+        kind,
+        local: fields.parse("local_address", &raw.local_address, "an IPv6 address")?,
+        remote: fields.parse("remote_address", &raw.remote_address, "an IPv6 address")?,
+        initiate: raw.initiate,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw() -> proto::Config {
+        proto::Config {
+            gateway: "V1-1".into(),
+            site: "one".into(),
+            asn: 65000,
+            router_id: "198.18.0.1".into(),
+            hold_time: 9,
+            tunnels: vec![proto::Tunnel {
+                number: 3,
+                peer: "V2-1".into(),
+                peer_site: "two".into(),
+                peer_asn: 65000,
+                kind: "xfrm".into(),
+                local_endpoint: "192.0.2.1".into(),
+                remote_endpoint: "vpn.example.net".into(),
+                local_address: "2001:db8:ff::6".into(),
+                remote_address: "2001:db8:ff::7".into(),
+                initiate: true,
+            }],
+            ..proto::Config::default()
+        }
+    }
+
+    #[test]
+    fn names_derive_from_the_number() {
+        let config = Config::try_from(&raw()).unwrap();
+        let tunnel = &config.tunnels[&3];
+        assert_eq!(
+            (tunnel.link(), tunnel.name()),
+            ("rm3".into(), "rm3-V2-1".into())
+        );
+        assert_eq!(tunnel.kind, LinkKind::Xfrm { if_id: 0x5200_0003 });
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused_by_name() {
+        let cases: [(fn(&mut proto::Config), &str); 10] = [
+            (|c| c.asn = 0, "config: asn is \"0\""),
+            (|c| c.hold_time = 2, "config: hold_time is \"2\""),
+            (|c| c.gateway = "a/b".into(), "config: gateway is \"a/b\""),
+            (|c| c.router_id = "x".into(), "config: router_id is \"x\""),
+            (|c| c.overlay = "../x".into(), "config: overlay is \"../x\""),
+            (
+                |c| c.announce = vec!["82".into()],
+                "config: announce is \"82\"",
+            ),
+            (
+                |c| c.tunnels[0].kind = "gre".into(),
+                "tunnel 3 to V2-1: kind is \"gre\"",
+            ),
+            (
+                |c| c.tunnels[0].kind = "vti".into(),
+                "tunnel 3 to V2-1: remote_endpoint is \"vpn",
+            ),
+            (
+                |c| c.tunnels[0].number = 1 << 24,
+                "tunnel 16777216 to V2-1: number is",
+            ),
+            (
+                |c| c.tunnels.push(c.tunnels[0].clone()),
+                "tunnel 3 stands twice",
+            ),
+        ];
+        for (spoil, expected) in cases {
+            let mut raw = raw();
+            spoil(&mut raw);
+            let error = Config::try_from(&raw).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error} is not {expected}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The daemon's life: passes, and the reasons for them.
+
+use crate::config::Config;
+use crate::control::InForce;
+use crate::kernel;
+use crate::reconcile::{self, Gateway, Pass};
+use crate::state_dir::StateDir;
+use crate::vici::{self, Vici};
+use routemesh_proto::{Identity, Problem, Status};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{error, info};
+
+/// Between two passes at least: what happens meanwhile is dealt with together.
+const BREATH: Duration = Duration::from_millis(50);
+/// And at most, for whatever was missed.
+const TICK: Duration = Duration::from_secs(10);
+
+/// What the daemon is started with.
+pub struct Host {
+    /// Certificate, key and authority.
+    pub identity: Identity,
+    /// charon's socket.
+    pub vici: PathBuf,
+    /// Cache and lock.
+    pub state_dir: Arc<StateDir>,
+}
+
+/// Makes every config that comes true, for ever. Ends only with its task.
+pub async fn run(
+    host: Host,
+    mut in_force: watch::Receiver<Option<InForce>>,
+    refused: watch::Receiver<Option<Problem>>,
+    status: watch::Sender<Status>,
+) {
+    loop {
+        let first = in_force.borrow_and_update().clone();
+        let Some(InForce { config, .. }) = first else {
+            info!("no config yet: waiting for the controller");
+            if in_force.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let vici = Vici::new(host.vici.clone());
+        let started = Gateway::start(
+            &config,
+            vici.clone(),
+            host.identity.clone(),
+            host.state_dir.clone(),
+        );
+        let gateway = match started.await {
+            Ok(gateway) => gateway,
+            Err(failure) => {
+                error!("cannot start: {failure}");
+                report(&status, &config, "gateway", &failure);
+                sleep(Duration::from_secs(2)).await;
+                continue;
+            }
+        };
+        if let Ended::Failed = live(&host, gateway, &mut in_force, &refused, &status).await {
+            sleep(Duration::from_secs(2)).await;
+            continue;
+        }
+        // The private side is now another namespace: what is in the old one is of no use there.
+        info!("the overlay has changed: leaving {:?}", config.overlay);
+        match reconcile::down(config.overlay.as_deref(), &vici, &host.state_dir).await {
+            Ok(problems) => problems
+                .iter()
+                .for_each(|p| error!("{}: {}", p.object, p.reason)),
+            Err(failure) => error!("cannot clean up: {failure}"),
+        }
+    }
+}
+
+/// Why a gateway's passes came to an end.
+enum Ended {
+    /// The private side is to be in another namespace.
+    Moved,
+    /// The kernel cannot be watched, or the daemon ends.
+    Failed,
+}
+
+/// Passes until the overlay changes.
+async fn live(
+    host: &Host,
+    mut gateway: Gateway,
+    in_force: &mut watch::Receiver<Option<InForce>>,
+    refused: &watch::Receiver<Option<Problem>>,
+    status: &watch::Sender<Status>,
+) -> Ended {
+    let mut kernel_events = match gateway.kernel().events() {
+        Ok(events) => events,
+        Err(failure) => {
+            error!("cannot listen to the kernel: {failure}");
+            return Ended::Failed;
+        }
+    };
+    let mut charon_events = vici::events(host.vici.clone());
+    let mut bgp_changes = gateway.bgp().changes();
+    let overlay = in_force.borrow().as_ref().map(|f| f.config.overlay.clone());
+    loop {
+        let Some(config) = in_force
+            .borrow_and_update()
+            .as_ref()
+            .map(|f| f.config.clone())
+        else {
+            return Ended::Failed;
+        };
+        if Some(&config.overlay) != overlay.as_ref() {
+            gateway.bgp().shutdown("overlay changed").await;
+            return Ended::Moved;
+        }
+        let began = Instant::now();
+        let mut due = began + TICK;
+        match gateway.pass(&config).await {
+            Ok(Pass {
+                status: mut report,
+                again,
+            }) => {
+                due = due.min(again.map_or(due, Instant::from_std));
+                report.problems.extend(refused.borrow().clone());
+                status.send_if_modified(|old| {
+                    let changed = *old != report;
+                    *old = report;
+                    changed
+                });
+            }
+            Err(failure) => {
+                error!("{failure}");
+                report(status, &config, "kernel", &failure);
+            }
+        }
+        sleep(BREATH).await;
+        tokio::select! {
+            changed = in_force.changed() => if changed.is_err() { return Ended::Failed },
+            _ = kernel_events.next() => {}
+            Some(event) = charon_events.recv() => {
+                let mut event = Some(event);
+                while let Some(one) = event {
+                    if let vici::Event::ConnectionDown(name) = one {
+                        gateway.connection_down(&config, &name).await;
+                    }
+                    event = charon_events.try_recv().ok();
+                }
+            }
+            _ = bgp_changes.changed() => {}
+            () = sleep_until(due) => {}
+        }
+    }
+}
+
+fn report(status: &watch::Sender<Status>, config: &Config, object: &str, error: &kernel::Error) {
+    status.send_replace(Status {
+        generation: config.generation,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        problems: vec![Problem {
+            object: object.to_owned(),
+            reason: error.to_string(),
+        }],
+        ..Status::default()
+    });
+}

@@ -1,0 +1,192 @@
+//! What an agent keeps on disk: the config in force, so that it boots without a controller, and a
+//! lock, so that two agents never run the same gateway.
+
+use nix::fcntl::{Flock, FlockArg};
+use routemesh_proto::Config;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A state directory, held by this process alone for as long as the value lives.
+#[derive(Debug)]
+pub struct StateDir {
+    dir: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another agent has it.
+    #[error("another mesh-agent runs with state directory {}; stop it first", .0.display())]
+    Locked(PathBuf),
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// File or directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The cached config is torn or was edited.
+    #[error("{}: {source}; remove the file to start without it", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A config that has no text form: never for one that was received.
+    #[error("cannot write the config as TOML: {0}")]
+    Unwritable(#[from] toml::ser::Error),
+}
+
+impl StateDir {
+    /// Makes the directory where it is missing, and locks it.
+    pub fn open(dir: &Path) -> Result<Self, StateError> {
+        let io = |source| StateError::Io {
+            path: dir.to_owned(),
+            source,
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(io)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(dir.join("lock"))
+            .map_err(io)?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| StateError::Locked(dir.to_owned()))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// The config that was last saved.
+    pub fn load(&self) -> Result<Option<Config>, StateError> {
+        match read_config(&self.config()) {
+            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// Replaces the saved config: after a crash there is the old one or the new one, whole.
+    pub fn save(&self, config: &Config) -> Result<(), StateError> {
+        let text = toml::to_string(config)?;
+        let new = self.dir.join("config.toml.new");
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .create(true)
+                .truncate(true)
+                .write(true)
+                .mode(0o600)
+                .open(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(&new, self.config())?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|source| StateError::Io {
+            path: new.clone(),
+            source,
+        })
+    }
+
+    /// Forgets the saved config.
+    pub fn forget(&self) -> Result<(), StateError> {
+        match std::fs::remove_file(self.config()) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Io {
+                path: self.config(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// charon's id of the private key that we loaded into it, to know it again. It is no secret,
+    /// and losing it costs one more load.
+    pub fn key_id(&self) -> Option<String> {
+        std::fs::read_to_string(self.key()).ok()
+    }
+
+    /// Remembers the id of the key.
+    pub fn save_key_id(&self, id: &str) {
+        let _ = std::fs::write(self.key(), id);
+    }
+
+    fn key(&self) -> PathBuf {
+        self.dir.join("key-id")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("config.toml")
+    }
+}
+
+/// Reads a config from a TOML file, a saved one or one written by hand.
+pub fn read_config(path: &Path) -> Result<Config, StateError> {
+    let text = std::fs::read_to_string(path).map_err(|source| StateError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|source| StateError::Damaged {
+        path: path.to_owned(),
+        source: Box::new(source),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        assert_eq!(state.load().unwrap(), None);
+        let config = Config {
+            generation: 7,
+            gateway: "V1-1".into(),
+            ..Config::default()
+        };
+        state.save(&config).unwrap();
+        assert_eq!(state.load().unwrap(), Some(config));
+        let file = std::fs::metadata(dir.path().join("config.toml")).unwrap();
+        assert_eq!(file.permissions().mode() & 0o777, 0o600);
+        state.forget().unwrap();
+        state.forget().unwrap();
+        assert_eq!(state.load().unwrap(), None);
+    }
+
+    #[test]
+    fn two_agents_cannot_share_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = StateDir::open(dir.path()).unwrap();
+        let second = StateDir::open(dir.path());
+        assert!(matches!(second, Err(StateError::Locked(_))));
+        drop(held);
+        StateDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_torn_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        std::fs::write(dir.path().join("config.toml"), "generation = \n").unwrap();
+        let error = state.load().unwrap_err().to_string();
+        assert!(
+            error.contains("config.toml") && error.contains("remove the file"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! What is reported: observed state in the words of routemesh.proto. Pure.
+
+use crate::bgp::View;
+use crate::config::{Config, Tunnel};
+use crate::state::{LinkKind, State, Target};
+use crate::vici::{Bind, ChildState, IkeSa, IkeState};
+use ipnet::IpNet;
+use routemesh_bgp::PeerStatus;
+use routemesh_proto as proto;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Everything a report is made of.
+pub struct Facts<'a> {
+    /// The config in force.
+    pub config: &'a Config,
+    /// The kernel after the pass.
+    pub state: &'a State,
+    /// Interfaces that can carry packets.
+    pub usable: &'a BTreeSet<String>,
+    /// charon's SAs; `None` where it does not answer.
+    pub sas: Option<&'a [IkeSa]>,
+    /// BGP's view.
+    pub view: &'a View,
+    /// The prefixes that begin here.
+    pub originated: &'a BTreeSet<IpNet>,
+    /// What could not be done.
+    pub problems: Vec<proto::Problem>,
+    /// Time since the speaker's start, as in its `since`.
+    pub now: Duration,
+}
+
+/// How many refused prefixes one report names.
+const REJECTED: usize = 1000;
+
+/// The report.
+pub fn status(facts: Facts) -> proto::Status {
+    let rejected = facts.view.rejected.iter().take(REJECTED);
+    proto::Status {
+        generation: facts.config.generation,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tunnels: facts
+            .config
+            .tunnels
+            .values()
+            .map(|t| tunnel(&facts, t))
+            .collect(),
+        routers: facts
+            .config
+            .routers
+            .iter()
+            .map(|r| router(&facts, r))
+            .collect(),
+        announced: announced(&facts),
+        routes: routes(&facts),
+        rejected: rejected
+            .map(|(peer, prefix, reason)| proto::Rejected {
+                peer: peer.clone(),
+                prefix: prefix.to_string(),
+                reason: reason.clone(),
+            })
+            .collect(),
+        problems: facts.problems,
+    }
+}
+
+fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
+    let link = tunnel.link();
+    let interface = match facts.state.links.get(&link) {
+        None => "missing",
+        Some(_) if facts.usable.contains(&link) => "up",
+        Some(_) => "down",
+    };
+    proto::TunnelStatus {
+        number: tunnel.number,
+        peer: tunnel.peer.clone(),
+        ike: ike(facts.sas, tunnel).to_owned(),
+        interface: interface.to_owned(),
+        bgp: Some(bgp(facts, &tunnel.name())),
+    }
+}
+
+fn ike(sas: Option<&[IkeSa]>, tunnel: &Tunnel) -> &'static str {
+    let Some(sas) = sas else {
+        return "charon unreachable";
+    };
+    let name = tunnel.name();
+    let mine = || sas.iter().filter(|sa| sa.connection == name);
+    if mine().any(|sa| carries(sa, tunnel)) {
+        "up"
+    } else if mine().any(|sa| sa.state != IkeState::Closing) {
+        "connecting"
+    } else {
+        "down"
+    }
+}
+
+/// What a tunnel's SAs are bound to.
+pub fn bind(tunnel: &Tunnel) -> Bind {
+    match tunnel.kind {
+        LinkKind::Xfrm { if_id } => Bind::IfId(if_id),
+        LinkKind::Vti { key, .. } => Bind::Mark(key),
+    }
+}
+
+/// The SA has a child that takes this tunnel's packets.
+pub fn carries(sa: &IkeSa, tunnel: &Tunnel) -> bool {
+    sa.children
+        .iter()
+        .any(|child| child.state == ChildState::Installed && child.bind == Some(bind(tunnel)))
+}
+
+fn router(facts: &Facts, router: &crate::config::Router) -> proto::RouterStatus {
+    let address = router.address.to_string();
+    proto::RouterStatus {
+        bgp: Some(bgp(facts, &address)),
+        address,
+    }
+}
+
+fn bgp(facts: &Facts, peer: &str) -> proto::BgpStatus {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    match facts.view.peers.get(peer) {
+        Some(PeerStatus {
+            state,
+            since,
+            received,
+            accepted,
+            rejected,
+            advertised,
+            last_error,
+            ..
+        }) => proto::BgpStatus {
+            state: format!("{state:?}"),
+            seconds: facts.now.saturating_sub(*since).as_secs(),
+            received: count(*received),
+            accepted: count(*accepted),
+            rejected: count(*rejected),
+            advertised: count(*advertised),
+            last_error: last_error.clone().unwrap_or_default(),
+        },
+        None => proto::BgpStatus {
+            state: "Idle".to_owned(),
+            last_error: "its address is on no subnet of this gateway".to_owned(),
+            ..proto::BgpStatus::default()
+        },
+    }
+}
+
+/// What goes to the other gateways: what begins here, and what the LAN's routers gave.
+fn announced(facts: &Facts) -> Vec<String> {
+    let owned = facts.config.owned();
+    let learnt = facts.view.loc_rib.keys();
+    let all: BTreeSet<&IpNet> = learnt
+        .filter(|prefix| owned.iter().any(|own| own.contains(*prefix)))
+        .chain(facts.originated)
+        .collect();
+    all.into_iter().map(ToString::to_string).collect()
+}
+
+fn routes(facts: &Facts) -> Vec<proto::Route> {
+    let peers: BTreeMap<String, &str> = facts
+        .config
+        .tunnels
+        .values()
+        .map(|t| (t.link(), t.peer.as_str()))
+        .collect();
+    let path = |nexthop: &crate::state::Nexthop| proto::Path {
+        via: match peers.get(&nexthop.link) {
+            Some(peer) => (*peer).to_owned(),
+            None => nexthop.gateway.to_string(),
+        },
+        interface: nexthop.link.clone(),
+        address: nexthop.gateway.to_string(),
+    };
+    let members = |group| {
+        let members = facts.state.groups.get(group).into_iter().flatten();
+        members.filter_map(|m| facts.state.nexthops.get(&m.id))
+    };
+    facts
+        .state
+        .routes
+        .iter()
+        .filter_map(|(key, target)| match target {
+            Target::Group(group) => Some(proto::Route {
+                prefix: key.prefix.to_string(),
+                paths: members(group).map(path).collect(),
+            }),
+            Target::Unreachable => None,
+        })
+        .collect()
+}

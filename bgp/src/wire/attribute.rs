@@ -55,17 +55,17 @@ pub(super) struct Attribute<'a> {
 }
 
 impl<'a> Attribute<'a> {
-    /// `None` where the attribute is longer than what is left.
+    /// `None`, and nothing taken, where the attribute is longer than what is left.
     pub(super) fn read(reader: &mut Reader<'a>) -> Option<Self> {
-        let start = *reader;
-        let flags = reader.u8()?;
-        let code = reader.u8()?;
+        let mut rest = *reader;
+        let flags = rest.u8()?;
+        let code = rest.u8()?;
         let length = match flags & EXTENDED_LENGTH {
-            0 => usize::from(reader.u8()?),
-            _ => usize::from(reader.u16()?),
+            0 => usize::from(rest.u8()?),
+            _ => usize::from(rest.u16()?),
         };
-        let value = reader.take(length)?;
-        let bytes = start.rest().get(..start.len() - reader.len())?;
+        let value = rest.take(length)?;
+        let bytes = reader.take(reader.len() - rest.len())?;
         Some(Self {
             flags,
             code,

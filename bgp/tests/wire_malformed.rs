@@ -1,0 +1,659 @@
+//! Malformed messages, and what RFC 4271 and RFC 7606 ask for in each case.
+
+use ipnet::IpNet;
+use routemesh_bgp::wire::Action::{Discard, TreatAsWithdraw};
+use routemesh_bgp::wire::notification::{code, header, open, update};
+use routemesh_bgp::wire::*;
+
+const INTERNAL: Context = Context {
+    four_octet_as: true,
+    extended_next_hop: true,
+    internal: true,
+};
+const EXTERNAL: Context = Context {
+    internal: false,
+    ..INTERNAL
+};
+const TWO_OCTETS: Context = Context {
+    four_octet_as: false,
+    ..INTERNAL
+};
+const NO_EXTENDED_NEXT_HOP: Context = Context {
+    extended_next_hop: false,
+    ..INTERNAL
+};
+
+// Attributes as they should be.
+const ORIGIN: &[u8] = &[0x40, 1, 1, 0];
+const AS_PATH: &[u8] = &[0x40, 2, 6, 2, 1, 0, 0, 0xfd, 0xe9];
+const AS_PATH_TWO_OCTETS: &[u8] = &[0x40, 2, 4, 2, 1, 0x5b, 0xa0];
+const NEXT_HOP: &[u8] = &[0x40, 3, 4, 10, 0, 0, 1];
+const MP_REACH: &[u8] = &[
+    0x80, 14, 26, 0, 2, 1, 16, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 32, 0x20,
+    1, 0xd, 0xb8,
+];
+const MP_UNREACH: &[u8] = &[0x80, 15, 8, 0, 2, 1, 32, 0x20, 1, 0xd, 0xb8];
+
+/// 10.1.0.0/16.
+const PREFIX: &[u8] = &[16, 10, 1];
+
+fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0xff; 16];
+    bytes.extend((19 + body.len() as u16).to_be_bytes());
+    bytes.push(kind);
+    bytes.extend(body);
+    bytes
+}
+
+fn update_bytes(withdrawn: &[u8], attributes: &[u8], prefixes: &[u8]) -> Vec<u8> {
+    let mut body = (withdrawn.len() as u16).to_be_bytes().to_vec();
+    body.extend(withdrawn);
+    body.extend((attributes.len() as u16).to_be_bytes());
+    body.extend(attributes);
+    body.extend(prefixes);
+    framed(2, &body)
+}
+
+fn decode_update(bytes: &[u8], context: &Context) -> Result<(Update, Vec<Fault>), Notification> {
+    let decoded = decode(bytes, context)?.expect("complete");
+    assert_eq!(decoded.length, bytes.len());
+    match decoded.message {
+        Message::Update(update) => Ok((update, decoded.faults)),
+        other => panic!("not an UPDATE: {other:?}"),
+    }
+}
+
+fn prefixes(list: &[&str]) -> Vec<IpNet> {
+    let parse = |text: &&str| text.parse().expect("a prefix");
+    list.iter().map(parse).collect()
+}
+
+/// What is expected of an UPDATE that announces 10.1.0.0/16 and has one more attribute.
+#[derive(Clone, Copy)]
+enum Expected {
+    /// No error.
+    Good,
+    /// The routes stay.
+    Discarded,
+    /// The routes go.
+    Withdrawn,
+    /// The session goes: the subcode, and whether the attribute is told.
+    Reset(u8, bool),
+}
+use Expected::{Discarded, Good, Reset, Withdrawn};
+
+/// One attribute in an otherwise good UPDATE.
+type Case = (&'static str, Context, &'static [u8], Expected);
+
+/// RFC 7606 section 7 in its order, then the attributes defined elsewhere.
+#[rustfmt::skip]
+const ATTRIBUTES: &[Case] = &[
+    // 7.1 ORIGIN
+    ("ORIGIN of no length", INTERNAL, &[0x40, 1, 0], Withdrawn),
+    ("ORIGIN too long", INTERNAL, &[0x40, 1, 2, 0, 0], Withdrawn),
+    ("ORIGIN undefined", INTERNAL, &[0x40, 1, 1, 3], Withdrawn),
+    ("ORIGIN optional", INTERNAL, &[0xc0, 1, 1, 0], Withdrawn),
+    ("ORIGIN not transitive", INTERNAL, &[0, 1, 1, 0], Withdrawn),
+    ("ORIGIN with a length in two bytes", INTERNAL, &[0x50, 1, 0, 1, 0], Good),
+    ("ORIGIN with unused flags", INTERNAL, &[0x4f, 1, 1, 0], Good),
+    // 7.2 AS_PATH
+    ("AS_PATH empty", INTERNAL, &[0x40, 2, 0], Good),
+    ("AS_PATH of an unknown kind", INTERNAL, &[0x40, 2, 6, 5, 1, 0, 0, 0, 1], Withdrawn),
+    ("AS_PATH of a confederation", EXTERNAL, &[0x40, 2, 6, 3, 1, 0, 0, 0, 1], Withdrawn),
+    ("AS_PATH beyond its end", INTERNAL, &[0x40, 2, 6, 2, 2, 0, 0, 0, 1], Withdrawn),
+    ("AS_PATH with a byte left", INTERNAL, &[0x40, 2, 7, 2, 1, 0, 0, 0, 1, 2], Withdrawn),
+    ("AS_PATH with an empty segment", INTERNAL, &[0x40, 2, 2, 2, 0], Withdrawn),
+    ("AS_PATH of the other width", TWO_OCTETS, &[0x40, 2, 6, 2, 1, 0, 0, 0, 1], Withdrawn),
+    ("AS_PATH with AS 0", INTERNAL, &[0x40, 2, 6, 2, 1, 0, 0, 0, 0], Withdrawn),
+    // 7.3 NEXT_HOP
+    ("NEXT_HOP too short", INTERNAL, &[0x40, 3, 3, 10, 0, 0], Withdrawn),
+    ("NEXT_HOP too long", INTERNAL, &[0x40, 3, 5, 10, 0, 0, 1, 0], Withdrawn),
+    ("NEXT_HOP of no length", INTERNAL, &[0x40, 3, 0], Withdrawn),
+    ("NEXT_HOP unspecified", INTERNAL, &[0x40, 3, 4, 0, 0, 0, 0], Withdrawn),
+    ("NEXT_HOP multicast", INTERNAL, &[0x40, 3, 4, 224, 0, 0, 1], Withdrawn),
+    ("NEXT_HOP broadcast", INTERNAL, &[0x40, 3, 4, 255, 255, 255, 255], Withdrawn),
+    // 7.4 MULTI_EXIT_DISC
+    ("MED too short", INTERNAL, &[0x80, 4, 3, 0, 0, 0], Withdrawn),
+    ("MED too long", INTERNAL, &[0x80, 4, 5, 0, 0, 0, 0, 0], Withdrawn),
+    ("MED well-known", INTERNAL, &[0x40, 4, 4, 0, 0, 0, 0], Withdrawn),
+    // 7.5 LOCAL_PREF
+    ("LOCAL_PREF too short", INTERNAL, &[0x40, 5, 3, 0, 0, 0], Withdrawn),
+    ("LOCAL_PREF of no length", INTERNAL, &[0x40, 5, 0], Withdrawn),
+    ("LOCAL_PREF from outside", EXTERNAL, &[0x40, 5, 4, 0, 0, 0, 1], Discarded),
+    ("LOCAL_PREF from outside, malformed", EXTERNAL, &[0xc0, 5, 1, 0], Discarded),
+    // 7.6 ATOMIC_AGGREGATE
+    ("ATOMIC_AGGREGATE", INTERNAL, &[0x40, 6, 0], Good),
+    ("ATOMIC_AGGREGATE with a value", INTERNAL, &[0x40, 6, 1, 0], Discarded),
+    ("ATOMIC_AGGREGATE optional", INTERNAL, &[0xc0, 6, 0], Withdrawn),
+    // 7.7 AGGREGATOR
+    ("AGGREGATOR", INTERNAL, &[0xc0, 7, 8, 0, 0, 0, 1, 10, 0, 0, 1], Good),
+    ("AGGREGATOR of two octets", TWO_OCTETS, &[0xc0, 7, 6, 0, 1, 10, 0, 0, 1], Good),
+    ("AGGREGATOR of the other width", INTERNAL, &[0xc0, 7, 6, 0, 1, 10, 0, 0, 1], Discarded),
+    ("AGGREGATOR of the other width", TWO_OCTETS, &[0xc0, 7, 8, 0, 0, 0, 1, 10, 0, 0, 1], Discarded),
+    ("AGGREGATOR of AS 0", INTERNAL, &[0xc0, 7, 8, 0, 0, 0, 0, 10, 0, 0, 1], Discarded),
+    ("AGGREGATOR not transitive", INTERNAL, &[0x80, 7, 8, 0, 0, 0, 1, 10, 0, 0, 1], Withdrawn),
+    // 7.8 COMMUNITIES
+    ("COMMUNITIES of no length", INTERNAL, &[0xc0, 8, 0], Withdrawn),
+    ("COMMUNITIES not of four bytes", INTERNAL, &[0xc0, 8, 6, 0, 0, 0, 0, 0, 0], Withdrawn),
+    ("COMMUNITIES not transitive", INTERNAL, &[0x80, 8, 4, 0, 0, 0, 0], Withdrawn),
+    ("COMMUNITIES partial", INTERNAL, &[0xe0, 8, 4, 0, 0, 0, 0], Good),
+    // 7.9 ORIGINATOR_ID
+    ("ORIGINATOR_ID too short", INTERNAL, &[0x80, 9, 3, 10, 0, 0], Withdrawn),
+    ("ORIGINATOR_ID from outside", EXTERNAL, &[0x80, 9, 4, 10, 0, 0, 1], Discarded),
+    ("ORIGINATOR_ID from outside, malformed", EXTERNAL, &[0x80, 9, 0], Discarded),
+    // 7.10 CLUSTER_LIST
+    ("CLUSTER_LIST of no length", INTERNAL, &[0x80, 10, 0], Withdrawn),
+    ("CLUSTER_LIST not of four bytes", INTERNAL, &[0x80, 10, 5, 1, 2, 3, 4, 5], Withdrawn),
+    ("CLUSTER_LIST from outside", EXTERNAL, &[0x80, 10, 4, 1, 2, 3, 4], Discarded),
+    // 7.11 MP_REACH_NLRI
+    ("MP_REACH_NLRI too short", INTERNAL, &[0x80, 14, 4, 0, 2, 1, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI of no length", INTERNAL, &[0x80, 14, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI with a next hop beyond its end", INTERNAL, &[0x80, 14, 7, 0, 2, 1, 16, 0, 0, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI with a next hop of another family", INTERNAL, &[0x80, 14, 9, 0, 2, 1, 4, 10, 0, 0, 1, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI with an IPv6 next hop for IPv4", NO_EXTENDED_NEXT_HOP, &[0x80, 14, 21, 0, 1, 1, 16, 0x20, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI with a prefix too long for IPv4", INTERNAL, &[0x80, 14, 15, 0, 1, 1, 4, 10, 0, 0, 1, 0, 33, 1, 2, 3, 4, 5], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI with a prefix beyond its end", INTERNAL, &[0x80, 14, 11, 0, 1, 1, 4, 10, 0, 0, 1, 0, 16, 1], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI transitive", INTERNAL, &[0xc0, 14, 9, 0, 1, 1, 4, 10, 0, 0, 1, 0], Reset(update::ATTRIBUTE_FLAGS, true)),
+    ("MP_REACH_NLRI beyond the attributes", INTERNAL, &[0x80, 14, 200, 0, 1, 1, 4], Reset(update::MALFORMED_ATTRIBUTES, false)),
+    ("MP_REACH_NLRI of another family", INTERNAL, &[0x80, 14, 7, 0, 25, 65, 0, 0, 1, 2], Good),
+    ("MP_REACH_NLRI without prefixes", INTERNAL, &[0x80, 14, 9, 0, 1, 1, 4, 10, 0, 0, 1, 0], Good),
+    // 7.12 MP_UNREACH_NLRI
+    ("MP_UNREACH_NLRI too short", INTERNAL, &[0x80, 15, 2, 0, 2], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_UNREACH_NLRI with a prefix too long for IPv6", INTERNAL, &[0x80, 15, 21, 0, 2, 1, 129, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_UNREACH_NLRI well-known", INTERNAL, &[0x40, 15, 3, 0, 2, 1], Reset(update::ATTRIBUTE_FLAGS, true)),
+    ("MP_UNREACH_NLRI beyond the attributes", INTERNAL, &[0x80, 15, 4, 0, 2, 1], Reset(update::MALFORMED_ATTRIBUTES, false)),
+    ("MP_UNREACH_NLRI of another family", INTERNAL, &[0x80, 15, 4, 0, 25, 65, 9], Good),
+    // 7.14 EXTENDED_COMMUNITIES
+    ("EXTENDED_COMMUNITIES of no length", INTERNAL, &[0xc0, 16, 0], Withdrawn),
+    ("EXTENDED_COMMUNITIES not of eight bytes", INTERNAL, &[0xc0, 16, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0], Withdrawn),
+    ("EXTENDED_COMMUNITIES of unknown type", INTERNAL, &[0xc0, 16, 8, 0xee, 0xee, 0, 0, 0, 0, 0, 0], Good),
+    // RFC 6793 section 6: AS4_PATH and AS4_AGGREGATOR
+    ("AS4_PATH among four octets", INTERNAL, &[0xc0, 17, 6, 2, 1, 0, 1, 0, 0], Discarded),
+    ("AS4_PATH of no length", TWO_OCTETS, &[0xc0, 17, 0], Discarded),
+    ("AS4_PATH beyond its end", TWO_OCTETS, &[0xc0, 17, 6, 2, 2, 0, 1, 0, 0], Discarded),
+    ("AS4_PATH with AS 0", TWO_OCTETS, &[0xc0, 17, 6, 2, 1, 0, 0, 0, 0], Discarded),
+    ("AS4_AGGREGATOR among four octets", INTERNAL, &[0xc0, 18, 8, 0, 1, 0, 0, 10, 0, 0, 1], Discarded),
+    ("AS4_AGGREGATOR too short", TWO_OCTETS, &[0xc0, 18, 7, 0, 1, 0, 0, 10, 0, 0], Discarded),
+    ("AS4_AGGREGATOR of AS 0", TWO_OCTETS, &[0xc0, 18, 8, 0, 0, 0, 0, 10, 0, 0, 1], Discarded),
+    // RFC 8092 section 6
+    ("LARGE_COMMUNITIES of no length", INTERNAL, &[0xc0, 32, 0], Withdrawn),
+    ("LARGE_COMMUNITIES not of twelve bytes", INTERNAL, &[0xc0, 32, 8, 0, 0, 0, 0, 0, 0, 0, 0], Withdrawn),
+    // RFC 4271 sections 5 and 6.3: unknown attributes
+    ("unknown and transitive", INTERNAL, &[0xc0, 99, 2, 1, 2], Good),
+    ("unknown and not transitive", INTERNAL, &[0x80, 99, 2, 1, 2], Good),
+    ("unknown and well-known", INTERNAL, &[0x40, 99, 2, 1, 2], Reset(update::UNRECOGNIZED_WELL_KNOWN, true)),
+    // RFC 7606 section 4
+    ("longer than the attributes", INTERNAL, &[0xc0, 99, 3, 1, 2], Withdrawn),
+    ("longer than the message", INTERNAL, &[0xd0, 8, 0xff, 0xff, 1, 2], Withdrawn),
+    ("too short for a length", INTERNAL, &[0xc0, 8], Withdrawn),
+    ("too short for a long length", INTERNAL, &[0xd0, 8, 1], Withdrawn),
+    ("too short for a code", INTERNAL, &[0xc0], Withdrawn),
+];
+
+/// The good attributes that a plain announcement needs, but not `without`.
+fn good_attributes(context: &Context, without: u8) -> Vec<u8> {
+    let path = match context.four_octet_as {
+        true => AS_PATH,
+        false => AS_PATH_TWO_OCTETS,
+    };
+    let all = [ORIGIN, path, NEXT_HOP].into_iter();
+    all.filter(|attribute| attribute[1] != without)
+        .flatten()
+        .copied()
+        .collect()
+}
+
+#[test]
+fn each_malformed_attribute_has_its_action() {
+    for (name, context, attribute, expected) in ATTRIBUTES {
+        let code = attribute.get(1).copied().unwrap_or(0);
+        let mut attributes = good_attributes(context, code);
+        attributes.extend(*attribute);
+        let result = decode_update(&update_bytes(&[], &attributes, PREFIX), context);
+        let action = |action| Ok(vec![(code, action)]);
+        let faults = match expected {
+            Good => Ok(vec![]),
+            Discarded => action(Discard),
+            Withdrawn => action(TreatAsWithdraw),
+            Reset(subcode, told) => {
+                let data: &[u8] = if *told { attribute } else { &[] };
+                Err(Notification::new(code::UPDATE, *subcode, data))
+            }
+        };
+        let found = result.clone().map(|(_, faults)| {
+            let faults = faults.iter();
+            faults
+                .map(|fault| (fault.attribute, fault.action))
+                .collect()
+        });
+        assert_eq!(found, faults, "{name}");
+        if let Ok((update, _)) = result {
+            let withdrawn = matches!(expected, Withdrawn);
+            check_prefix(name, &update, withdrawn);
+        }
+    }
+}
+
+/// Wherever the attributes are wrong, the prefix after them is found.
+fn check_prefix(name: &str, update: &Update, withdrawn: bool) {
+    let prefix = prefixes(&["10.1.0.0/16"]);
+    if withdrawn {
+        assert_eq!(update.withdrawn, prefix, "{name}");
+        assert_eq!(update.reach, [], "{name}");
+        assert_eq!(update.attributes, Attributes::default(), "{name}");
+    } else {
+        assert_eq!(update.withdrawn, [], "{name}");
+        assert_eq!(update.reach.len(), 1, "{name}");
+        assert_eq!(update.reach[0].prefixes, prefix, "{name}");
+    }
+}
+
+/// RFC 7606 section 5.2: without prefixes to withdraw, an error may have hidden them.
+#[test]
+fn without_prefixes_a_malformed_attribute_ends_the_session() {
+    for (name, context, attribute, expected) in ATTRIBUTES {
+        let mut attributes = MP_UNREACH.to_vec();
+        // One MP_UNREACH_NLRI only, and next hops that no prefix uses do not matter.
+        if attribute.get(1) == Some(&15) || name.starts_with("NEXT_HOP") {
+            continue;
+        }
+        attributes.extend(*attribute);
+        let result = decode_update(&update_bytes(&[], &attributes, &[]), context);
+        match expected {
+            Withdrawn | Reset(..) => assert!(result.is_err(), "{name}"),
+            Good | Discarded => {
+                let (update, _) = result.expect(name);
+                assert_eq!(update.withdrawn, prefixes(&["2001:db8::/32"]), "{name}");
+            }
+        }
+    }
+}
+
+#[test]
+fn mandatory_attributes_are_needed_by_announcements_only() {
+    for (missing, with_mp) in [(1, false), (2, false), (3, false), (1, true), (2, true)] {
+        let mut attributes = good_attributes(&INTERNAL, missing);
+        let mut lost = prefixes(&["10.1.0.0/16"]);
+        let mut plain = PREFIX;
+        if with_mp {
+            attributes.extend(MP_REACH);
+            lost = prefixes(&["2001:db8::/32"]);
+            plain = &[];
+        }
+        let bytes = update_bytes(&[], &attributes, plain);
+        let (update, faults) = decode_update(&bytes, &INTERNAL).expect("no reset");
+        assert_eq!(update.withdrawn, lost);
+        assert_eq!(update.reach, []);
+        assert_eq!(faults.len(), 1);
+        assert_eq!(
+            (faults[0].attribute, faults[0].action),
+            (missing, TreatAsWithdraw)
+        );
+    }
+    let (update, faults) = decode_update(&update_bytes(PREFIX, &[], &[]), &INTERNAL).expect("good");
+    assert_eq!(update.withdrawn, prefixes(&["10.1.0.0/16"]));
+    assert_eq!(faults, []);
+}
+
+/// RFC 4760 section 3.
+#[test]
+fn next_hop_is_ignored_where_only_mp_reach_announces() {
+    let attributes = [MP_REACH, ORIGIN, AS_PATH, &[0x40, 3, 4, 0, 0, 0, 0]].concat();
+    let (update, faults) =
+        decode_update(&update_bytes(&[], &attributes, &[]), &INTERNAL).expect("good");
+    assert_eq!(faults, []);
+    assert_eq!(update.reach[0].prefixes, prefixes(&["2001:db8::/32"]));
+}
+
+#[test]
+fn a_next_hop_of_no_host_costs_the_routes_of_the_message() {
+    let mut mp_reach = MP_REACH.to_vec();
+    mp_reach[7..23].fill(0);
+    let attributes = [ORIGIN, AS_PATH, NEXT_HOP, &mp_reach].concat();
+    let bytes = update_bytes(&[8, 11], &attributes, PREFIX);
+    let (update, faults) = decode_update(&bytes, &INTERNAL).expect("no reset");
+    let all = ["11.0.0.0/8", "10.1.0.0/16", "2001:db8::/32"];
+    assert_eq!(update.withdrawn, prefixes(&all));
+    assert_eq!(update.reach, []);
+    assert_eq!(
+        (faults[0].attribute, faults[0].action),
+        (14, TreatAsWithdraw)
+    );
+}
+
+/// RFC 7606 section 3 (g).
+#[test]
+fn of_repeated_attributes_the_first_counts() {
+    let twice = [ORIGIN, &[0x40, 1, 1, 2], AS_PATH, NEXT_HOP].concat();
+    let (update, faults) =
+        decode_update(&update_bytes(&[], &twice, PREFIX), &INTERNAL).expect("no reset");
+    assert_eq!(update.attributes.origin, Origin::Igp);
+    assert_eq!(update.reach.len(), 1);
+    assert_eq!((faults[0].attribute, faults[0].action), (1, Discard));
+
+    // Whether known or not.
+    let unknown: &[u8] = &[0xc0, 99, 1, 7, 0xc0, 99, 1, 8];
+    let twice = [ORIGIN, AS_PATH, NEXT_HOP, unknown].concat();
+    let (update, faults) =
+        decode_update(&update_bytes(&[], &twice, PREFIX), &INTERNAL).expect("no reset");
+    let first = UnknownAttribute {
+        code: 99,
+        value: vec![7],
+    };
+    assert_eq!(update.attributes.unknown, [first]);
+    assert_eq!((faults[0].attribute, faults[0].action), (99, Discard));
+
+    for multiprotocol in [MP_REACH, MP_UNREACH] {
+        let twice = [multiprotocol, multiprotocol, ORIGIN, AS_PATH].concat();
+        let result = decode_update(&update_bytes(&[], &twice, &[]), &INTERNAL);
+        let expected = Notification::new(code::UPDATE, update::MALFORMED_ATTRIBUTES, []);
+        assert_eq!(result, Err(expected));
+    }
+}
+
+/// RFC 7606 section 3 (h).
+#[test]
+fn the_strongest_action_wins() {
+    // Discard, then withdraw, then discard.
+    let bad: &[u8] = &[0x40, 6, 1, 0, 0x80, 4, 1, 0, 0xc0, 7, 1, 0];
+    let attributes = [ORIGIN, AS_PATH, NEXT_HOP, bad].concat();
+    let (update, faults) =
+        decode_update(&update_bytes(&[], &attributes, PREFIX), &INTERNAL).expect("no reset");
+    check_prefix("discard and withdraw", &update, true);
+    let actions: Vec<Action> = faults.iter().map(|fault| fault.action).collect();
+    assert_eq!(actions, [Discard, TreatAsWithdraw, Discard]);
+    // A reset after both.
+    let worse = [&attributes, &[0, 200, 0][..]].concat();
+    assert!(decode_update(&update_bytes(&[], &worse, PREFIX), &INTERNAL).is_err());
+}
+
+#[test]
+fn prefixes_that_cannot_be_read_end_the_session() {
+    let good = good_attributes(&INTERNAL, 0);
+    let invalid = Err(Notification::new(code::UPDATE, update::INVALID_NETWORK, []));
+    for field in [&[33, 1, 2, 3, 4, 5][..], &[24, 1, 2], &[8, 10, 255]] {
+        let bytes = update_bytes(&[], &good, field);
+        assert_eq!(decode_update(&bytes, &INTERNAL), invalid, "{field:?}");
+        let bytes = update_bytes(field, &[], &[]);
+        assert_eq!(decode_update(&bytes, &INTERNAL), invalid, "{field:?}");
+    }
+}
+
+/// RFC 7606 section 3 (b).
+#[test]
+fn fields_longer_than_the_message_end_the_session() {
+    let malformed = Err(Notification::new(
+        code::UPDATE,
+        update::MALFORMED_ATTRIBUTES,
+        [],
+    ));
+    let bodies: [&[u8]; 5] = [
+        &[0, 1, 0, 0],
+        &[0, 0, 0, 1],
+        &[0xff, 0xff, 0, 0],
+        &[0, 0, 0xff, 0xff, 0x40, 1, 1, 0],
+        &[0, 3, 8, 10, 0, 0],
+    ];
+    for body in bodies {
+        let result = decode_update(&framed(2, body), &INTERNAL);
+        assert_eq!(result, malformed, "{body:?}");
+    }
+}
+
+/// RFC 4724 section 2: only what carries nothing else is a marker.
+#[test]
+fn end_of_rib_is_not_seen_where_there_is_none() {
+    let empty_unreach: &[u8] = &[0x80, 15, 3, 0, 2, 1];
+    let ends = |withdrawn: &[u8], attributes: &[&[u8]], prefixes: &[u8]| {
+        let bytes = update_bytes(withdrawn, &attributes.concat(), prefixes);
+        let (update, _) = decode_update(&bytes, &INTERNAL).expect("good");
+        update.end_of_rib
+    };
+    assert_eq!(ends(&[], &[], &[]), Some(Family::Ipv4));
+    assert_eq!(ends(&[], &[empty_unreach], &[]), Some(Family::Ipv6));
+    assert_eq!(
+        ends(&[], &[&[0x80, 15, 3, 0, 1, 1]], &[]),
+        Some(Family::Ipv4)
+    );
+    assert_eq!(ends(&[], &[&[0x80, 15, 3, 0, 1, 2]], &[]), None);
+    assert_eq!(ends(PREFIX, &[empty_unreach], &[]), None);
+    assert_eq!(ends(PREFIX, &[], &[]), None);
+    assert_eq!(ends(&[], &[empty_unreach, ORIGIN], &[]), None);
+    assert_eq!(ends(&[], &[MP_UNREACH], &[]), None);
+    let announcement = [empty_unreach, ORIGIN, AS_PATH, NEXT_HOP];
+    assert_eq!(ends(&[], &announcement, PREFIX), None);
+}
+
+/// RFC 6793 section 4.2.3: AS4_PATH counts only where AGGREGATOR, too, hides its AS.
+#[test]
+fn as4_attributes_are_ignored_where_aggregator_tells_its_as() {
+    let as4: &[u8] = &[
+        0xc0, 17, 6, 2, 1, 0, 1, 0, 0, 0xc0, 18, 8, 0, 1, 0, 0, 9, 9, 9, 9,
+    ];
+    let paths = |aggregator: &[u8]| {
+        let attributes = [ORIGIN, AS_PATH_TWO_OCTETS, NEXT_HOP, aggregator, as4].concat();
+        let bytes = update_bytes(&[], &attributes, PREFIX);
+        let (update, faults) = decode_update(&bytes, &TWO_OCTETS).expect("good");
+        assert_eq!(faults, []);
+        (
+            update.attributes.as_path.first(),
+            update.attributes.aggregator,
+        )
+    };
+    let hidden = [0xc0, 7, 6, 0x5b, 0xa0, 8, 8, 8, 8];
+    let told = [0xc0, 7, 6, 0, 5, 8, 8, 8, 8];
+    assert_eq!(paths(&hidden), (Some(65536), Some((65536, [9; 4].into()))));
+    assert_eq!(paths(&told), (Some(23456), Some((5, [8; 4].into()))));
+    assert_eq!(paths(&[]), (Some(65536), None));
+}
+
+#[test]
+fn large_communities_come_once() {
+    let (one, two) = ([1; 12], [2; 12]);
+    let list = [&[0xc0, 32, 36][..], &two, &one, &two].concat();
+    let attributes = [ORIGIN, AS_PATH, NEXT_HOP, &list].concat();
+    let (update, _) =
+        decode_update(&update_bytes(&[], &attributes, PREFIX), &INTERNAL).expect("good");
+    assert_eq!(
+        update.attributes.large_communities,
+        [[0x0202_0202; 3], [0x0101_0101; 3]]
+    );
+}
+
+#[test]
+fn unknown_transitive_attributes_are_kept_in_order_of_code() {
+    let unknown: &[u8] = &[0xc0, 99, 1, 9, 0x80, 98, 0, 0xe0, 97, 1, 7];
+    let attributes = [unknown, ORIGIN, AS_PATH, NEXT_HOP].concat();
+    let (update, _) =
+        decode_update(&update_bytes(&[], &attributes, PREFIX), &INTERNAL).expect("good");
+    let kept = [(97, 7), (99, 9)].map(|(code, byte)| UnknownAttribute {
+        code,
+        value: vec![byte],
+    });
+    assert_eq!(update.attributes.unknown, kept);
+}
+
+/// RFC 4271 section 6.1: each error with its data, from the header alone where that will do.
+#[test]
+fn wrong_headers() {
+    let header_of = |length: u16, kind: u8| {
+        let mut bytes = vec![0xff; 16];
+        bytes.extend(length.to_be_bytes());
+        bytes.push(kind);
+        bytes
+    };
+    let lengths = [
+        (0, 4),
+        (18, 4),
+        (20, 4),
+        (4097, 2),
+        (65535, 2),
+        (28, 1),
+        (22, 2),
+        (20, 3),
+        (22, 5),
+        (24, 5),
+        (18, 77),
+        (4097, 77),
+    ];
+    for (length, kind) in lengths {
+        let data = u16::to_be_bytes(length);
+        let expected = Notification::new(code::HEADER, header::BAD_LENGTH, data);
+        let result = decode(&header_of(length, kind), &INTERNAL);
+        assert_eq!(result, Err(expected), "{length} {kind}");
+    }
+    for kind in [0, 6, 255] {
+        let expected = Notification::new(code::HEADER, header::BAD_TYPE, [kind]);
+        assert_eq!(decode(&header_of(19, kind), &INTERNAL), Err(expected));
+    }
+    for byte in 0..16 {
+        let mut bytes = header_of(19, 4);
+        bytes[byte] = 0xfe;
+        let expected = Notification::new(code::HEADER, header::NOT_SYNCHRONIZED, []);
+        assert_eq!(decode(&bytes, &INTERNAL), Err(expected));
+    }
+    // The shortest and the longest that are good.
+    for (length, kind) in [
+        (29, 1),
+        (4096, 1),
+        (23, 2),
+        (4096, 2),
+        (21, 3),
+        (4096, 3),
+        (23, 5),
+    ] {
+        assert_eq!(decode(&header_of(length, kind), &INTERNAL), Ok(None));
+    }
+}
+
+/// An OPEN of AS 65001, hold time 90, router id 10.0.0.1.
+fn open_bytes(parameters: &[u8]) -> Vec<u8> {
+    let mut body = vec![4, 0xfd, 0xe9, 0, 90, 10, 0, 0, 1, parameters.len() as u8];
+    body.extend(parameters);
+    framed(1, &body)
+}
+
+fn decode_open(bytes: &[u8]) -> Result<Open, Notification> {
+    match decode(bytes, &Context::default())?
+        .expect("complete")
+        .message
+    {
+        Message::Open(open) => Ok(open),
+        other => panic!("not an OPEN: {other:?}"),
+    }
+}
+
+/// RFC 4271 section 6.2, RFC 6286, RFC 7607.
+#[test]
+fn wrong_opens() {
+    let cases: [(usize, &[u8], u8, &[u8]); 7] = [
+        (19, &[3], open::UNSUPPORTED_VERSION, &[0, 4]),
+        (19, &[5], open::UNSUPPORTED_VERSION, &[0, 4]),
+        (20, &[0, 0], open::BAD_PEER_AS, &[0, 0]),
+        (22, &[0, 1], open::UNACCEPTABLE_HOLD_TIME, &[0, 1]),
+        (22, &[0, 2], open::UNACCEPTABLE_HOLD_TIME, &[0, 2]),
+        (24, &[0, 0, 0, 0], open::BAD_IDENTIFIER, &[0; 4]),
+        // More parameters than there are.
+        (28, &[1], open::UNSPECIFIC, &[]),
+    ];
+    for (at, wrong, subcode, data) in cases {
+        let mut bytes = open_bytes(&[]);
+        bytes[at..at + wrong.len()].copy_from_slice(wrong);
+        let expected = Notification::new(code::OPEN, subcode, data);
+        assert_eq!(decode_open(&bytes), Err(expected), "{at} {wrong:?}");
+    }
+    for hold_time in [0, 3] {
+        let mut bytes = open_bytes(&[]);
+        bytes[23] = hold_time;
+        let open = decode_open(&bytes).expect("good");
+        assert_eq!(open.hold_time, u16::from(hold_time));
+    }
+}
+
+#[test]
+fn wrong_parameters() {
+    let families = [1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1];
+    let cases: &[(&[u8], u8, &[u8])] = &[
+        (&[2, 6, 1, 4, 0, 1, 0], open::UNSPECIFIC, &[]),
+        (&[2], open::UNSPECIFIC, &[]),
+        (&[1, 1, 0], open::UNSUPPORTED_PARAMETER, &[]),
+        (&[7, 0], open::UNSUPPORTED_PARAMETER, &[]),
+        // Capabilities: too long for the parameter, or of a wrong length.
+        (&[2, 3, 1, 4, 0], open::UNSPECIFIC, &[]),
+        (&[2, 1, 2], open::UNSPECIFIC, &[]),
+        (&[2, 5, 1, 3, 0, 1, 0], open::UNSPECIFIC, &[]),
+        (&[2, 7, 1, 5, 0, 1, 0, 1, 0], open::UNSPECIFIC, &[]),
+        (&[2, 3, 2, 1, 0], open::UNSPECIFIC, &[]),
+        (&[2, 5, 65, 3, 0, 0, 1], open::UNSPECIFIC, &[]),
+        (&[2, 7, 5, 5, 0, 1, 0, 1, 0], open::UNSPECIFIC, &[]),
+        (&[2, 3, 64, 1, 0], open::UNSPECIFIC, &[]),
+        (&[2, 7, 64, 5, 0, 120, 0, 1, 1], open::UNSPECIFIC, &[]),
+        // AS 0, and no family in common.
+        (&[2, 6, 65, 4, 0, 0, 0, 0], open::BAD_PEER_AS, &[0; 4]),
+        (
+            &[2, 6, 1, 4, 0, 25, 0, 65],
+            open::UNSUPPORTED_CAPABILITY,
+            &families,
+        ),
+        // Extended lengths: too long, too short.
+        (&[255, 0, 4, 2, 0, 2, 2], open::UNSPECIFIC, &[]),
+        (&[255, 0], open::UNSPECIFIC, &[]),
+    ];
+    for (parameters, subcode, data) in cases {
+        let expected = Notification::new(code::OPEN, *subcode, *data);
+        let result = decode_open(&open_bytes(parameters));
+        assert_eq!(result, Err(expected), "{parameters:?}");
+    }
+}
+
+#[test]
+fn capabilities_of_all_kinds() {
+    let none = decode_open(&open_bytes(&[])).expect("good");
+    assert_eq!(none.capabilities, Capabilities::default());
+
+    // Unknown ones, unknown families beside known ones, several parameters, each thing twice.
+    let parameters = [
+        &[2, 4, 70, 0, 199, 0][..],
+        &[2, 12, 1, 4, 0, 25, 0, 65, 1, 4, 0, 2, 0xff, 1],
+        &[2, 8, 1, 4, 0, 2, 0, 1, 2, 0],
+        &[
+            2, 20, 5, 18, 0, 1, 0, 1, 0, 2, 0, 2, 0, 1, 0, 1, 0, 1, 0, 2, 0, 2,
+        ],
+        &[2, 4, 64, 2, 0x80, 1],
+        &[
+            2, 16, 64, 14, 0, 120, 0, 1, 1, 0x80, 0, 1, 1, 0, 0, 99, 1, 0x80,
+        ],
+        &[2, 6, 65, 4, 0, 1, 0, 0],
+    ]
+    .concat();
+    let all = decode_open(&open_bytes(&parameters)).expect("good");
+    assert_eq!(all.asn, 65536);
+    let expected = Capabilities {
+        families: [Family::Ipv6].into(),
+        extended_next_hop: true,
+        route_refresh: true,
+        four_octet_as: true,
+        graceful_restart: Some(GracefulRestart {
+            restarting: false,
+            restart_time: 120,
+            families: vec![(Family::Ipv4, false)],
+        }),
+    };
+    assert_eq!(all.capabilities, expected);
+
+    // RFC 9072, where a parameter's length has two bytes.
+    let extended = [255, 0, 5, 2, 0, 2, 2, 0];
+    let extended = decode_open(&open_bytes(&extended)).expect("good");
+    assert!(extended.capabilities.route_refresh);
+}
+
+/// RFC 2918 section 4: a family that we do not have is no error.
+#[test]
+fn a_refresh_for_another_family_asks_for_nothing() {
+    let decoded = decode(&framed(5, &[0, 25, 0, 65]), &INTERNAL).expect("good");
+    let message = decoded.expect("complete").message;
+    assert_eq!(message, Message::Update(Update::default()));
+    let mut bytes = Vec::new();
+    encode(&message, &INTERNAL, &mut bytes);
+    assert_eq!(bytes, [], "an empty UPDATE would be End-of-RIB");
+}

@@ -224,9 +224,14 @@ impl Pass<'_> {
                 .insert(wanted.connection.clone(), attempts);
         }
         if !making.is_empty() {
-            // What is stuck is closed now and replaced by a later pass: initiating at the same
+            // What is stuck is closed now and replaced by the next pass: initiating at the same
             // time, charon could give the new child to the IKE_SA that it is about to close.
-            return self.stuck(making);
+            // That pass need not wait: spacing is for attempts that are refused, and a peer that
+            // was cut off should be met as soon as it is back.
+            if self.stuck(making) {
+                self.heal.history.attempts.remove(&wanted.connection);
+            }
+            return;
         }
         if !wanted.initiate && !self.due(since + RESPONDER_WAITS) {
             return;
@@ -248,8 +253,9 @@ impl Pass<'_> {
         self.due(self.now + backoff(count));
     }
 
-    /// Closes what has been in the making for too long.
-    fn stuck(&mut self, making: &[&IkeSa]) {
+    /// Closes what has been in the making for too long; whether there was any.
+    fn stuck(&mut self, making: &[&IkeSa]) -> bool {
+        let mut any = false;
         for ike in making {
             let since = *self
                 .heal
@@ -264,8 +270,10 @@ impl Pass<'_> {
             // An IKE_SA with a child in use has charon's own retransmission to end it.
             if !works && self.due(since + STUCK) {
                 self.close(ike);
+                any = true;
             }
         }
+        any
     }
 
     /// Closes an IKE_SA that belongs to no connection, be it by name or by interface.

@@ -300,6 +300,34 @@ fn something_stuck_is_closed_and_then_made_again() {
 }
 
 #[test]
+fn a_peer_that_is_away_for_long_is_called_all_the_time() {
+    let start = Instant::now();
+    let (mut history, mut sas, mut initiated) = (History::default(), vec![], vec![]);
+    for second in 0..300 {
+        let heal = wanted(
+            &[initiator()],
+            &sas,
+            &history,
+            start + Duration::from_secs(second),
+        );
+        for action in heal.actions {
+            match action {
+                Action::Initiate { .. } => {
+                    initiated.push(second);
+                    sas = vec![connecting(second as u32)];
+                }
+                _ => sas.clear(),
+            }
+        }
+        history = heal.history;
+    }
+    assert!(
+        initiated.windows(2).all(|pair| pair[1] - pair[0] <= 12),
+        "{initiated:?}"
+    );
+}
+
+#[test]
 fn spacing_ends_only_once_an_sa_has_lived_for_a_while() {
     let start = Instant::now();
     let mut history = History::default();

@@ -13,44 +13,50 @@ const CHARON: &str = "/usr/lib/ipsec/charon";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running charon; killed when dropped.
-struct Charon {
+pub struct Charon {
     dir: TempDir,
+    /// A named network namespace, or nothing for a fresh one.
+    netns: Option<String>,
     child: Option<Child>,
 }
 
 impl Charon {
     /// Starts one, or says why that is impossible here.
-    async fn start() -> Option<Charon> {
+    pub async fn start(netns: Option<String>) -> Option<Charon> {
         if !Path::new(CHARON).exists() || !nix::unistd::Uid::effective().is_root() {
             eprintln!("skipped: needs root and {CHARON}");
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let mut charon = Charon { dir, child: None };
+        let mut charon = Charon {
+            dir,
+            netns,
+            child: None,
+        };
         charon.run().await;
         Some(charon)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.dir.path().join("charon.vici")
     }
 
     /// Runs the daemon and waits until it takes connections.
-    async fn run(&mut self) {
+    pub async fn run(&mut self) {
         let dir = self.dir.path();
         let log = dir.join("log");
         let conf = dir.join("strongswan.conf");
         fs::write(&conf, configuration(&self.socket(), &log)).unwrap();
         let _ = fs::remove_file(self.socket());
-        // The shell becomes charon, so its process id is the one to kill.
-        let child = Command::new("unshare")
-            .args([
-                "--mount",
-                "--net",
-                "sh",
-                "-c",
-                "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$0\"",
-            ])
+        // Each program becomes the next, so the process id to kill is charon's.
+        let namespaces = match &self.netns {
+            Some(name) => format!("ip netns exec {name} unshare --mount"),
+            None => "unshare --mount --net".to_owned(),
+        };
+        let script = "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$0\"";
+        let mut words = namespaces.split(' ').chain(["sh", "-c", script]);
+        let child = Command::new(words.next().unwrap())
+            .args(words)
             .arg(CHARON)
             .env("STRONGSWAN_CONF", conf)
             .stdout(Stdio::null())
@@ -74,7 +80,7 @@ impl Charon {
     }
 
     /// Kills it without a word.
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -88,15 +94,13 @@ impl Drop for Charon {
     }
 }
 
+/// What our package brings, and what a test needs besides.
 fn configuration(socket: &Path, log: &Path) -> String {
     format!(
-        "charon {{
+        "include {package}
+        charon {{
             load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey kdf kernel-netlink socket-default vici updown
             threads = 8
-            install_routes = no
-            retransmit_timeout = 0.5
-            retransmit_base = 1
-            retransmit_tries = 2
             filelog {{
                 a {{
                     path = {log}
@@ -109,69 +113,93 @@ fn configuration(socket: &Path, log: &Path) -> String {
                 }}
             }}
         }}",
+        package = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/strongswan.d/routemesh.conf"),
         log = log.display(),
         socket = socket.display()
     )
 }
 
-/// A CA, and a gateway's key and certificate: made here, so that no private key is ever kept.
-struct Certificates {
-    ca: String,
-    certificate: String,
-    key: Secret,
+/// A CA whose key, like all others, is made for a test and gone with it.
+pub struct Authority {
+    dir: TempDir,
+    /// Its certificate.
+    pub pem: String,
 }
 
-fn certificates(dir: &Path, name: &str) -> Certificates {
-    let openssl = |arguments: &str| {
+/// The options for a new key and a certificate of it.
+const NEW_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -days 2";
+
+impl Authority {
+    pub fn new() -> Authority {
+        let mut ca = Authority {
+            dir: tempfile::tempdir().unwrap(),
+            pem: String::new(),
+        };
+        ca.openssl(&format!(
+            "req -x509 {NEW_KEY} -keyout ca.key -out ca.pem -subj /CN=mesh"
+        ));
+        ca.pem = ca.read("ca.pem");
+        ca
+    }
+
+    /// A certificate for that name, and its key.
+    pub fn issue(&self, name: &str) -> (String, Secret) {
+        self.openssl(&format!(
+            "req -x509 {NEW_KEY} -CA ca.pem -CAkey ca.key -keyout {name}.key -out {name}.pem \
+             -subj /CN={name} -addext subjectAltName=DNS:{name}"
+        ));
+        (
+            self.read(&format!("{name}.pem")),
+            Secret::new(self.read(&format!("{name}.key"))),
+        )
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let arguments = arguments.split_whitespace();
         let output = Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(dir)
-            .output()
-            .unwrap();
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .output();
+        let output = output.unwrap();
         assert!(
             output.status.success(),
-            "openssl {arguments}: {}",
+            "openssl: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-    };
-    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes -days 2";
-    openssl(&format!(
-        "req -x509 {new_key} -keyout ca.key -out ca.pem -subj /CN=mesh"
-    ));
-    openssl(&format!(
-        "req -x509 {new_key} -CA ca.pem -CAkey ca.key -keyout {name}.key -out {name}.pem -subj /CN={name} -addext subjectAltName=DNS:{name}"
-    ));
-    let read = |file: &str| fs::read_to_string(dir.join(file)).unwrap();
-    Certificates {
-        ca: read("ca.pem"),
-        certificate: read(&format!("{name}.pem")),
-        key: Secret::new(read(&format!("{name}.key"))),
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.dir.path().join(file)).unwrap()
     }
 }
 
-fn definition(certificates: &Certificates, bind: Bind) -> Definition {
-    Definition {
+/// v1's side of a tunnel to a v2 that is not there, and v1's key.
+fn definition(bind: Bind) -> (Definition, Secret) {
+    let ca = Authority::new();
+    let (certificate_pem, key) = ca.issue("v1");
+    let definition = Definition {
         local_addrs: vec!["127.0.0.1".into()],
         remote_addrs: vec!["127.0.0.2".into()],
         local_id: "v1".into(),
         remote_id: "v2".into(),
-        certificate_pem: certificates.certificate.clone(),
-        ca_pem: certificates.ca.clone(),
+        certificate_pem,
+        ca_pem: ca.pem.clone(),
         ike_proposals: vec!["aes256gcm16-prfsha384-ecp384".into()],
         esp_proposals: vec!["aes256gcm16-ecp384".into()],
         bind,
         initiate: true,
         dpd_delay: Duration::from_secs(5),
-    }
+    };
+    (definition, key)
 }
 
 #[tokio::test]
 async fn charon_takes_every_command() {
-    let Some(charon) = Charon::start().await else {
+    let Some(charon) = Charon::start(None).await else {
         return;
     };
     let vici = Vici::new(charon.socket());
-    let certificates = certificates(charon.dir.path(), "v1");
+    let (xfrm, key) = definition(Bind::IfId(0x5200_0001));
 
     let version = vici.version().await.unwrap();
     assert_eq!(version.daemon, "charon");
@@ -181,8 +209,8 @@ async fn charon_takes_every_command() {
     );
 
     // Keys: loading twice is one key, forgetting twice is fine.
-    let id = vici.load_key(&certificates.key).await.unwrap();
-    assert_eq!(vici.load_key(&certificates.key).await.unwrap(), id);
+    let id = vici.load_key(&key).await.unwrap();
+    assert_eq!(vici.load_key(&key).await.unwrap(), id);
     assert_eq!(
         vici.keys().await.unwrap().into_iter().collect::<Vec<_>>(),
         [id.clone()]
@@ -198,8 +226,10 @@ async fn charon_takes_every_command() {
     assert!(!format!("{refused} {refused:?}").contains("no key at all"));
 
     // Connections of both kinds, and another content under the same name.
-    let xfrm = definition(&certificates, Bind::IfId(0x5200_0001));
-    let vti = definition(&certificates, Bind::Mark(0x5200_0002));
+    let vti = Definition {
+        bind: Bind::Mark(0x5200_0002),
+        ..xfrm.clone()
+    };
     vici.load("rm1-v2", &xfrm).await.unwrap();
     vici.load("rm2-v2", &vti).await.unwrap();
     let loaded = vici.connections().await.unwrap();
@@ -250,13 +280,12 @@ async fn charon_takes_every_command() {
 #[tokio::test]
 async fn charon_initiates_and_gives_up_without_holding_anything_up() {
     use routemesh_agent::vici::IkeState;
-    let Some(charon) = Charon::start().await else {
+    let Some(charon) = Charon::start(None).await else {
         return;
     };
     let vici = Vici::new(charon.socket());
-    let certificates = certificates(charon.dir.path(), "v1");
-    vici.load_key(&certificates.key).await.unwrap();
-    let definition = definition(&certificates, Bind::IfId(0x5200_0001));
+    let (definition, key) = definition(Bind::IfId(0x5200_0001));
+    vici.load_key(&key).await.unwrap();
     vici.load("rm1-v2", &definition).await.unwrap();
 
     let started = Instant::now();
@@ -307,12 +336,11 @@ async fn charon_initiates_and_gives_up_without_holding_anything_up() {
 
 #[tokio::test]
 async fn charon_restarts_and_everything_is_told_and_loaded_again() {
-    let Some(mut charon) = Charon::start().await else {
+    let Some(mut charon) = Charon::start(None).await else {
         return;
     };
     let vici = Vici::new(charon.socket());
-    let certificates = certificates(charon.dir.path(), "v1");
-    let definition = definition(&certificates, Bind::IfId(0x5200_0001));
+    let (definition, _) = definition(Bind::IfId(0x5200_0001));
     let mut events = events(charon.socket());
     assert_eq!(
         timeout(PATIENCE, events.recv()).await.unwrap(),

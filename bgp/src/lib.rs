@@ -9,12 +9,16 @@
 //! leaves one. What a peer says passes `policy` into the table, `decision` chooses among its
 //! paths, and `export` says what the other peers are told.
 
+mod collision;
 mod config;
 mod decision;
 mod export;
+mod identity;
+mod intake;
 mod interface;
 mod peer;
 mod policy;
+mod retry;
 mod rib;
 mod routes;
 mod session;

@@ -1,5 +1,7 @@
 //! Which paths may be used: prefix authorization and the loop checks, as pure functions.
 
+use crate::config::PeerConfig;
+use crate::identity::Identity;
 use crate::wire::{Attributes, NextHop};
 use ipnet::IpNet;
 use std::fmt;
@@ -94,6 +96,16 @@ pub(crate) struct ImportRules {
 }
 
 impl ImportRules {
+    pub(crate) fn new(peer: &PeerConfig, us: Identity) -> Self {
+        Self {
+            asn: us.asn,
+            router_id: us.router_id,
+            local: peer.local,
+            peer_asn: peer.asn,
+            allowed: PrefixSet::new(&peer.import),
+        }
+    }
+
     /// Why the path must not be used, if so.
     pub(crate) fn check(
         &self,

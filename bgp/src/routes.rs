@@ -57,7 +57,7 @@ impl Speaker {
                 path.stale = true;
                 Fate::Changed
             } else {
-                peer.count(Some(path), None);
+                peer.intake.count(Some(path), None);
                 Fate::Removed
             }
         });
@@ -72,7 +72,7 @@ impl Speaker {
         }
         self.rib.revise(id, |prefix, path| {
             if path.stale && families.contains(&Family::of(prefix)) {
-                peer.count(Some(path), None);
+                peer.intake.count(Some(path), None);
                 Fate::Removed
             } else {
                 Fate::Same
@@ -95,7 +95,7 @@ impl Speaker {
         let families = session.negotiated.families.clone();
         for prefix in update.withdrawn {
             if let Some(old) = self.rib.forget(prefix.trunc(), id) {
-                peer.count(Some(&old), None);
+                peer.intake.count(Some(&old), None);
             }
         }
         if !update.reach.is_empty() {
@@ -118,14 +118,14 @@ impl Speaker {
                     };
                     let rejected = path.rejected.is_some();
                     let old = self.rib.learn(prefix, path);
-                    peer.count(old.as_ref(), Some(rejected));
+                    peer.intake.count(old.as_ref(), Some(rejected));
                 }
             }
         }
         if let Some(family) = update.end_of_rib
             && families.contains(&family)
         {
-            let stale = peer.end_of_rib(family);
+            let stale = peer.intake.end_of_rib(family);
             let peer = id.clone();
             let event = Event::EndOfRib { peer, family };
             self.outputs.push_back(Output::Event(event));
@@ -145,7 +145,7 @@ impl Speaker {
             if rejected == path.rejected {
                 return Fate::Same;
             }
-            peer.count(Some(path), Some(rejected.is_some()));
+            peer.intake.count(Some(path), Some(rejected.is_some()));
             path.rejected = rejected;
             Fate::Changed
         });
@@ -197,9 +197,9 @@ impl Speaker {
         let over = now >= self.deferral_ends();
         let (mut complete, mut may_announce) = (true, true);
         for peer in self.peers.values_mut() {
-            let caught_up = peer.caught_up(now);
-            complete &= caught_up;
-            may_announce &= caught_up || peer.restarting();
+            let arrived = peer.complete(now);
+            complete &= arrived;
+            may_announce &= arrived || peer.restarting();
         }
         self.settled |= complete || over;
         if self.deferring && (may_announce || over) {

@@ -98,6 +98,21 @@ pub(crate) struct Negotiated {
     pub(crate) graceful_restart: Option<GracefulRestart>,
 }
 
+impl Negotiated {
+    /// Families that the peer restarts gracefully, as far as its F bit is what is asked for.
+    pub(crate) fn restarting_families(&self, asked: impl Fn(bool) -> bool) -> BTreeSet<Family> {
+        let listed = self.graceful_restart.iter().flat_map(|it| &it.families);
+        let listed = listed.filter(|(_, forwarding)| asked(*forwarding));
+        let listed: BTreeSet<Family> = listed.map(|(family, _)| *family).collect();
+        &listed & &self.families
+    }
+
+    /// Whether the peer restarts gracefully in at least one family.
+    pub(crate) fn graceful(&self) -> bool {
+        !self.restarting_families(|_| true).is_empty()
+    }
+}
+
 /// What a connection's next message means for its owner.
 #[derive(Debug)]
 pub(crate) enum Incoming {

@@ -1,8 +1,9 @@
 //! The speaker: what happens to one peer, and what follows from it for the table and the others.
 
 use crate::config::{ConnId, PeerConfig, PeerId, SpeakerConfig, Time};
+use crate::identity::Identity;
 use crate::interface::{Input, Output, PeerStatus};
-use crate::peer::{Identity, Peer};
+use crate::peer::Peer;
 use crate::policy::Rejection;
 use crate::rib::{Best, Fate, Interner, Path, Rib};
 use crate::session::Ending;
@@ -70,7 +71,7 @@ impl Speaker {
         if self.stopped {
             return;
         }
-        let us = Identity::of(&config, self.restarted);
+        let us = Identity::new(&config, self.restarted);
         let gone: Vec<PeerId> = self.peers.keys().cloned().collect();
         for id in gone {
             match config.peers.get(&id) {
@@ -100,7 +101,7 @@ impl Speaker {
         if before == *wanted {
             return;
         }
-        peer.retry(now);
+        peer.reconnect(now);
         if before.import != wanted.import {
             self.import_again(id);
         }
@@ -137,7 +138,7 @@ impl Speaker {
         for id in ids {
             self.end_all(&id, &Ending::Sent(notification.clone()), now);
             if let Some(peer) = self.peers.get_mut(&id) {
-                peer.rest(None);
+                peer.stop();
                 peer.note_state(now);
             }
         }

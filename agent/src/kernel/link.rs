@@ -247,3 +247,88 @@ pub(super) fn decode_address(kind: u16, body: &[u8]) -> Option<Address> {
         on_link: IpNet::new(on_link, length).ok()?.trunc(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NUMBER: u32 = ours::IF_ID + 4;
+
+    fn vti(local: &str, remote: &str) -> LinkKind {
+        let parse = |text: &str| text.parse().expect("an address");
+        LinkKind::Vti {
+            local: parse(local),
+            remote: parse(remote),
+            key: NUMBER,
+        }
+    }
+
+    fn read_back(name: &str, kind: &LinkKind) -> Interface {
+        let request = add(name, kind, 1400).expect("a tunnel of one family");
+        decode(request.kind, &request.body).expect("a link")
+    }
+
+    #[test]
+    fn what_is_added_is_read_back() {
+        let kinds = [
+            LinkKind::Xfrm { if_id: NUMBER },
+            vti("192.0.2.1", "192.0.2.2"),
+            vti("2001:db8::1", "2001:db8::2"),
+        ];
+        for kind in kinds {
+            let interface = read_back("rm4", &kind);
+            assert_eq!((interface.name.as_str(), interface.mtu), ("rm4", 1400));
+            assert_eq!(interface.ours, Some(kind));
+            assert!(!interface.up && !interface.usable);
+        }
+    }
+
+    #[test]
+    fn a_tunnel_of_two_families_is_refused() {
+        assert_eq!(add("rm4", &vti("192.0.2.1", "2001:db8::2"), 1400), None);
+    }
+
+    #[test]
+    fn ours_is_by_name_kind_and_number() {
+        let ours = LinkKind::Xfrm { if_id: NUMBER };
+        for name in ["rm", "rm4a", "rma", "wan0", "r4", "RM4", "rm-4", "rm+4"] {
+            assert_eq!(read_back(name, &ours).ours, None, "{name}");
+        }
+        for if_id in [0, 4, ours::IF_ID - 1, 0x5300_0000] {
+            assert_eq!(
+                read_back("rm4", &LinkKind::Xfrm { if_id }).ours,
+                None,
+                "{if_id:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bridge_speaking_of_its_port_is_not_a_link() {
+        let mut request = add("rm4", &LinkKind::Xfrm { if_id: NUMBER }, 1400).expect("a link");
+        request.body[0] = libc::AF_BRIDGE as u8;
+        assert_eq!(decode(libc::RTM_DELLINK, &request.body), None);
+    }
+
+    #[test]
+    fn an_address_is_read_back() {
+        for text in ["10.255.0.0/31", "2001:db8:ff::5/127"] {
+            let own: IpNet = text.parse().expect("an address");
+            let request = add_address(9, &own);
+            let expected = Address {
+                index: 9,
+                own,
+                on_link: own.trunc(),
+            };
+            assert_eq!(decode_address(request.kind, &request.body), Some(expected));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(kind in 14u16..24, body: Vec<u8>) {
+            let _ = (decode(kind, &body), decode_address(kind, &body));
+        }
+    }
+}

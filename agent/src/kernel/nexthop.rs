@@ -64,8 +64,8 @@ fn put(id: NexthopId, family: i32, replace: bool) -> Request {
 pub(super) fn put_nexthop(id: NexthopId, gateway: IpAddr, index: u32, replace: bool) -> Request {
     let family = if gateway.is_ipv4() { AF_INET } else { AF_INET6 };
     let mut request = put(id, family, replace);
-    put_attribute(&mut request.body, NHA_OIF, &index.to_ne_bytes());
     put_attribute(&mut request.body, NHA_GATEWAY, &octets(gateway));
+    put_attribute(&mut request.body, NHA_OIF, &index.to_ne_bytes());
     request
 }
 
@@ -134,4 +134,137 @@ fn member(entry: &[u8]) -> Option<Member> {
         id,
         weight: weight.saturating_add(1),
     })
+}
+
+/// Bytes are those of iproute2 6.1 and of Linux 6.18, without the message header.
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TUNNEL: NexthopId = NexthopId(0x5200_0004);
+    const OTHER: NexthopId = NexthopId(0x5200_0005);
+    const GROUP: NexthopId = NexthopId(0x5200_0058);
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(&String::from_utf8_lossy(pair), 16);
+        digits
+            .chunks(2)
+            .map(|pair| byte(pair).expect("hexadecimal"))
+            .collect()
+    }
+
+    fn members() -> BTreeSet<Member> {
+        [
+            Member {
+                id: TUNNEL,
+                weight: 1,
+            },
+            Member {
+                id: OTHER,
+                weight: 16,
+            },
+        ]
+        .into()
+    }
+
+    #[test]
+    fn nexthop_is_put_as_iproute2_does() {
+        // ip nexthop add id 1375731716 via 2001:db8:ff::1 dev d0 proto 82
+        let gateway = "2001:db8:ff::1".parse().expect("an address");
+        let request = put_nexthop(TUNNEL, gateway, 7, false);
+        assert_eq!((request.kind, request.flags), (0x68, 0x600));
+        let expected = "0a005200 00000000  08000100 04000052  14000600 20010db8 00ff0000 00000000
+                        00000001  08000500 07000000";
+        assert_eq!(request.body, hex(expected));
+    }
+
+    #[test]
+    fn group_is_put_as_iproute2_does() {
+        // ip nexthop replace id 1375731800 group 1375731716/1375731717,16 proto 82
+        let request = put_group(GROUP, &members(), true);
+        assert_eq!((request.kind, request.flags), (0x68, 0x500));
+        let expected = "00005200 00000000  08000100 58000052  14000200 04000052 00000000 05000052
+                        0f000000";
+        assert_eq!(request.body, hex(expected));
+    }
+
+    #[test]
+    fn nexthop_is_deleted_as_iproute2_does() {
+        // ip nexthop del id 1375731717
+        let request = delete(OTHER);
+        assert_eq!((request.kind, request.flags), (0x69, 0));
+        assert_eq!(request.body, hex("00000000 00000000  08000100 05000052"));
+    }
+
+    #[test]
+    fn what_the_kernel_lists_is_read() {
+        let nexthop = "0afd5200 00000000  08000100 04000052  08000500 07000000  14000600 20010db8
+                       00ff0000 00000000 00000001";
+        let gateway = "2001:db8:ff::1".parse().expect("an address");
+        let expected = Entry {
+            id: TUNNEL,
+            protocol: 82,
+            kind: Kind::Via(gateway, 7),
+        };
+        assert!(expected.is_ours());
+        assert_eq!(decode(RTM_NEWNEXTHOP, &hex(nexthop)), Some(expected));
+
+        let group = "00005200 00000000  08000100 58000052  06000300 00000000  14000200 04000052
+                     00000000 05000052 0f000000  08000e00 00000080";
+        let expected = Entry {
+            id: GROUP,
+            protocol: 82,
+            kind: Kind::Group(members()),
+        };
+        assert_eq!(decode(RTM_NEWNEXTHOP, &hex(group)), Some(expected));
+
+        let blackhole = "02000300 00000000  08000100 07000000  04000400";
+        let expected = Entry {
+            id: NexthopId(7),
+            protocol: 3,
+            kind: Kind::Other,
+        };
+        assert!(!expected.is_ours());
+        assert_eq!(decode(RTM_NEWNEXTHOP, &hex(blackhole)), Some(expected));
+    }
+
+    #[test]
+    fn ours_is_by_protocol_and_id() {
+        let entry = |id, protocol| Entry {
+            id: NexthopId(id),
+            protocol,
+            kind: Kind::Other,
+        };
+        assert!(entry(0x5200_0000, 82).is_ours() && entry(0x52ff_ffff, 82).is_ours());
+        assert!(!entry(0x5200_0000, 4).is_ours() && !entry(0x5300_0000, 82).is_ours());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_put_is_read_back(
+            id: u32,
+            gateway: IpAddr,
+            index: u32,
+            weights in proptest::collection::btree_map(0u32.., 1u16..=256, 1..40),
+        ) {
+            let id = NexthopId(id);
+            let request = put_nexthop(id, gateway, index, true);
+            let kind = Kind::Via(gateway, index);
+            let expected = Entry { id, protocol: 82, kind };
+            prop_assert_eq!(decode(request.kind, &request.body), Some(expected));
+
+            let member = |(id, weight)| Member { id: NexthopId(id), weight };
+            let members: BTreeSet<Member> = weights.into_iter().map(member).collect();
+            let request = put_group(id, &members, true);
+            let expected = Entry { id, protocol: 82, kind: Kind::Group(members) };
+            prop_assert_eq!(decode(request.kind, &request.body), Some(expected));
+        }
+
+        #[test]
+        fn nothing_panics(kind in 100u16..110, body: Vec<u8>) {
+            let _ = decode(kind, &body);
+        }
+    }
 }

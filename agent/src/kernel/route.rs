@@ -143,3 +143,74 @@ pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Route> {
 const RTA_NH_ID: u16 = 30;
 const RTNH_F_DEAD: u8 = 1;
 const RTNH_F_LINKDOWN: u8 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key() -> impl Strategy<Value = RouteKey> {
+        let prefix = (any::<IpAddr>(), 0u8..=128).prop_map(|(address, length)| {
+            let most = if address.is_ipv4() { 32 } else { 128 };
+            IpNet::new(address, length.min(most))
+                .expect("a length that fits")
+                .trunc()
+        });
+        (prefix, any::<u32>()).prop_map(|(prefix, metric)| RouteKey { prefix, metric })
+    }
+
+    fn target() -> impl Strategy<Value = Target> {
+        prop_oneof![
+            Just(Target::Unreachable),
+            any::<u32>().prop_map(|id| Target::Group(NexthopId(id))),
+        ]
+    }
+
+    #[test]
+    fn a_shape_we_never_make_is_group_0() {
+        let key = RouteKey {
+            prefix: "10.0.0.0/8".parse().expect("a prefix"),
+            metric: 50,
+        };
+        let route = |kind, nexthop| Route {
+            key,
+            protocol: 82,
+            kind,
+            nexthop,
+            dead: false,
+        };
+        let strange = Target::Group(NexthopId(0));
+        assert_eq!(route(libc::RTN_UNICAST, None).target(), strange);
+        assert_eq!(route(libc::RTN_BLACKHOLE, None).target(), strange);
+        assert_eq!(
+            route(libc::RTN_UNREACHABLE, None).target(),
+            Target::Unreachable
+        );
+    }
+
+    #[test]
+    fn only_creation_is_exclusive() {
+        let key = RouteKey {
+            prefix: "::/0".parse().expect("a prefix"),
+            metric: 50,
+        };
+        let flags = |replace| put(&key, &Target::Unreachable, replace).flags;
+        assert_eq!(flags(false), NLM_F_CREATE | NLM_F_EXCL);
+        assert_eq!(flags(true), NLM_F_CREATE | NLM_F_REPLACE);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_put_is_read_back(key in key(), target in target()) {
+            let request = put(&key, &target, true);
+            let route = decode(request.kind, &request.body).expect("a route of the main table");
+            prop_assert!(route.is_ours() && !route.dead);
+            prop_assert_eq!((route.key, route.target()), (key, target));
+        }
+
+        #[test]
+        fn nothing_panics(kind in 20u16..30, body: Vec<u8>) {
+            let _ = decode(kind, &body);
+        }
+    }
+}

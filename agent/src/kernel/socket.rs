@@ -425,3 +425,80 @@ pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>>
         Some(message)
     })
 }
+
+#[cfg(all(test, target_endian = "little"))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Linux 6.18, to a group with a member that does not exist, the request not repeated.
+    const CAPPED: &[u8] = b"\x3c\0\0\0\x02\0\0\x03\x07\0\0\0\x01\0\0\0\
+        \xea\xff\xff\xff\x34\0\0\0\x68\0\x05\x05\x07\0\0\0\0\0\0\0\
+        \x17\0\x01\0Invalid nexthop id\0\0";
+    /// Linux 6.18, to `ip nexthop add id 7 blackhole`, the request repeated.
+    const WHOLE: &[u8] = b"\x5c\0\0\0\x02\0\0\x02\x07\0\0\0\x01\0\0\0\
+        \x9c\xff\xff\xff\x24\0\0\0\x68\0\x05\x06\xd7\x85\x02\x6b\0\0\0\0\
+        \x02\0\0\0\0\0\0\0\x08\0\x01\0\x07\0\0\0\x04\0\x04\0\
+        \x21\0\x01\0Device for nexthop is not up\0\0\0\0";
+
+    #[test]
+    fn a_refusal_carries_the_kernels_words() {
+        let capped = "Invalid nexthop id (EINVAL: Invalid argument)";
+        let whole = "Device for nexthop is not up (ENETDOWN: Network is down)";
+        for (datagram, words) in [(CAPPED, capped), (WHOLE, whole)] {
+            let all: Vec<_> = messages(datagram).collect();
+            let [message] = &all[..] else {
+                panic!("{} messages", all.len())
+            };
+            assert_eq!((message.kind, message.sequence, message.port), (2, 7, 1));
+            let refusal = message.result().expect_err("a refusal");
+            assert_eq!(refusal.to_string(), words);
+        }
+    }
+
+    #[test]
+    fn acknowledgement_and_end_of_dump_are_success() {
+        let body = [0; 20];
+        for kind in [NLMSG_ERROR, NLMSG_DONE] {
+            let message = Message {
+                kind,
+                flags: 0,
+                sequence: 1,
+                port: 1,
+                body: &body,
+            };
+            assert_eq!(message.result(), Ok(()));
+        }
+        let message = Message {
+            kind: NLMSG_ERROR,
+            flags: 0,
+            sequence: 1,
+            port: 1,
+            body: &[],
+        };
+        assert_eq!(
+            message.result().map_err(|refusal| refusal.errno),
+            Err(Errno::EBADMSG)
+        );
+    }
+
+    #[test]
+    fn messages_of_one_datagram_are_told_apart() {
+        let both = [CAPPED, WHOLE].concat();
+        assert_eq!(messages(&both).count(), 2);
+        assert_eq!(
+            messages(&both[..both.len() - 1]).count(),
+            1,
+            "the second is cut off"
+        );
+        assert_eq!(messages(&[0; 64]).count(), 0, "a length of nothing ends it");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics_or_loops(bytes: Vec<u8>, flags: u16, kind in 0u16..5) {
+            prop_assert!(messages(&bytes).count() <= bytes.len() / HEADER);
+            let _ = Message { kind, flags, sequence: 0, port: 0, body: &bytes }.result();
+        }
+    }
+}

@@ -5,7 +5,7 @@ use crate::netns::Netns;
 use crate::state::{Link, LinkKind, Side};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,6 +19,8 @@ pub struct Setting {
     pub value: String,
     /// A kernel without it will do.
     pub optional: bool,
+    /// Of an interface: set it only where it, or that of `all`, has this value now.
+    pub instead_of: Option<String>,
 }
 
 impl Setting {
@@ -27,6 +29,7 @@ impl Setting {
             key: key.into(),
             value: value.into(),
             optional: false,
+            instead_of: None,
         }
     }
 
@@ -55,11 +58,11 @@ pub fn forwarding() -> Vec<Setting> {
 pub fn tunnels(links: &BTreeMap<String, Link>) -> Vec<Setting> {
     let mut settings = Vec::new();
     for (name, link) in links.iter().filter(|(_, link)| link.side == Side::Overlay) {
-        // Loose, which outdoes a strict `all`: with two paths, replies may come by the other.
-        settings.push(Setting::optional(
-            format!("net.ipv4.conf.{name}.rp_filter"),
-            "2",
-        ));
+        // Strict would drop what comes by the other of two paths; loose outdoes a strict `all`.
+        settings.push(Setting {
+            instead_of: Some("1".into()),
+            ..Setting::optional(format!("net.ipv4.conf.{name}.rp_filter"), "2")
+        });
         if matches!(link.kind, LinkKind::Vti { .. }) {
             // The interface is the policy; the policies themselves carry a mark that decrypted
             // packets do not.
@@ -107,9 +110,24 @@ fn write_different(netns: &Netns, settings: Vec<Setting>) -> Result<Vec<Setting>
 /// Whether it was written.
 fn write(setting: &Setting) -> io::Result<bool> {
     let path = PathBuf::from("/proc/sys").join(setting.key.replace('.', "/"));
-    if std::fs::read_to_string(&path)?.trim() == setting.value {
+    let value = read(&path)?;
+    let wanted = match (
+        &setting.instead_of,
+        path.file_name(),
+        path.ancestors().nth(2),
+    ) {
+        (Some(unwanted), Some(name), Some(interfaces)) => {
+            value == *unwanted || read(&interfaces.join("all").join(name))? == *unwanted
+        }
+        _ => true,
+    };
+    if value == setting.value || !wanted {
         return Ok(false);
     }
     std::fs::write(&path, &setting.value)?;
     Ok(true)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    Ok(std::fs::read_to_string(path)?.trim().to_owned())
 }

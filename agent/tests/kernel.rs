@@ -1,0 +1,853 @@
+//! The kernel as it is, in namespaces made for each test; what came of it is asked of `ip`.
+//!
+//! All but the tests of tunnel interfaces run on any kernel with nexthop objects.
+
+use ipnet::IpNet;
+use routemesh_agent::kernel::{Event, Kernel, Op, Reason, forwarding, tunnels};
+use routemesh_agent::netns::{self, Netns};
+use routemesh_agent::state::{
+    Link, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours,
+};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+const GROUP: NexthopId = NexthopId(0x5280_0000);
+
+/// A namespace with a name of its own, gone with this value.
+struct Space(String);
+
+impl Space {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let space = Self(format!("rm-test-{}-{number}", std::process::id()));
+        run("ip", &["netns", "add", &space.0]);
+        space.ip("link set lo up");
+        space
+    }
+
+    /// With `wan` up and 2001:db8:ff::/64 and 192.0.2.0/24 on it.
+    fn with_wan() -> Self {
+        let space = Self::new();
+        space.ip("link add wan type veth peer name far");
+        // Nothing moves here but what a test moves.
+        space.ip("link set wan addrgenmode none");
+        space.ip("link set far addrgenmode none");
+        space.ip("link set far up");
+        space.ip("link set wan up");
+        space.ip("addr add 2001:db8:ff::1/64 dev wan nodad");
+        space.ip("addr add 192.0.2.1/24 dev wan");
+        space
+    }
+
+    fn ip(&self, arguments: &str) -> String {
+        let mut all = vec!["-n", &self.0];
+        all.extend(arguments.split_whitespace());
+        run("ip", &all)
+    }
+
+    fn json(&self, arguments: &str) -> Vec<Value> {
+        let text = self.ip(&format!("-j -d {arguments}"));
+        let text = if text.trim().is_empty() {
+            "[]"
+        } else {
+            text.trim()
+        };
+        serde_json::from_str(text).unwrap_or_else(|e| panic!("ip {arguments}: {e} in {text}"))
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::open(Some(&self.0)).expect("kernel opens")
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{program} {}: {error}",
+        arguments.join(" ")
+    );
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().expect("a prefix")
+}
+
+fn id(number: u32) -> NexthopId {
+    NexthopId(ours::NEXTHOPS.start() + number)
+}
+
+fn via(gateway: &str) -> Nexthop {
+    Nexthop {
+        gateway: gateway.parse().expect("an address"),
+        link: "wan".into(),
+    }
+}
+
+fn put_nexthop(number: u32, gateway: &str) -> Op {
+    Op::PutNexthop {
+        id: id(number),
+        nexthop: via(gateway),
+        replace: false,
+    }
+}
+
+fn group(members: &[(u32, u16)]) -> BTreeSet<Member> {
+    members
+        .iter()
+        .map(|&(number, weight)| Member {
+            id: id(number),
+            weight,
+        })
+        .collect()
+}
+
+fn put_group(members: &[(u32, u16)], replace: bool) -> Op {
+    Op::PutGroup {
+        id: GROUP,
+        members: group(members),
+        replace,
+    }
+}
+
+fn key(prefix: &str, metric: u32) -> RouteKey {
+    RouteKey {
+        prefix: net(prefix),
+        metric,
+    }
+}
+
+fn put_route(prefix: &str, target: Target) -> Op {
+    let metric = match target {
+        Target::Group(_) => ours::METRIC,
+        Target::Unreachable => ours::METRIC_UNREACHABLE,
+    };
+    Op::PutRoute {
+        key: key(prefix, metric),
+        target,
+        replace: false,
+    }
+}
+
+async fn all_ok(kernel: &Kernel, ops: &[Op]) {
+    let results = kernel.apply(ops).await;
+    assert_eq!(results.len(), ops.len());
+    for result in results {
+        result.unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// The one operation fails, and why.
+async fn refused(kernel: &Kernel, op: Op) -> (Reason, String) {
+    let mut results = kernel.apply(&[op]).await;
+    let error = results.pop().expect("one result").expect_err("refused");
+    (error.reason.clone(), error.to_string())
+}
+
+/// Two nexthops in one group.
+fn two_paths() -> Vec<Op> {
+    vec![
+        put_nexthop(1, "2001:db8:ff::a"),
+        put_nexthop(2, "2001:db8:ff::b"),
+        put_group(&[(1, 1), (2, 200)], false),
+    ]
+}
+
+#[tokio::test]
+async fn what_is_applied_is_observed() {
+    let space = Space::with_wan();
+    let kernel = space.kernel();
+    let mut ops = two_paths();
+    ops.push(put_route("10.1.0.0/24", Target::Group(GROUP)));
+    ops.push(put_route("2001:db8:a1::/64", Target::Group(GROUP)));
+    ops.push(put_route("10.0.0.0/8", Target::Unreachable));
+    ops.push(put_route("2001:db8:a1::/64", Target::Unreachable));
+    all_ok(&kernel, &ops).await;
+
+    let observed = kernel.observe().await.expect("observed");
+    let nexthops = [
+        (id(1), via("2001:db8:ff::a")),
+        (id(2), via("2001:db8:ff::b")),
+    ];
+    assert_eq!(observed.nexthops, BTreeMap::from(nexthops));
+    assert_eq!(
+        observed.groups,
+        BTreeMap::from([(GROUP, group(&[(1, 1), (2, 200)]))])
+    );
+    let routes = [
+        (key("10.0.0.0/8", u32::MAX), Target::Unreachable),
+        (key("10.1.0.0/24", 50), Target::Group(GROUP)),
+        (key("2001:db8:a1::/64", 50), Target::Group(GROUP)),
+        (key("2001:db8:a1::/64", u32::MAX), Target::Unreachable),
+    ];
+    assert_eq!(observed.routes, BTreeMap::from(routes));
+    assert!(observed.links.is_empty());
+
+    // Once more: all of it is already so.
+    all_ok(&kernel, &ops).await;
+    assert_eq!(kernel.observe().await.expect("observed"), observed);
+
+    // The kernel and iproute2 see the same.
+    let route = &space.json("route show 10.1.0.0/24")[0];
+    assert_eq!(
+        (&route["nhid"], &route["protocol"]),
+        (&GROUP.0.into(), &"82".into())
+    );
+    let hops = route["nexthops"].as_array().expect("hops");
+    let hop = |hop: &Value| (hop["via"]["host"].clone(), hop["weight"].clone());
+    let expected = [
+        ("2001:db8:ff::a".into(), 1.into()),
+        ("2001:db8:ff::b".into(), 200.into()),
+    ];
+    assert_eq!(hops.iter().map(hop).collect::<Vec<_>>(), expected);
+    let v6 = space.json("-6 route show 2001:db8:a1::/64");
+    assert_eq!(v6.len(), 2);
+    assert_eq!(
+        (&v6[1]["type"], &v6[1]["metric"]),
+        (&"unreachable".into(), &u32::MAX.into())
+    );
+}
+
+#[tokio::test]
+async fn everything_of_ours_goes_and_nothing_else() {
+    let space = Space::with_wan();
+    let foreign = [
+        "nexthop add id 7 via 2001:db8:ff::c dev wan proto 3",
+        "nexthop add id 8 group 7 proto 3",
+        // Our range with another protocol, our protocol beyond our range.
+        "nexthop add id 1375731713 via 2001:db8:ff::d dev wan proto 3",
+        "nexthop add id 9 via 2001:db8:ff::d dev wan proto 82",
+        "route add 10.9.0.0/24 via 192.0.2.9 proto bird metric 50",
+        "-6 route add 2001:db8:a9::/64 nhid 8 proto static metric 50",
+        "route add unreachable 10.8.0.0/24 metric 4294967295 proto static",
+        // Our protocol in another table.
+        "route add 10.7.0.0/24 via 192.0.2.9 proto 82 table 100",
+    ];
+    for command in foreign {
+        space.ip(command);
+    }
+    let all = |space: &Space| {
+        let show = [
+            "nexthop show",
+            "route show table all",
+            "-6 route show table all",
+        ];
+        show.map(|what| space.ip(what))
+    };
+    let before = all(&space);
+    let kernel = space.kernel();
+    let empty = kernel.observe().await.expect("observed");
+    assert!(empty.nexthops.is_empty() && empty.groups.is_empty() && empty.routes.is_empty());
+
+    // Number 1 is taken by a stranger.
+    let ops = [
+        put_nexthop(2, "2001:db8:ff::a"),
+        put_group(&[(2, 1)], false),
+        put_route("10.1.0.0/24", Target::Group(GROUP)),
+        put_route("2001:db8:a1::/64", Target::Unreachable),
+    ];
+    all_ok(&kernel, &ops).await;
+    assert_ne!(all(&space), before);
+
+    // Routes of strangers have the keys of some that we are asked to delete.
+    let down = [
+        Op::DelRoute {
+            key: key("10.1.0.0/24", 50),
+        },
+        Op::DelRoute {
+            key: key("2001:db8:a1::/64", u32::MAX),
+        },
+        Op::DelRoute {
+            key: key("10.9.0.0/24", 50),
+        },
+        Op::DelRoute {
+            key: key("2001:db8:a9::/64", 50),
+        },
+        Op::DelRoute {
+            key: key("10.8.0.0/24", u32::MAX),
+        },
+        Op::DelGroup { id: GROUP },
+        Op::DelNexthop { id: id(2) },
+        Op::DelNexthop { id: id(99) },
+        Op::DelLink {
+            name: "rm99".into(),
+            side: Side::Overlay,
+        },
+        Op::DelAddress {
+            link: "rm99".into(),
+            address: net("10.0.0.1/32"),
+        },
+    ];
+    all_ok(&kernel, &down).await;
+    assert_eq!(all(&space), before);
+    assert_eq!(kernel.observe().await.expect("observed"), empty);
+}
+
+#[tokio::test]
+async fn a_strangers_place_is_a_conflict() {
+    let space = Space::with_wan();
+    space.ip("nexthop add id 1375731713 via 2001:db8:ff::d dev wan proto 3");
+    space.ip("nexthop add id 1384120320 group 1375731713 proto 3");
+    space.ip("route add 10.9.0.0/24 via 192.0.2.9 proto bird metric 50");
+    space.ip("-6 route add 2001:db8:a9::/64 via 2001:db8:ff::9 proto bird metric 50");
+    let show = |what| space.ip(what);
+    let before = [show("nexthop"), show("route"), show("-6 route")];
+    let kernel = space.kernel();
+    all_ok(&kernel, &[put_nexthop(2, "2001:db8:ff::a")]).await;
+    let conflicts = [
+        put_nexthop(1, "2001:db8:ff::d"),
+        put_group(&[(2, 1)], false),
+        put_route("10.9.0.0/24", Target::Group(id(2))),
+        put_route("2001:db8:a9::/64", Target::Group(id(2))),
+        // Ours, but not the same: it was not observed.
+        put_nexthop(2, "2001:db8:ff::b"),
+    ];
+    for op in &conflicts {
+        let (reason, text) = refused(&kernel, op.clone()).await;
+        assert_eq!(reason, Reason::Conflict, "{text}");
+        assert!(text.starts_with(&op.to_string()), "{text}");
+    }
+    all_ok(&kernel, &[Op::DelNexthop { id: id(2) }]).await;
+    assert_eq!([show("nexthop"), show("route"), show("-6 route")], before);
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_object_and_repeats_the_kernel() {
+    let space = Space::with_wan();
+    let kernel = space.kernel();
+    let (_, text) = refused(&kernel, put_group(&[(1, 1)], false)).await;
+    let group = "add nexthop group 1384120320 of 1375731713*1: Invalid nexthop id (EINVAL";
+    assert!(text.starts_with(group), "{text}");
+
+    let nexthop = Nexthop {
+        link: "rm5".into(),
+        ..via("2001:db8:ff::a")
+    };
+    let op = Op::PutNexthop {
+        id: id(1),
+        nexthop,
+        replace: false,
+    };
+    let (reason, text) = refused(&kernel, op).await;
+    assert_eq!(reason, Reason::NoLink("rm5".into()));
+    assert!(
+        text.contains("nexthop 1375731713 via 2001:db8:ff::a dev rm5"),
+        "{text}"
+    );
+
+    // One refusal in the middle of a batch is its own; those around it succeed, in order.
+    let ops = [
+        put_nexthop(1, "2001:db8:ff::a"),
+        put_group(&[(1, 1), (3, 1)], false),
+        put_group(&[(1, 1)], false),
+        put_route("10.1.0.0/24", Target::Group(id(7))),
+        put_route("10.2.0.0/24", Target::Group(GROUP)),
+        Op::DelRoute {
+            key: key("10.3.0.0/24", 50),
+        },
+    ];
+    let ok: Vec<bool> = kernel.apply(&ops).await.iter().map(Result::is_ok).collect();
+    assert_eq!(ok, [true, false, true, false, true, true]);
+    assert_eq!(space.json("route show proto 82").len(), 1);
+}
+
+#[tokio::test]
+async fn replacing_changes_in_place() {
+    let space = Space::with_wan();
+    let kernel = space.kernel();
+    let mut ops = two_paths();
+    ops.push(put_route("10.1.0.0/24", Target::Group(GROUP)));
+    ops.push(put_route("2001:db8:a1::/64", Target::Group(GROUP)));
+    all_ok(&kernel, &ops).await;
+
+    let changes = [
+        Op::PutNexthop {
+            id: id(2),
+            nexthop: via("2001:db8:ff::e"),
+            replace: true,
+        },
+        put_group(&[(2, 256)], true),
+        Op::PutRoute {
+            key: key("10.1.0.0/24", 50),
+            target: Target::Unreachable,
+            replace: true,
+        },
+        Op::PutRoute {
+            key: key("2001:db8:a1::/64", 50),
+            target: Target::Unreachable,
+            replace: true,
+        },
+    ];
+    all_ok(&kernel, &changes).await;
+    let observed = kernel.observe().await.expect("observed");
+    assert_eq!(observed.nexthops[&id(2)], via("2001:db8:ff::e"));
+    assert_eq!(observed.groups[&GROUP], group(&[(2, 256)]));
+    let unreachable: Vec<_> = observed.routes.values().collect();
+    assert_eq!(unreachable, [&Target::Unreachable; 2]);
+    let back = |prefix| Op::PutRoute {
+        key: key(prefix, 50),
+        target: Target::Group(GROUP),
+        replace: true,
+    };
+    all_ok(&kernel, &[back("10.1.0.0/24"), back("2001:db8:a1::/64")]).await;
+    let observed = kernel.observe().await.expect("observed");
+    let group: Vec<_> = observed.routes.values().collect();
+    assert_eq!(group, [&Target::Group(GROUP); 2]);
+}
+
+#[tokio::test]
+async fn deleting_a_nexthop_shrinks_its_group() {
+    let space = Space::with_wan();
+    let kernel = space.kernel();
+    let mut ops = two_paths();
+    ops.push(put_route("10.1.0.0/24", Target::Group(GROUP)));
+    ops.push(Op::DelNexthop { id: id(1) });
+    all_ok(&kernel, &ops).await;
+    let observed = kernel.observe().await.expect("observed");
+    assert_eq!(observed.groups[&GROUP], group(&[(2, 200)]));
+    assert_eq!(
+        observed.routes[&key("10.1.0.0/24", 50)],
+        Target::Group(GROUP)
+    );
+    all_ok(&kernel, &[Op::DelNexthop { id: id(2) }]).await;
+    let observed = kernel.observe().await.expect("observed");
+    assert!(
+        observed.groups.is_empty() && observed.routes.is_empty(),
+        "{observed:?}"
+    );
+}
+
+#[tokio::test]
+async fn strange_routes_of_ours_are_seen_and_repaired() {
+    let space = Space::with_wan();
+    space.ip("route add 10.1.0.0/24 via 192.0.2.9 proto 82 metric 50");
+    space.ip("-6 route add blackhole 2001:db8:a1::/64 proto 82 metric 50");
+    let kernel = space.kernel();
+    let observed = kernel.observe().await.expect("observed");
+    let strange: Vec<_> = observed.routes.values().collect();
+    assert_eq!(strange, [&Target::Group(NexthopId(0)); 2]);
+    let mut ops = two_paths();
+    for key in observed.routes.into_keys() {
+        ops.push(Op::PutRoute {
+            key,
+            target: Target::Group(GROUP),
+            replace: true,
+        });
+    }
+    all_ok(&kernel, &ops).await;
+    let observed = kernel.observe().await.expect("observed");
+    let repaired: Vec<_> = observed.routes.values().collect();
+    assert_eq!(repaired, [&Target::Group(GROUP); 2]);
+}
+
+#[tokio::test]
+async fn the_neighbourhood_is_observed() {
+    let space = Space::with_wan();
+    for command in [
+        "link add lan type veth peer name lanfar",
+        "link set lan up",
+        "link set lanfar up",
+        "link add dark type veth peer name darkfar",
+        "link set dark up",
+        "addr add 10.0.1.1/24 dev lan",
+        "addr add 10.0.9.1/24 dev dark",
+        "route add 10.20.0.0/16 via 10.0.1.2 proto bird metric 32",
+        "route add 10.20.0.0/16 via 10.0.1.3 proto static metric 100",
+        "-6 route add 2001:db8:20::/48 via 2001:db8:ff::2 proto ospf",
+        "route add unreachable 10.30.0.0/16 proto static",
+        "route add 10.40.0.0/16 via 10.0.1.2 proto bird table 100",
+        "route add 10.50.0.0/16 via 10.0.1.2 proto 82",
+    ] {
+        space.ip(command);
+    }
+    let observed = space.kernel().observe().await.expect("observed");
+    let (kernel, static_, bird, ospf) = (2, 4, 12, 188);
+    let expected = [
+        (net("10.0.1.0/24"), kernel),
+        (net("10.20.0.0/16"), bird),
+        (net("192.0.2.0/24"), kernel),
+        (net("2001:db8:20::/48"), ospf),
+        (net("2001:db8:ff::/64"), kernel),
+    ];
+    assert_eq!(observed.foreign, BTreeMap::from(expected));
+    space.ip("route del 10.20.0.0/16 via 10.0.1.2");
+    let later = space.kernel().observe().await.expect("observed");
+    assert_eq!(later.foreign[&net("10.20.0.0/16")], static_);
+
+    let own = |text: &str| text.parse().expect("an address");
+    let expected = [
+        (net("10.0.1.0/24"), own("10.0.1.1"), "lan".to_owned()),
+        (net("10.0.9.0/24"), own("10.0.9.1"), "dark".to_owned()),
+        (net("192.0.2.0/24"), own("192.0.2.1"), "wan".to_owned()),
+        (
+            net("2001:db8:ff::/64"),
+            own("2001:db8:ff::1"),
+            "wan".to_owned(),
+        ),
+    ];
+    assert_eq!(observed.connected, expected);
+    let usable = |name: &str| observed.link_state[name];
+    assert!(usable("lan") && usable("wan") && usable("lo"));
+    assert!(
+        !usable("dark") && !usable("darkfar"),
+        "no carrier, and down"
+    );
+}
+
+#[tokio::test]
+async fn links_of_strangers_are_left_alone() {
+    let space = Space::with_wan();
+    space.ip("link add rm7 type veth peer name far7");
+    space.ip("addr add 10.0.7.1/24 dev rm7");
+    let before = space.ip("addr show dev rm7");
+    let kernel = space.kernel();
+    assert!(kernel.observe().await.expect("observed").links.is_empty());
+    let name = || "rm7".to_owned();
+    let ops = [
+        Op::SetLink {
+            name: name(),
+            up: true,
+            mtu: 1400,
+        },
+        Op::AddAddress {
+            link: name(),
+            address: net("10.0.7.2/24"),
+        },
+        Op::DelAddress {
+            link: name(),
+            address: net("10.0.7.1/24"),
+        },
+        Op::MoveLink { name: name() },
+        Op::DelLink {
+            name: name(),
+            side: Side::Overlay,
+        },
+    ];
+    for op in ops {
+        let (reason, text) = refused(&kernel, op).await;
+        assert_eq!(reason, Reason::NotOurs(name()), "{text}");
+    }
+    assert_eq!(space.ip("addr show dev rm7"), before);
+}
+
+#[tokio::test]
+async fn routes_come_and_go_in_bulk() {
+    const COUNT: u32 = 20_000;
+    let space = Space::with_wan();
+    let kernel = space.kernel();
+    all_ok(&kernel, &two_paths()).await;
+    let prefix = |number: u32| {
+        let octets = 0x0a00_0000u32 + (number << 8);
+        match number % 2 {
+            0 => net(&format!("{}/24", std::net::Ipv4Addr::from(octets))),
+            _ => net(&format!("2001:db8:{number:x}::/48")),
+        }
+    };
+    let keys: Vec<_> = (0..COUNT)
+        .map(|number| RouteKey {
+            prefix: prefix(number),
+            metric: 50,
+        })
+        .collect();
+    let put = |replace| {
+        let put = |key: &RouteKey| Op::PutRoute {
+            key: *key,
+            target: Target::Group(GROUP),
+            replace,
+        };
+        keys.iter().map(put).collect::<Vec<_>>()
+    };
+    let began = Instant::now();
+    all_ok(&kernel, &put(false)).await;
+    let added = began.elapsed();
+    let observed = kernel.observe().await.expect("observed");
+    assert_eq!(observed.routes.len(), COUNT as usize);
+    assert!(
+        observed
+            .routes
+            .values()
+            .all(|target| *target == Target::Group(GROUP))
+    );
+    let observing = began.elapsed() - added;
+    // Every one is refused, and forgiven: more refusals than a receive buffer holds at once.
+    all_ok(&kernel, &put(false)).await;
+    all_ok(&kernel, &put(true)).await;
+    let delete: Vec<_> = keys.into_iter().map(|key| Op::DelRoute { key }).collect();
+    all_ok(&kernel, &delete).await;
+    all_ok(&kernel, &delete).await;
+    assert!(kernel.observe().await.expect("observed").routes.is_empty());
+    println!("{COUNT} routes: added in {added:?}, observed in {observing:?}");
+    // One exchange a route takes longer than this even without a build beside it.
+    assert!(added < Duration::from_secs(5), "{added:?}");
+}
+
+/// The next event, or `None` after a while of silence, longer than the kernel takes to tell that a
+/// link is up.
+async fn next(events: &mut routemesh_agent::kernel::Events) -> Option<Event> {
+    tokio::time::timeout(Duration::from_millis(1200), events.next())
+        .await
+        .ok()
+}
+
+async fn quiet(events: &mut routemesh_agent::kernel::Events) {
+    let began = Instant::now();
+    while next(events).await.is_some() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it never ends");
+    }
+}
+
+#[tokio::test]
+async fn strangers_cause_events_and_we_do_not() {
+    let space = Space::with_wan();
+    let kernel = space.kernel();
+    let mut events = kernel.events().expect("events");
+    quiet(&mut events).await;
+
+    let mut ops = two_paths();
+    ops.push(put_route("10.1.0.0/24", Target::Group(GROUP)));
+    ops.push(put_route("2001:db8:a1::/64", Target::Group(GROUP)));
+    ops.push(Op::DelNexthop { id: id(1) });
+    ops.push(Op::DelRoute {
+        key: key("10.1.0.0/24", 50),
+    });
+    all_ok(&kernel, &ops).await;
+    kernel.observe().await.expect("observed");
+    assert_eq!(
+        next(&mut events).await,
+        None,
+        "our own changes, and looking"
+    );
+
+    for command in [
+        "route add 10.9.0.0/24 via 192.0.2.9",
+        "-6 route add 2001:db8:a9::/64 via 2001:db8:ff::9",
+        "addr add 192.0.2.77/24 dev wan",
+        "addr add 2001:db8:ff::77/64 dev wan nodad",
+        "nexthop add id 7 via 2001:db8:ff::c dev wan",
+        "link set wan mtu 1400",
+    ] {
+        space.ip(command);
+        assert_eq!(next(&mut events).await, Some(Event::Changed), "{command}");
+        quiet(&mut events).await;
+    }
+}
+
+#[tokio::test]
+async fn a_link_going_down_is_told_by_name() {
+    let space = Space::with_wan();
+    let kernel = space.kernel();
+    let mut events = kernel.events().expect("events");
+    quiet(&mut events).await;
+    all_ok(&kernel, &two_paths()).await;
+    // The far end goes: carrier lost.
+    space.ip("link set far down");
+    let mut seen = Vec::new();
+    while let Some(event) = next(&mut events).await {
+        seen.push(event);
+    }
+    assert!(seen.contains(&Event::LinkDown("wan".into())), "{seen:?}");
+    assert_eq!(seen.last(), Some(&Event::Changed), "{seen:?}");
+    let observed = kernel.observe().await.expect("observed");
+    assert!(!observed.link_state["wan"]);
+
+    space.ip("link set far up");
+    quiet(&mut events).await;
+    space.ip("link del wan");
+    let mut seen = Vec::new();
+    while let Some(event) = next(&mut events).await {
+        seen.push(event);
+    }
+    assert!(seen.contains(&Event::LinkDown("wan".into())), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_flood_is_one_event_or_an_overrun() {
+    let space = Space::with_wan();
+    let kernel = space.kernel();
+    let mut events = kernel.events().expect("events");
+    quiet(&mut events).await;
+    let batch: String = (0..40_000u32)
+        .map(|number| {
+            format!(
+                "route add 10.{}.{}.0/24 via 192.0.2.9\n",
+                number / 256,
+                number % 256
+            )
+        })
+        .collect();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), batch).expect("written");
+    let path = file.path().to_str().expect("a path");
+    // Nobody reads meanwhile: the runtime has one thread, and this call blocks it.
+    run("ip", &["-n", &space.0, "-batch", path]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(next(&mut events).await, Some(Event::Overrun));
+    assert_eq!(next(&mut events).await, None, "coalesced");
+    space.ip("link set far down");
+    let down = [next(&mut events).await, next(&mut events).await];
+    let wan = Some(Event::LinkDown("wan".into()));
+    assert!(down.contains(&wan), "still listening: {down:?}");
+}
+
+#[tokio::test]
+async fn settings_are_written_once_and_only_in_the_overlay() {
+    let space = Space::with_wan();
+    let kernel = space.kernel();
+    let read = |space: Option<&str>, key: &str| {
+        let mut arguments = vec!["-n", key];
+        if let Some(name) = space {
+            arguments.splice(0..0, ["netns", "exec", name, "sysctl"]);
+            return run("ip", &arguments);
+        }
+        run("sysctl", &arguments)
+    };
+    let host: Vec<_> = forwarding()
+        .iter()
+        .map(|setting| read(None, &setting.key))
+        .collect();
+    let changed = kernel.set(forwarding()).await.expect("set");
+    assert!(
+        changed
+            .iter()
+            .any(|setting| setting.key == "net.ipv4.ip_forward")
+    );
+    for setting in forwarding() {
+        assert_eq!(
+            read(Some(&space.0), &setting.key).trim(),
+            setting.value,
+            "{}",
+            setting.key
+        );
+    }
+    assert_eq!(kernel.set(forwarding()).await.expect("set"), []);
+    let host_after: Vec<_> = forwarding()
+        .iter()
+        .map(|setting| read(None, &setting.key))
+        .collect();
+    assert_eq!(host, host_after);
+
+    // `wan` plays a VTI.
+    let link = Link {
+        side: Side::Overlay,
+        kind: LinkKind::Vti {
+            local: "192.0.2.1".parse().expect("an address"),
+            remote: "192.0.2.2".parse().expect("an address"),
+            key: ours::IF_ID,
+        },
+        up: true,
+        mtu: 1400,
+        addresses: BTreeSet::new(),
+    };
+    let mut links = BTreeMap::from([("wan".to_owned(), link.clone()), ("gone".to_owned(), link)]);
+    run(
+        "ip",
+        &[
+            "netns",
+            "exec",
+            &space.0,
+            "sysctl",
+            "-qw",
+            "net.ipv4.conf.all.rp_filter=0",
+        ],
+    );
+    run(
+        "ip",
+        &[
+            "netns",
+            "exec",
+            &space.0,
+            "sysctl",
+            "-qw",
+            "net.ipv4.conf.wan.rp_filter=0",
+        ],
+    );
+    let keys = |settings: Vec<routemesh_agent::kernel::Setting>| {
+        settings
+            .into_iter()
+            .map(|setting| setting.key)
+            .collect::<Vec<_>>()
+    };
+    let changed = keys(kernel.set(tunnels(&links)).await.expect("set"));
+    assert_eq!(
+        changed,
+        [
+            "net.ipv4.conf.wan.disable_policy",
+            "net.ipv6.conf.wan.disable_policy"
+        ]
+    );
+    run(
+        "ip",
+        &[
+            "netns",
+            "exec",
+            &space.0,
+            "sysctl",
+            "-qw",
+            "net.ipv4.conf.all.rp_filter=1",
+        ],
+    );
+    let changed = keys(kernel.set(tunnels(&links)).await.expect("set"));
+    assert_eq!(changed, ["net.ipv4.conf.wan.rp_filter"]);
+    assert_eq!(kernel.set(tunnels(&links)).await.expect("set"), []);
+    links
+        .values_mut()
+        .for_each(|link| link.side = Side::Underlay);
+    assert_eq!(tunnels(&links), []);
+
+    let key = "net.ipv4.no_such_setting".to_owned();
+    let setting = routemesh_agent::kernel::Setting {
+        key,
+        ..forwarding()[0].clone()
+    };
+    let error = kernel
+        .set(vec![setting])
+        .await
+        .expect_err("not there")
+        .to_string();
+    assert!(error.contains("net.ipv4.no_such_setting"), "{error}");
+}
+
+#[tokio::test]
+async fn namespaces_are_entered_on_a_thread_of_their_own() {
+    let space = Space::with_wan();
+    let netns = Netns::named(&space.0).expect("there");
+    let own = Netns::current().expect("own");
+    let here = std::fs::read_link("/proc/thread-self/ns/net").expect("a link");
+    let there = netns
+        .run(|| std::fs::read_link("/proc/thread-self/ns/net"))
+        .expect("entered");
+    assert_ne!(there.expect("a link"), here);
+    assert_eq!(
+        std::fs::read_link("/proc/thread-self/ns/net").expect("a link"),
+        here
+    );
+    assert!(own.is(&own).expect("same") && !netns.is(&own).expect("not"));
+
+    let file = format!("{}-file", space.0);
+    std::fs::write(format!("/run/netns/{file}"), "").expect("written");
+    let error = Netns::named(&file)
+        .expect("opens")
+        .run(|| ())
+        .expect_err("no namespace");
+    std::fs::remove_file(format!("/run/netns/{file}")).expect("removed");
+    assert!(matches!(error, netns::Error::Enter { .. }), "{error}");
+    assert!(
+        error.to_string().contains(&format!("ip netns add {file}")),
+        "{error}"
+    );
+}

@@ -186,6 +186,9 @@ impl Vici {
     }
 
     /// The ids of the private keys that were loaded over VICI, by whomever.
+    ///
+    /// If ours is missing, load it and every connection again: `swanctl --load-creds` forgets keys
+    /// that are not in its files, and with `--clear` also the certificates of our connections.
     pub async fn keys(&self) -> Result<BTreeSet<String>, Error> {
         let answer = self
             .ask(&self.call("get-keys", ""), &Message::new())

@@ -388,7 +388,10 @@ fn a_renamed_tunnel_keeps_its_old_sa_until_the_new_one_is_there() {
         connection: "rm7-renamed".into(),
         ..up(1, 1, "other")
     };
-    assert_eq!(run(&[initiator()], &[old.clone()], 0), [(0, initiate())]);
+    assert_eq!(
+        run(&[initiator()], std::slice::from_ref(&old), 0),
+        [(0, initiate())]
+    );
     assert_eq!(
         run(&[initiator()], &[old, up(2, 2, "new")], 5),
         [(5, terminate(1))]

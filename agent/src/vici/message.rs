@@ -260,3 +260,63 @@ impl<'de> Visitor<'de> for Depth {
         Ok(Value::Section(message))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(length: usize) -> String {
+        "x".repeat(length)
+    }
+
+    #[test]
+    fn what_fits_is_let_through() {
+        let message = Message::new()
+            .text(&text(255), text(65_535))
+            .list("list", [text(65_535)]);
+        assert_eq!(message.check("load-conn"), Ok(()));
+    }
+
+    #[test]
+    fn what_is_too_long_is_named() {
+        let too_long = |field: &str, length, longest| {
+            Err(TooLong {
+                field: field.into(),
+                length,
+                longest,
+            })
+        };
+        let certs = Message::new().list("certs", [text(3), text(65_536)]);
+        let connection = Message::new().section("rm1-v2", Message::new().section("local", certs));
+        assert_eq!(
+            connection.check("load-conn"),
+            too_long("rm1-v2.local.certs", 65_536, 65_535)
+        );
+        let name = Message::new().text(&text(256), "");
+        assert_eq!(name.check("load-conn"), too_long(&text(256), 256, 255));
+    }
+
+    #[test]
+    fn a_message_of_512_kilobytes_is_the_longest() {
+        // Type, length and name of the command: 3. The list: start, its name, its end: 4.
+        // An item: its start, its length: 3, and itself.
+        let full = 512 * 1024 - 3 - 4;
+        let items = |last| {
+            vec![text(65_000); 8]
+                .into_iter()
+                .chain([text(last)])
+                .collect::<Vec<_>>()
+        };
+        let last = full - 8 * 65_003 - 3;
+        assert_eq!(Message::new().list("l", items(last)).check("c"), Ok(()));
+        let over = Message::new().list("l", items(last + 1)).check("c");
+        assert_eq!(
+            over,
+            Err(TooLong {
+                field: "message".into(),
+                length: 524_289,
+                longest: 524_288
+            })
+        );
+    }
+}

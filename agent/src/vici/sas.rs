@@ -211,3 +211,68 @@ fn number<T: std::str::FromStr>(section: &Message, name: &str) -> Option<T> {
 fn hexadecimal(section: &Message, name: &str) -> Option<u32> {
     u32::from_str_radix(section.get_text(name)?, 16).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_are_told_by_their_names() {
+        for name in ["rm0-v2", "rm17-site-2", "rm3-"] {
+            assert!(is_ours(name), "{name}");
+        }
+        for name in [
+            "rm", "rm-v2", "rmx-v2", "rm1", "rm 1-v2", "home", "", "1-v2", "rm+1-v2",
+        ] {
+            assert!(!is_ours(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn interface_ids_and_spis_are_hexadecimal_and_the_rest_is_not() {
+        let section = Message::new()
+            .text("uniqueid", "12")
+            .text("name", "0123456789abcdef")
+            .text("state", "INSTALLED")
+            .text("if-id-in", "52000012")
+            .text("if-id-out", "52000012")
+            .text("spi-in", "c0000010")
+            .text("bytes-in", "10")
+            .text("rekey-time", "-3");
+        let child = child("0123456789abcdef-12", &section);
+        assert_eq!(child.name, "0123456789abcdef");
+        assert_eq!(child.unique_id, 12);
+        assert_eq!(child.bind, Some(Bind::IfId(0x5200_0012)));
+        assert_eq!(child.spi_in, Some(0xc000_0010));
+        assert_eq!((child.bytes_in, child.bytes_out), (10, 0));
+        assert_eq!(child.rekey_in, None, "overdue");
+    }
+
+    #[test]
+    fn a_child_bound_to_two_interfaces_or_none_is_bound_to_none() {
+        let of = |pairs: &[(&str, &str)]| {
+            let message = pairs
+                .iter()
+                .fold(Message::new(), |m, (name, value)| m.text(name, *value));
+            bind(&message)
+        };
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[("if-id-in", "1")]), None);
+        assert_eq!(of(&[("if-id-in", "1"), ("if-id-out", "2")]), None);
+        assert_eq!(
+            of(&[("mark-in", "1f"), ("mark-out", "1f")]),
+            Some(Bind::Mark(0x1f))
+        );
+        assert_eq!(of(&[("if-id-in", "no"), ("if-id-out", "no")]), None);
+    }
+
+    #[test]
+    fn an_sa_about_which_nothing_is_known_is_no_use() {
+        let sas = from_list(&[Message::new().section("rm1-v2", Message::new())]);
+        assert_eq!(sas.len(), 1);
+        assert_eq!(
+            (sas[0].state, sas[0].children.len()),
+            (IkeState::Closing, 0)
+        );
+    }
+}

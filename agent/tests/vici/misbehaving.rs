@@ -323,6 +323,39 @@ async fn answers_of_any_bytes_are_errors_at_worst() {
     }
 }
 
+/// One `version` that is answered by these bytes.
+async fn answered_by(bytes: Vec<u8>) {
+    let (_dir, socket, listener) = bind();
+    let vici = Vici::new(socket).with_limit(Duration::from_millis(20));
+    let charon = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        receive(&mut stream).await.unwrap();
+        let _ = stream.write_all(&bytes).await;
+        stream
+    };
+    let _ = within(async { tokio::join!(charon, vici.version()) }).await;
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+
+    /// Packets of a right length and any content, then anything at all: nothing panics or hangs.
+    #[test]
+    fn answers_of_random_bytes_are_errors_at_worst(
+        packets in proptest::collection::vec(
+            (0..9u8, proptest::collection::vec(0..9u8, 0..60)), 0..4),
+        rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20),
+    ) {
+        let mut bytes = Vec::new();
+        for (kind, message) in packets {
+            bytes.extend(packet(kind, None, &message));
+        }
+        bytes.extend(rest);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(answered_by(bytes));
+    }
+}
+
 #[tokio::test]
 async fn sections_nested_without_end_do_not_exhaust_the_stack() {
     let (_dir, socket, listener) = bind();
@@ -458,6 +491,40 @@ async fn events_go_on_after_one_that_makes_no_sense() {
     let rekey = packet(EVENT, Some("child-rekey"), &section("rm1-v2", &[]));
     stream.write_all(&rekey).await.unwrap();
     assert_eq!(next(&mut events).await, Event::Rekeyed("rm1-v2".into()));
+}
+
+#[tokio::test]
+async fn confirmations_may_come_byte_by_byte_between_registrations() {
+    let (_dir, socket, listener) = bind();
+    let mut events = events(socket);
+    let (mut stream, _) = within(listener.accept()).await.unwrap();
+    // The first half of a confirmation while the other registrations are being written.
+    within(receive(&mut stream)).await.unwrap();
+    let confirmation = packet(EVENT_CONFIRM, None, &[]);
+    stream.write_all(&confirmation[..2]).await.unwrap();
+    for _ in 0..3 {
+        within(receive(&mut stream)).await.unwrap();
+    }
+    for byte in [
+        &confirmation[2..],
+        &confirmation,
+        &confirmation,
+        &confirmation,
+    ]
+    .concat()
+    {
+        stream.write_all(&[byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(next(&mut events).await, Event::Resync);
+    for byte in child_up("rm1-v2") {
+        stream.write_all(&[byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        next(&mut events).await,
+        Event::ConnectionUp("rm1-v2".into())
+    );
 }
 
 #[tokio::test]

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use routemesh_tests::lab::Lab;
-use routemesh_tests::lab::error::Result;
+use routemesh_tests::lab::error::{LabError, Result};
 use routemesh_tests::lab::probe::Probe;
 use routemesh_tests::lab::report::{measured, say, wait_until};
 use routemesh_tests::lab::sniff::{Kind, Sniffer, in_clear};
 use routemesh_tests::lab::topology::{Gateway, PUBLIC, Topology};
+use routemesh_tests::lab::{FORWARDING, Lab};
 
 /// One connection by hand, as a foreigner would make it.
 fn connection(local: Gateway, remote: Gateway) -> String {
@@ -35,11 +35,12 @@ fn two_gateways_by_hand() -> Result<()> {
     for (local, remote, address) in [(a, b, "2001:db8:ff::"), (b, a, "2001:db8:ff::1")] {
         let (underlay, overlay) = (lab.underlay(local), lab.overlay(local));
         let file = underlay.dir().join("hand.conf");
-        std::fs::write(&file, connection(local, remote)).unwrap();
+        std::fs::write(&file, connection(local, remote)).map_err(LabError::io("write"))?;
         underlay.ip_batch(&[
             "link add hand type xfrm dev eth0 if_id 7".into(),
             format!("link set hand netns {}", local.overlay()),
         ])?;
+        overlay.sysctl(&FORWARDING)?;
         let other = if local == a { 2 } else { 1 };
         overlay.ip_batch(&[
             "link set hand mtu 1500 up".into(),

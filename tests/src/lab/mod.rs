@@ -14,6 +14,7 @@ pub mod probe;
 pub mod process;
 pub mod report;
 pub mod sniff;
+mod tables;
 pub mod topology;
 
 use std::collections::BTreeMap;
@@ -119,6 +120,10 @@ impl Lab {
         self.passed.store(true, Ordering::Relaxed);
     }
 
+    pub(crate) fn has_passed(&self) -> bool {
+        self.passed.load(Ordering::Relaxed)
+    }
+
     /// What this lab consists of.
     pub fn topology(&self) -> &Topology {
         &self.topology
@@ -181,7 +186,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.passed.load(Ordering::Relaxed) {
+        if !self.has_passed() {
             let kept = output_dir().join("failed").join(&self.name);
             match keep_logs(&kept) {
                 Ok(()) => say(format_args!("logs kept in target/lab/failed/{}", self.name)),
@@ -205,6 +210,13 @@ fn require_kernel() -> Result<()> {
         .map_err(|_| LabError::Kernel)
 }
 
+/// What makes a router of a host. Routers have it from the start; gateways get it from the agent.
+pub const FORWARDING: [(&str, &str); 3] = [
+    ("ipv4/ip_forward", "1"),
+    ("ipv6/conf/all/forwarding", "1"),
+    ("ipv6/conf/default/forwarding", "1"),
+];
+
 /// Settings of every namespace, made before it has links. Duplicate address detection would
 /// delay every address by a second.
 fn settings(namespace: &str) -> Vec<(&'static str, &'static str)> {
@@ -218,20 +230,8 @@ fn settings(namespace: &str) -> Vec<(&'static str, &'static str)> {
     if namespace == PUBLIC {
         all.push(("ipv6/conf/default/disable_ipv6", "1"));
     }
-    let forwarding = [
-        ("ipv4/ip_forward", "1"),
-        ("ipv6/conf/all/forwarding", "1"),
-        ("ipv6/conf/default/forwarding", "1"),
-    ];
-    if namespace.ends_with("-private") {
-        all.extend(forwarding);
-        all.extend([
-            ("ipv4/fib_multipath_hash_policy", "1"),
-            ("ipv6/fib_multipath_hash_policy", "1"),
-        ]);
-    }
     if namespace.starts_with('R') {
-        all.extend(forwarding);
+        all.extend(FORWARDING);
         // Routers and gateways share one kernel and so one hash seed. If they hashed the same
         // fields, all flows that a router sends to one gateway would choose one tunnel there.
         all.extend([

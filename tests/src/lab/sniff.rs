@@ -201,6 +201,7 @@ fn private(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn frame(from: &str, to: &str, protocol: u8, rest: &[u8]) -> Vec<u8> {

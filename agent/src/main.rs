@@ -65,7 +65,9 @@ struct HostArgs {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
+        .with_ansi(color)
         .with_env_filter(filter)
         .with_target(false)
         .with_writer(std::io::stderr)

@@ -12,7 +12,6 @@ use crate::state::{Connection, State};
 use crate::state_dir::StateDir;
 use crate::status::{self, Facts, bind};
 use crate::vici::{Definition, IkeSa, Secret, Vici, heal};
-use routemesh_bgp::SpeakerConfig;
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -50,7 +49,7 @@ struct Charon {
 }
 
 impl Gateway {
-    /// Opens the kernel and starts the speaker, without peers until the first pass. Routes of ours
+    /// Opens the kernel and starts the speaker. Routes of ours
     /// in the kernel mean that an earlier run left them for us: a graceful restart.
     pub async fn start(
         config: &Config,
@@ -67,10 +66,8 @@ impl Gateway {
                 "taking over what an earlier run left in the kernel"
             );
         }
-        let speaker = SpeakerConfig {
-            peers: BTreeMap::new(),
-            ..peers::speaker(config, &Links::default())
-        };
+        // With its peers from the first moment: without any, it would have nobody to wait for.
+        let speaker = peers::speaker(config, &links(&observed));
         Ok(Self {
             bgp: Bgp::start(kernel.overlay().clone(), speaker, restarting),
             kernel,

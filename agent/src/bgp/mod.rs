@@ -48,7 +48,7 @@ pub struct Bgp {
 }
 
 impl Bgp {
-    /// Starts a speaker without peers. `restarting`: the kernel still forwards by what an earlier
+    /// Starts a speaker. `restarting`: the kernel still forwards by what an earlier
     /// run had learnt, so that peers are asked to be patient (RFC 4724).
     pub fn start(overlay: Netns, config: SpeakerConfig, restarting: bool) -> Self {
         let (commands, inbox) = mpsc::channel(64);

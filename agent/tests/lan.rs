@@ -1,0 +1,246 @@
+//! The agent with a router on its LAN, Debian's BIRD, and nothing else: no charon, no tunnel. Runs
+//! on any kernel with nexthop objects.
+
+mod space;
+
+use routemesh_proto::{Config, Router, Site};
+use serde_json::Value;
+use space::Space;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A process that ends with its value.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A gateway and a router on one LAN.
+struct Lan {
+    gateway: Space,
+    router: Space,
+    dir: TempDir,
+    _bird: Daemon,
+}
+
+impl Lan {
+    /// The router, AS 65001, announces what site one owns and a prefix that it does not.
+    fn up() -> Self {
+        let (gateway, router) = (Space::new(), Space::new());
+        let dir = tempfile::tempdir().expect("a directory");
+        gateway.ip(&format!(
+            "link add lan0 type veth peer name lan0 netns {}",
+            router.0
+        ));
+        gateway.ip("addr add fd00:1::1/64 dev lan0 nodad");
+        router.ip("addr add fd00:1::254/64 dev lan0 nodad");
+        gateway.ip("link set lan0 up");
+        router.ip("link set lan0 up");
+        let conf = "router id 192.0.2.254; protocol device {}
+            protocol static s4 { ipv4; route 10.0.1.0/24 unreachable; route 10.66.0.0/24 unreachable; }
+            protocol static s6 { ipv6; route 2001:db8:a1::/64 unreachable; }
+            protocol bgp v11 { local fd00:1::254 as 65001; neighbor fd00:1::1 as 65000;
+                ipv4 { import all; export all; extended next hop on; };
+                ipv6 { import all; export all; }; }";
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        fs::write(file("bird.conf"), conf).expect("written");
+        let bird = router
+            .command("bird")
+            .args(["-f", "-c", &file("bird.conf"), "-s", &file("bird.ctl")])
+            .args(["-P", &file("bird.pid")])
+            .stderr(fs::File::create(file("bird.log")).expect("a log"))
+            .spawn()
+            .expect("bird is installed");
+        identity(dir.path());
+        Self {
+            gateway,
+            router,
+            dir,
+            _bird: Daemon(bird),
+        }
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn agent(&self) -> Daemon {
+        let site = |name: &str, prefixes: [&str; 2]| Site {
+            name: name.into(),
+            prefixes: prefixes.map(Into::into).into(),
+        };
+        let config = Config {
+            gateway: "V1-1".into(),
+            site: "one".into(),
+            asn: 65000,
+            router_id: "198.18.0.1".into(),
+            hold_time: 9,
+            announce: vec!["static".into()],
+            sites: vec![
+                site("one", ["2001:db8:a1::/64", "10.0.0.0/23"]),
+                site("two", ["2001:db8:a2::/64", "10.0.2.0/24"]),
+            ],
+            routers: vec![Router {
+                address: "fd00:1::254".into(),
+                asn: 65001,
+            }],
+            ..Config::default()
+        };
+        let text = toml::to_string(&config).expect("TOML");
+        fs::write(self.file("config.toml"), text).expect("written");
+        let mut command = self.gateway.command(env!("CARGO_BIN_EXE_mesh-agent"));
+        command
+            .args(["run", "--config", &self.file("config.toml")])
+            .args(["--identity", &self.file("")])
+            .args(["--state-dir", &self.file("state")])
+            .args(["--vici", &self.file("no.vici")])
+            .stderr(fs::File::create(self.file("agent.log")).expect("a log"));
+        Daemon(command.spawn().expect("the agent runs"))
+    }
+
+    /// Routes of ours in the gateway's kernel: destination and whether over a group or unreachable.
+    fn routes(&self) -> Vec<String> {
+        let mut all = self.gateway.json("-4 route show proto 82");
+        all.extend(self.gateway.json("-6 route show proto 82"));
+        let text = |route: &Value| {
+            let kind = match route.get("nhid") {
+                Some(_) => "group",
+                None => route["type"].as_str().unwrap_or("?"),
+            };
+            format!("{} {kind}", route["dst"].as_str().unwrap_or("?"))
+        };
+        let mut texts: Vec<String> = all.iter().map(text).collect();
+        texts.sort();
+        texts
+    }
+
+    fn birdc(&self, command: &str) -> String {
+        let mut all = vec!["-s".to_owned(), self.file("bird.ctl")];
+        all.extend(command.split(' ').map(Into::into));
+        let output = Command::new("birdc").args(&all).output().expect("birdc");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn wait_for(&self, what: &str, holds: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            assert!(
+                began.elapsed() < DEADLINE,
+                "{what}: not within {DEADLINE:?}\nroutes: {:?}\nagent: {}\nBIRD: {}",
+                self.routes(),
+                fs::read_to_string(self.file("agent.log")).unwrap_or_default(),
+                fs::read_to_string(self.file("bird.log")).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+/// A certificate that only has to be readable: there is no charon and no controller.
+fn identity(dir: &Path) {
+    for name in ["ca.pem", "cert.pem", "key.pem"] {
+        let file = dir.join(name);
+        fs::write(&file, "none").expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("set");
+    }
+}
+
+const ALL: [&str; 4] = [
+    "10.0.1.0/24 group",
+    "10.0.2.0/24 unreachable",
+    "2001:db8:a1::/64 group",
+    "2001:db8:a2::/64 unreachable",
+];
+
+#[test]
+fn what_the_router_announces_is_routed_and_what_the_site_does_not_own_is_not() {
+    let lan = Lan::up();
+    lan.gateway
+        .ip("route add 10.0.0.0/24 dev lan0 proto static");
+    lan.gateway
+        .ip("route add 10.77.0.0/24 dev lan0 proto static");
+    let _agent = lan.agent();
+    lan.wait_for("routes of both families", || lan.routes() == ALL);
+    // IPv4 over the router's IPv6 address, through one group.
+    let nexthops = lan.gateway.json("nexthop show proto 82");
+    assert_eq!(nexthops.len(), 2, "{nexthops:?}");
+    assert!(nexthops.iter().any(|n| n["gateway"] == "fd00:1::254"));
+
+    // The router is told of other sites' prefixes only, and there are none yet: not of its own
+    // back, and not of the gateway's static routes, which belong to its own site.
+    let session = lan.birdc("show protocols all v11");
+    assert!(session.contains("Established"), "{session}");
+    assert!(!lan.birdc("show route protocol v11").contains("10."));
+
+    lan.birdc("disable s4");
+    let without = ["10.0.2.0/24 unreachable", ALL[2], ALL[3]];
+    lan.wait_for("the withdrawn prefix gone", || lan.routes() == without);
+    assert!(lan.gateway.ip("route show 10.77.0.0/24").contains("static"));
+    drop(lan.router.ip("link set lan0 down"));
+    let bare = ["10.0.2.0/24 unreachable", ALL[3]];
+    lan.wait_for("a LAN that is down carries nothing", || {
+        lan.routes() == bare
+    });
+}
+
+#[test]
+fn a_killed_agent_leaves_its_routes_and_the_next_one_takes_them_over() {
+    let lan = Lan::up();
+    let agent = lan.agent();
+    lan.wait_for("routes of both families", || lan.routes() == ALL);
+    let before = lan.gateway.json("nexthop show proto 82");
+    drop(agent);
+    assert_eq!(lan.routes(), ALL);
+    // Lost while nobody looked: to be noticed by the next run.
+    lan.gateway
+        .ip("route del unreachable 10.0.2.0/24 metric 4294967295");
+    let mut monitor = lan.gateway.command("ip");
+    let log = lan.file("monitor.log");
+    let monitor = monitor
+        .args(["monitor", "route", "nexthop"])
+        .stdout(fs::File::create(&log).expect("a log"))
+        .spawn()
+        .expect("ip monitor runs");
+    let monitor = Daemon(monitor);
+    let _agent = lan.agent();
+    lan.wait_for("the lost route back", || lan.routes() == ALL);
+    let settled = || lan.birdc("show protocols all v11").contains("Established");
+    lan.wait_for("the session back", settled);
+    std::thread::sleep(Duration::from_secs(3));
+    drop(monitor);
+    let changes = fs::read_to_string(&log).expect("the monitor's log");
+    assert!(changes.contains("unreachable 10.0.2.0/24"), "{changes}");
+    assert!(
+        !changes.contains("Deleted"),
+        "a takeover deletes nothing: {changes}"
+    );
+    assert_eq!(lan.gateway.json("nexthop show proto 82"), before);
+}
+
+#[test]
+fn two_agents_cannot_run_the_same_gateway() {
+    let lan = Lan::up();
+    let _agent = lan.agent();
+    lan.wait_for("the first", || !lan.routes().is_empty());
+    let output = lan
+        .gateway
+        .command(env!("CARGO_BIN_EXE_mesh-agent"))
+        .args(["run", "--config", &lan.file("config.toml")])
+        .args(["--identity", &lan.file("")])
+        .args(["--state-dir", &lan.file("state")])
+        .output()
+        .expect("it runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(error.contains("another mesh-agent runs"), "{error}");
+}

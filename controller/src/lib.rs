@@ -1,1 +1,21 @@
+//! The control plane: keeps the specification, renders what every gateway must run, streams it to
+//! the agents, and gathers what they see.
+//!
+//! ```text
+//! text --spec--> MeshSpec --ids, render--> one Config per gateway --serve--> agents
+//!                                            agents --serve--> reports --topology--> operators
+//! ```
+//!
+//! [`spec`], [`ids`], [`render`] and [`topology`] are pure; [`store`], [`ca`] and [`serve`] do the
+//! I/O.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod ca;
+pub mod ids;
+pub mod mesh;
+pub mod render;
+pub mod serve;
+pub mod spec;
+pub mod store;
+pub mod topology;

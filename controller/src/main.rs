@@ -1,1 +1,143 @@
-fn main() {}
+//! `mesh-controller`: makes the mesh's certificates, and serves it.
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use routemesh_controller::ca::{self, Peer, Role};
+use routemesh_controller::serve::{self, State};
+use routemesh_controller::store::Store;
+use routemesh_proto::Identity;
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+/// The control plane of a Routemesh.
+#[derive(Parser)]
+#[command(name = "mesh-controller", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a certificate authority, and the controller's own certificate.
+    Init(Init),
+    /// Make an identity (ca.pem, cert.pem, key.pem) for a gateway or an operator.
+    Issue(Issue),
+    /// Serve agents and operators.
+    Run(Run),
+}
+
+#[derive(Args)]
+struct Init {
+    /// The controller's directory; it is made.
+    #[arg(long, default_value = "/var/lib/routemesh/controller")]
+    dir: PathBuf,
+    /// Addresses or host names that the controller is dialled at.
+    #[arg(long = "name", value_name = "ADDRESS", num_args = 1..)]
+    names: Vec<String>,
+    /// How long the controller's certificate lasts.
+    #[arg(long, default_value_t = 730, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("whose").required(true))]
+struct Issue {
+    /// The controller's directory.
+    #[arg(long, default_value = "/var/lib/routemesh/controller")]
+    dir: PathBuf,
+    /// For this gateway, as it is called in the specification.
+    #[arg(long, value_name = "NAME", group = "whose")]
+    gateway: Option<String>,
+    /// For this operator.
+    #[arg(long, value_name = "NAME", group = "whose")]
+    operator: Option<String>,
+    /// Directory for the three files; it is made.
+    #[arg(long)]
+    out: PathBuf,
+    /// How long the certificate lasts.
+    #[arg(long, default_value_t = 730, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+#[derive(Args)]
+struct Run {
+    /// The controller's directory.
+    #[arg(long, default_value = "/var/lib/routemesh/controller")]
+    dir: PathBuf,
+    /// Address and port to serve at.
+    #[arg(long, default_value = "[::]:7179")]
+    listen: String,
+    /// What to log: error, warn, info, debug, trace, or by module as RUST_LOG has it.
+    #[arg(long, default_value = "info")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Init(args) => {
+            let made = ca::init(&args.dir, &args.names, args.days);
+            made.map_err(Into::into)
+        }
+        Command::Issue(args) => issue(&args),
+        Command::Run(args) => run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mesh-controller: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn issue(args: &Issue) -> Result<(), Box<dyn Error>> {
+    let (role, name) = match (&args.gateway, &args.operator) {
+        (Some(name), _) => (Role::Gateway, name.clone()),
+        (None, Some(name)) => (Role::Operator, name.clone()),
+        (None, None) => return Err("give --gateway NAME or --operator NAME".into()),
+    };
+    Ok(ca::issue(
+        &args.dir,
+        &Peer { role, name },
+        &args.out,
+        args.days,
+    )?)
+}
+
+#[tokio::main]
+async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
+    let filter = EnvFilter::try_new(&args.log)
+        .map_err(|error| format!("--log {}: {error}; try info", args.log))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let identity = Identity::load(&args.dir).map_err(|error| {
+        let dir = args.dir.display();
+        format!("{error}; for the controller: mesh-controller init --dir {dir}")
+    })?;
+    let state = State::new(Store::open(&args.dir)?)?;
+    let listener = TcpListener::bind(&args.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let stop = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    info!("listening on {}", listener.local_addr()?);
+    serve::serve(listener, &identity, Arc::new(state), stop).await?;
+    Ok(())
+}

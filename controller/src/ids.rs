@@ -1,0 +1,225 @@
+//! Numbers that never change: an endpoint's id is given once and kept for ever, and everything
+//! about a tunnel derives from the ids of its two endpoints. Adding a gateway renumbers nothing.
+
+use crate::spec::{At, Family, Gateway, MeshSpec, OuterAddress, Site, SpecError};
+use ipnet::Ipv6Net;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// Tunnel numbers stay below this: 24 bits of `if_id`.
+const TUNNELS: u64 = 1 << 24;
+/// Ids stay below this, so that each has a BGP identifier.
+const IDS: u32 = (1 << 17) - 1;
+
+/// The ids given so far, those of endpoints that are gone included: an agent that was away may
+/// still run tunnels by them, so no other endpoint gets them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ids {
+    /// By gateway and by the endpoint's address.
+    given: BTreeMap<String, BTreeMap<String, u32>>,
+    /// Above all that are given.
+    next: u32,
+}
+
+impl Ids {
+    /// The id of a gateway's endpoint.
+    pub fn get(&self, gateway: &str, endpoint: &OuterAddress) -> Option<u32> {
+        self.given.get(gateway)?.get(&endpoint.to_string()).copied()
+    }
+
+    /// Notes an id given earlier.
+    pub fn insert(&mut self, gateway: String, address: String, id: u32) {
+        self.next = self.next.max(id.saturating_add(1));
+        self.given.entry(gateway).or_default().insert(address, id);
+    }
+
+    /// All: gateway, address, id.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, u32)> {
+        self.given.iter().flat_map(|(gateway, endpoints)| {
+            let of_gateway = endpoints.iter();
+            of_gateway.map(move |(address, id)| (gateway.as_str(), address.as_str(), *id))
+        })
+    }
+}
+
+/// An endpoint with all that it belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'m> {
+    /// Its site.
+    pub site: &'m Site,
+    /// Its gateway.
+    pub gateway: &'m Gateway,
+    /// The endpoint.
+    pub endpoint: &'m At<OuterAddress>,
+    /// Its id.
+    pub id: u32,
+}
+
+/// Every endpoint that has an id, in the order of the file.
+pub fn ends<'m>(spec: &'m MeshSpec, ids: &Ids) -> Vec<End<'m>> {
+    let mut ends = Vec::new();
+    for (site, gateway) in spec.gateways() {
+        for endpoint in &gateway.endpoints {
+            if let Some(id) = ids.get(&gateway.name, endpoint) {
+                ends.push(End {
+                    site,
+                    gateway,
+                    endpoint,
+                    id,
+                });
+            }
+        }
+    }
+    ends
+}
+
+/// A tunnel joins two endpoints of one family at different sites.
+pub fn joined(x: &End, y: &End) -> bool {
+    x.site.name != y.site.name && x.endpoint.family() == y.endpoint.family()
+}
+
+/// The tunnel of two endpoints: the index of their pair among all pairs, b(b-1)/2 + a for a < b.
+pub fn tunnel_number(x: u32, y: u32) -> u64 {
+    let (a, b) = (u64::from(x.min(y)), u64::from(x.max(y)));
+    b * b.saturating_sub(1) / 2 + a
+}
+
+/// A tunnel's interconnect addresses: the even one is for the end with the smaller id.
+pub fn interconnect(pool: Ipv6Net, tunnel: u32) -> (Ipv6Addr, Ipv6Addr) {
+    let even = u128::from(pool.network()) + 2 * u128::from(tunnel);
+    (even.into(), (even + 1).into())
+}
+
+/// A gateway's BGP identifier, from 198.18.0.0/15, which nobody routes (RFC 2544).
+pub fn router_id(lowest_id: u32) -> Ipv4Addr {
+    let base = u32::from(Ipv4Addr::new(198, 18, 0, 0));
+    Ipv4Addr::from(base + (lowest_id + 1) % (1 << 17))
+}
+
+/// Gives an id to every endpoint of the specification that has none yet, in its order.
+///
+/// An endpoint that comes back gets the id that it had.
+pub fn assign(known: &Ids, spec: &MeshSpec) -> Result<Ids, Vec<SpecError>> {
+    let mut ids = known.clone();
+    for (_, gateway) in spec.gateways() {
+        for endpoint in &gateway.endpoints {
+            if ids.get(&gateway.name, endpoint).is_some() {
+                continue;
+            }
+            if ids.next >= IDS {
+                return Err(vec![SpecError {
+                    place: endpoint.place,
+                    reason: format!(
+                        "no endpoint id is left for {}: {IDS} were given",
+                        endpoint.value
+                    ),
+                }]);
+            }
+            let id = ids.next;
+            ids.insert(gateway.name.value.clone(), endpoint.to_string(), id);
+        }
+    }
+    let errors = numbers(&ids, spec);
+    if errors.is_empty() {
+        Ok(ids)
+    } else {
+        Err(errors)
+    }
+}
+
+/// Whether the highest tunnel number fits everything that derives from it.
+fn numbers(ids: &Ids, spec: &MeshSpec) -> Vec<SpecError> {
+    let ends = ends(spec, ids);
+    let highest = [Family::Ipv4, Family::Ipv6]
+        .into_iter()
+        .filter_map(|family| highest(&ends, family))
+        .max_by_key(|(number, _)| *number);
+    let Some((number, end)) = highest else {
+        return Vec::new();
+    };
+    if number >= TUNNELS {
+        return vec![SpecError {
+            place: end.endpoint.place,
+            reason: format!(
+                "{} has id {}, and its tunnels would get numbers of {TUNNELS} and more: a mesh has at most 5792 endpoints, removed ones included",
+                end.endpoint.value, end.id
+            ),
+        }];
+    }
+    let pool = spec.interconnect.value;
+    let room = 1_u128 << (127 - u32::from(pool.prefix_len()));
+    if u128::from(number) >= room {
+        // Enough for this number and for three times as many endpoints.
+        let bits = (number.max(1).ilog2() + 5).min(25);
+        return vec![SpecError {
+            place: spec.interconnect.place,
+            reason: format!(
+                "{pool} is too small: it has addresses for {room} tunnels, numbered by pairs of endpoints, and this mesh needs number {number}: use a /{} or shorter",
+                128 - bits
+            ),
+        }];
+    }
+    Vec::new()
+}
+
+fn highest<'e, 'm>(ends: &'e [End<'m>], family: Family) -> Option<(u64, &'e End<'m>)> {
+    let mut by_id: Vec<&End> = ends
+        .iter()
+        .filter(|end| end.endpoint.family() == family)
+        .collect();
+    by_id.sort_by_key(|end| std::cmp::Reverse(end.id));
+    // The highest id wins if it has a partner at all, and then its highest partner.
+    by_id.iter().enumerate().find_map(|(i, b)| {
+        let a = by_id[i + 1..].iter().find(|a| joined(a, b))?;
+        Some((tunnel_number(a.id, b.id), *b))
+    })
+}
+
+/// How many tunnels the specification has.
+pub fn tunnel_count(spec: &MeshSpec) -> u64 {
+    let of = |site: &Site, family: Family| -> u64 {
+        let endpoints = site.gateways.iter().flat_map(|gateway| &gateway.endpoints);
+        endpoints.filter(|e| e.family() == family).count() as u64
+    };
+    let pairs = |family| {
+        let counts: Vec<u64> = spec.sites.iter().map(|site| of(site, family)).collect();
+        let all: u64 = counts.iter().sum();
+        (all * all - counts.iter().map(|n| n * n).sum::<u64>()) / 2
+    };
+    pairs(Family::Ipv4) + pairs(Family::Ipv6)
+}
+
+/// Names of all gateways of the specification.
+pub fn gateway_names(spec: &MeshSpec) -> BTreeSet<&str> {
+    spec.gateways()
+        .map(|(_, gateway)| gateway.name.as_str())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_has_its_own_number() {
+        let numbers: BTreeSet<u64> = (0..50)
+            .flat_map(|b| (0..b).map(move |a| tunnel_number(a, b)))
+            .collect();
+        assert_eq!(numbers.len(), 50 * 49 / 2);
+        assert_eq!(numbers.last(), Some(&(50 * 49 / 2 - 1)));
+        assert_eq!(tunnel_number(3, 7), tunnel_number(7, 3));
+        assert!(tunnel_number(5790, 5791) < TUNNELS);
+    }
+
+    #[test]
+    fn addresses_are_a_pair_of_127() {
+        let pool: Ipv6Net = "fd00::/64".parse().unwrap();
+        let (even, odd) = interconnect(pool, 3);
+        assert_eq!(
+            (even.to_string(), odd.to_string()),
+            ("fd00::6".to_owned(), "fd00::7".to_owned())
+        );
+        assert_eq!(router_id(0).to_string(), "198.18.0.1");
+        assert_eq!(router_id(255).to_string(), "198.18.1.0");
+    }
+}

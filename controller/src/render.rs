@@ -1,0 +1,111 @@
+//! (mesh, gateway) -> exactly what that gateway must run. Pure: equal in, equal out.
+
+use crate::ids::{End, ends, interconnect, joined, router_id, tunnel_number};
+use crate::mesh::Mesh;
+use crate::spec::{Gateway, MeshSpec, Site};
+use routemesh_proto as proto;
+
+/// A tunnel, from the end with the smaller id to the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair<'m> {
+    /// The tunnel's number.
+    pub number: u32,
+    /// The end with the smaller id: even address, initiates IKE.
+    pub a: End<'m>,
+    /// The other.
+    pub b: End<'m>,
+}
+
+fn pair<'m>(x: &End<'m>, y: &End<'m>) -> Option<Pair<'m>> {
+    if !joined(x, y) {
+        return None;
+    }
+    let (a, b) = if x.id < y.id { (*x, *y) } else { (*y, *x) };
+    let number = u32::try_from(tunnel_number(a.id, b.id)).ok()?;
+    Some(Pair { number, a, b })
+}
+
+/// Every tunnel of the mesh, by number.
+pub fn pairs(mesh: &Mesh) -> Vec<Pair<'_>> {
+    let ends = ends(&mesh.spec, &mesh.ids);
+    let mut pairs: Vec<Pair> = ends
+        .iter()
+        .enumerate()
+        .flat_map(|(i, x)| ends[i + 1..].iter().filter_map(|y| pair(x, y)))
+        .collect();
+    pairs.sort_by_key(|pair| pair.number);
+    pairs
+}
+
+/// The config of one gateway: `None` for one that was never in a specification, and a config
+/// without tunnels for one that has left.
+pub fn render(mesh: &Mesh, gateway: &str) -> Option<proto::Config> {
+    match mesh.spec.gateway(gateway) {
+        Some((site, gateway)) => Some(config(mesh, site, gateway)),
+        None => mesh.retired.get(gateway).map(|idle| proto::Config {
+            generation: mesh.generation,
+            ..idle.clone()
+        }),
+    }
+}
+
+fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
+    let spec = &mesh.spec;
+    let ends = ends(spec, &mesh.ids);
+    let is_own = |end: &&End| end.gateway.name == gateway.name;
+    let own: Vec<&End> = ends.iter().filter(is_own).collect();
+    let lowest = own.iter().map(|end| end.id).min().unwrap_or_default();
+    let mut tunnels: Vec<proto::Tunnel> = own
+        .iter()
+        .flat_map(|own| ends.iter().filter_map(|far| tunnel(spec, own, far)))
+        .collect();
+    tunnels.sort_by_key(|tunnel| tunnel.number);
+    proto::Config {
+        generation: mesh.generation,
+        gateway: gateway.name.value.clone(),
+        site: site.name.value.clone(),
+        asn: site.asn,
+        router_id: router_id(lowest).to_string(),
+        overlay: gateway.overlay.clone().unwrap_or_default(),
+        announce: gateway.announce.clone(),
+        hold_time: u32::from(spec.hold_time),
+        ike_proposals: spec.ike_proposals.clone(),
+        esp_proposals: spec.esp_proposals.clone(),
+        sites: spec.sites.iter().map(owned).collect(),
+        routers: gateway
+            .routers
+            .iter()
+            .map(|router| proto::Router {
+                address: router.address.to_string(),
+                asn: router.asn,
+            })
+            .collect(),
+        tunnels,
+    }
+}
+
+fn owned(site: &Site) -> proto::Site {
+    proto::Site {
+        name: site.name.value.clone(),
+        prefixes: site.prefixes.iter().map(|net| net.to_string()).collect(),
+    }
+}
+
+fn tunnel(spec: &MeshSpec, own: &End, far: &End) -> Option<proto::Tunnel> {
+    let pair = pair(own, far)?;
+    let initiate = pair.a.id == own.id;
+    let (even, odd) = interconnect(spec.interconnect.value, pair.number);
+    let (local, remote) = if initiate { (even, odd) } else { (odd, even) };
+    Some(proto::Tunnel {
+        number: pair.number,
+        peer: far.gateway.name.value.clone(),
+        peer_site: far.site.name.value.clone(),
+        peer_asn: far.site.asn,
+        kind: spec.tunnel.to_string(),
+        local_endpoint: own.endpoint.text(),
+        remote_endpoint: far.endpoint.text(),
+        local_address: local.to_string(),
+        remote_address: remote.to_string(),
+        initiate,
+    })
+}

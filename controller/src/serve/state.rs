@@ -1,0 +1,207 @@
+//! What the controller knows: the mesh in force, and the last report of each gateway.
+
+use crate::ids::{self, tunnel_count};
+use crate::mesh::{Mesh, retire};
+use crate::spec::{self, SpecErrors};
+use crate::store::{Store, StoreError, StoredReport};
+use crate::topology::{Report, Reports};
+use routemesh_proto as proto;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::watch;
+use tracing::{error, info};
+
+/// Why a specification was not applied. Nothing has changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It is wrong.
+    #[error(transparent)]
+    Spec(#[from] SpecErrors),
+    /// It cannot be kept.
+    #[error("nothing was changed: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// What the controller knows, shared by everything that serves.
+#[derive(Debug)]
+pub struct State {
+    store: Mutex<Store>,
+    mesh: watch::Sender<Option<Arc<Mesh>>>,
+    reports: Mutex<BTreeMap<String, Received>>,
+}
+
+#[derive(Debug)]
+struct Received {
+    status: Arc<proto::Status>,
+    /// How old it was when it came to us, which is more than nothing for what the store kept.
+    age: Duration,
+    since: Instant,
+    /// Not on disk yet.
+    dirty: bool,
+}
+
+/// What stands behind a lock is whole after every statement, so a panic elsewhere spoils nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    /// Takes up where the store left off.
+    pub fn new(store: Store) -> Result<Self, StoreError> {
+        let mesh = load(&store)?;
+        let now = SystemTime::now();
+        let received = store.reports()?.into_iter().map(|report| {
+            let received = Received {
+                status: Arc::new(report.status),
+                age: now.duration_since(report.at).unwrap_or_default(),
+                since: Instant::now(),
+                dirty: false,
+            };
+            (report.gateway, received)
+        });
+        Ok(Self {
+            reports: Mutex::new(received.collect()),
+            mesh: watch::Sender::new(mesh.map(Arc::new)),
+            store: Mutex::new(store),
+        })
+    }
+
+    /// The mesh in force, now and whenever it changes.
+    pub fn mesh(&self) -> watch::Receiver<Option<Arc<Mesh>>> {
+        self.mesh.subscribe()
+    }
+
+    /// Puts a specification in force, or changes nothing. Blocks on the disk.
+    pub fn apply(
+        &self,
+        operator: &str,
+        file: &str,
+        text: &str,
+    ) -> Result<proto::ApplyReply, ApplyError> {
+        let spec = spec::parse(file, text)?;
+        // One at a time, from here to the end.
+        let mut store = lock(&self.store);
+        let before = self.mesh.borrow().clone();
+        if let Some(mesh) = before.as_ref().filter(|mesh| mesh.text == text) {
+            return Ok(reply(mesh, true));
+        }
+        let ids =
+            ids::assign(&store.ids()?, &spec).map_err(|errors| SpecErrors::new(file, errors))?;
+        let retired = retire(before.as_deref(), store.retired()?, &spec);
+        let generation = store.save(operator, file, text, &ids, &retired)?;
+        let mesh = Mesh {
+            generation,
+            text: text.to_owned(),
+            spec,
+            ids,
+            retired,
+        };
+        let reply = reply(&mesh, false);
+        info!(
+            "generation {generation} by {operator}: {} sites, {} gateways, {} tunnels",
+            reply.sites, reply.gateways, reply.tunnels
+        );
+        self.mesh.send_replace(Some(Arc::new(mesh)));
+        Ok(reply)
+    }
+
+    /// Notes what a gateway of the mesh reports; others are nobody's business.
+    pub fn report(&self, gateway: &str, status: proto::Status) {
+        let known = self
+            .mesh
+            .borrow()
+            .as_ref()
+            .is_some_and(|mesh| mesh.spec.gateway(gateway).is_some());
+        if known {
+            let received = Received {
+                status: Arc::new(status),
+                age: Duration::ZERO,
+                since: Instant::now(),
+                dirty: true,
+            };
+            lock(&self.reports).insert(gateway.to_owned(), received);
+        }
+    }
+
+    /// The last report of every gateway.
+    pub fn reports(&self) -> Reports {
+        let reports = lock(&self.reports);
+        let reports = reports.iter().map(|(gateway, received)| {
+            let report = Report {
+                status: received.status.clone(),
+                age: received.age + received.since.elapsed(),
+            };
+            (gateway.clone(), report)
+        });
+        reports.collect()
+    }
+
+    /// Brings reports to disk. Blocks on it.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let now = SystemTime::now();
+        let mut new = Vec::new();
+        for (gateway, received) in lock(&self.reports).iter_mut().filter(|(_, r)| r.dirty) {
+            received.dirty = false;
+            new.push(StoredReport {
+                gateway: gateway.clone(),
+                status: (*received.status).clone(),
+                at: now - received.since.elapsed(),
+            });
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        let saved = lock(&self.store).save_reports(&new);
+        if saved.is_err() {
+            let mut reports = lock(&self.reports);
+            for report in &new {
+                if let Some(received) = reports.get_mut(&report.gateway) {
+                    received.dirty = true;
+                }
+            }
+        }
+        saved
+    }
+}
+
+/// The mesh as it was kept. One that this version does not accept is left alone, and agents keep
+/// what they run until an operator applies another.
+fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
+    let Some(revision) = store.current()? else {
+        return Ok(None);
+    };
+    let generation = revision.generation;
+    let known = store.ids()?;
+    let spec = spec::parse(&revision.file, &revision.text).and_then(|spec| {
+        let ids = ids::assign(&known, &spec);
+        let ids = ids.map_err(|errors| SpecErrors::new(&revision.file, errors))?;
+        Ok((spec, ids))
+    });
+    match spec {
+        Ok((spec, ids)) => Ok(Some(Mesh {
+            generation,
+            text: revision.text,
+            spec,
+            ids,
+            retired: store.retired()?,
+        })),
+        Err(errors) => {
+            error!(
+                "generation {generation} is not accepted by this version; agents keep what they run until another is applied:\n{errors}"
+            );
+            Ok(None)
+        }
+    }
+}
+
+fn reply(mesh: &Mesh, unchanged: bool) -> proto::ApplyReply {
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    proto::ApplyReply {
+        generation: mesh.generation,
+        unchanged,
+        sites: count(mesh.spec.sites.len()),
+        gateways: count(mesh.spec.gateways().count()),
+        tunnels: u32::try_from(tunnel_count(&mesh.spec)).unwrap_or(u32::MAX),
+    }
+}

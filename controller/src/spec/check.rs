@@ -1,0 +1,272 @@
+//! What must fit together in a specification.
+
+use super::place::{At, Place, SpecError};
+use super::{Family, Gateway, MeshSpec, OuterAddress, Site, TunnelKind};
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// Everything that does not fit.
+pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
+    let claims = claims(spec);
+    let mut errors = names(spec);
+    errors.extend(overlaps(&claims));
+    errors.extend(endpoints_twice(spec));
+    errors.extend(endpoints_inside(spec, &claims));
+    errors.extend(no_common_family(spec));
+    errors.extend(hosts_of_vti(spec));
+    errors.extend(routers(spec, &claims));
+    errors
+}
+
+fn error(place: Place, reason: String) -> SpecError {
+    SpecError { place, reason }
+}
+
+/// A prefix and who has it.
+struct Claim<'s> {
+    net: IpNet,
+    place: Place,
+    /// `None` for the interconnect.
+    site: Option<&'s Site>,
+}
+
+impl Claim<'_> {
+    fn owner(&self) -> String {
+        match self.site {
+            Some(site) => format!("site {}", site.name.value),
+            None => "the interconnect".to_owned(),
+        }
+    }
+
+    fn is_of(&self, site: &Site) -> bool {
+        self.site.is_some_and(|own| own.name == site.name)
+    }
+}
+
+fn claims(spec: &MeshSpec) -> Vec<Claim<'_>> {
+    let of_sites = spec.sites.iter().flat_map(|site| {
+        site.prefixes.iter().map(move |net| Claim {
+            net: net.value,
+            place: net.place,
+            site: Some(site),
+        })
+    });
+    let interconnect = Claim {
+        net: IpNet::V6(spec.interconnect.value),
+        place: spec.interconnect.place,
+        site: None,
+    };
+    of_sites.chain([interconnect]).collect()
+}
+
+/// Names that are one when case is ignored, as it is in certificates and by some file systems.
+fn names(spec: &MeshSpec) -> Vec<SpecError> {
+    let sites: Vec<_> = spec.sites.iter().map(|site| ("site", &site.name)).collect();
+    let gateways: Vec<_> = spec
+        .gateways()
+        .map(|(_, gateway)| ("gateway", &gateway.name))
+        .collect();
+    let mut errors = Vec::new();
+    for names in [sites, gateways] {
+        let mut seen: HashMap<String, &At<String>> = HashMap::new();
+        for (what, name) in names {
+            match seen.get(&name.to_ascii_lowercase()) {
+                Some(first) => errors.push(error(
+                    name.place,
+                    format!(
+                        "{what} {} is already {} on line {}: names are unique in the whole mesh, whatever their case",
+                        name.value, first.value, first.place.line
+                    ),
+                )),
+                None => {
+                    seen.insert(name.to_ascii_lowercase(), name);
+                }
+            }
+        }
+    }
+    errors
+}
+
+/// Prefixes of two owners that overlap, and those written twice.
+fn overlaps(claims: &[Claim]) -> Vec<SpecError> {
+    let mut sorted: Vec<&Claim> = claims.iter().collect();
+    sorted.sort_by_key(|claim| (claim.net, claim.place));
+    let mut covering: Vec<&Claim> = Vec::new();
+    let mut errors = Vec::new();
+    for claim in sorted {
+        while covering
+            .pop_if(|outer| !outer.net.contains(&claim.net))
+            .is_some()
+        {}
+        let foreign = |outer: &&&Claim| match (outer.site, claim.site) {
+            (Some(a), Some(b)) => a.name != b.name,
+            _ => true,
+        };
+        let twice = |outer: &&&Claim| outer.net == claim.net;
+        let by_other = covering.iter().rev().find(foreign);
+        if let Some(outer) = by_other.or(covering.iter().rev().find(twice)) {
+            let (first, second) = if outer.place < claim.place {
+                (*outer, claim)
+            } else {
+                (claim, *outer)
+            };
+            let cure = if by_other.is_none() {
+                "remove one"
+            } else if first.site.is_some() && second.site.is_some() {
+                "a prefix belongs to one site"
+            } else {
+                "choose another interconnect"
+            };
+            errors.push(error(
+                second.place,
+                format!(
+                    "{} of {} overlaps {} of {} on line {}: {cure}",
+                    second.net,
+                    second.owner(),
+                    first.net,
+                    first.owner(),
+                    first.place.line
+                ),
+            ));
+        }
+        covering.push(claim);
+    }
+    errors
+}
+
+fn endpoints(spec: &MeshSpec) -> impl Iterator<Item = (&Site, &Gateway, &At<OuterAddress>)> {
+    spec.gateways().flat_map(|(site, gateway)| {
+        let of_gateway = gateway.endpoints.iter();
+        of_gateway.map(move |endpoint| (site, gateway, endpoint))
+    })
+}
+
+fn endpoints_twice(spec: &MeshSpec) -> Vec<SpecError> {
+    let mut seen: HashMap<&OuterAddress, (&Gateway, Place)> = HashMap::new();
+    let mut errors = Vec::new();
+    for (_, gateway, endpoint) in endpoints(spec) {
+        match seen.get(&endpoint.value) {
+            Some((first, place)) => errors.push(error(
+                endpoint.place,
+                format!(
+                    "{} is already an endpoint of gateway {} on line {}: every endpoint has its own address",
+                    endpoint.value, first.name.value, place.line
+                ),
+            )),
+            None => {
+                seen.insert(&endpoint.value, (gateway, endpoint.place));
+            }
+        }
+    }
+    errors
+}
+
+/// Packets to an endpoint that a mesh prefix covers would go into the tunnel that carries them,
+/// wherever the private side has no namespace of its own.
+fn endpoints_inside(spec: &MeshSpec, claims: &[Claim]) -> Vec<SpecError> {
+    let exposed = |site: Option<&Site>| {
+        spec.gateways().find(|(own, gateway)| {
+            gateway.overlay.is_none() && site.is_none_or(|site| site.name != own.name)
+        })
+    };
+    let mut errors = Vec::new();
+    for (_, gateway, endpoint) in endpoints(spec) {
+        let OuterAddress::Literal(address) = endpoint.value else {
+            continue;
+        };
+        let covering = claims.iter().find(|claim| claim.net.contains(&address));
+        let Some(claim) = covering else { continue };
+        let Some((_, other)) = exposed(claim.site) else {
+            continue;
+        };
+        errors.push(error(
+            endpoint.place,
+            format!(
+                "endpoint {address} of gateway {} lies in {} of {} (line {}), which gateway {} routes into its tunnels: leave it out of the prefix, or give gateways an overlay",
+                gateway.name.value,
+                claim.net,
+                claim.owner(),
+                claim.place.line,
+                other.name.value
+            ),
+        ));
+    }
+    errors
+}
+
+/// Gateways of different sites that no tunnel can join. One error per gateway is enough.
+fn no_common_family(spec: &MeshSpec) -> Vec<SpecError> {
+    let only = |family: Family| {
+        spec.gateways().filter(move |(_, gateway)| {
+            let mut endpoints = gateway.endpoints.iter().peekable();
+            endpoints.peek().is_some() && endpoints.all(|e| e.family() == family)
+        })
+    };
+    let mut errors = Vec::new();
+    for (family, other) in [(Family::Ipv4, Family::Ipv6), (Family::Ipv6, Family::Ipv4)] {
+        for (site, gateway) in only(family) {
+            let apart = only(other).find(|(far, _)| far.name != site.name);
+            let Some((far, peer)) = apart else { continue };
+            // The pair is reported once, at whichever stands later.
+            if peer.name.place > gateway.name.place {
+                continue;
+            }
+            errors.push(error(
+                gateway.name.place,
+                format!(
+                    "gateway {} has {family} endpoints only and gateway {} of site {} (line {}) {other} only: give one of them an endpoint of the other family",
+                    gateway.name.value, peer.name.value, far.name.value, peer.name.place.line
+                ),
+            ));
+        }
+    }
+    errors
+}
+
+fn hosts_of_vti(spec: &MeshSpec) -> Vec<SpecError> {
+    if spec.tunnel != TunnelKind::Vti {
+        return Vec::new();
+    }
+    let hosts = endpoints(spec).filter(|(_, _, e)| matches!(e.value, OuterAddress::Host(..)));
+    hosts
+        .map(|(_, _, endpoint)| {
+            let reason = format!(
+                "{} is a host name, and VTI needs addresses: write one, or use tunnel = \"xfrm\"",
+                endpoint.value
+            );
+            error(endpoint.place, reason)
+        })
+        .collect()
+}
+
+fn routers(spec: &MeshSpec, claims: &[Claim]) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    for (site, gateway) in spec.gateways() {
+        let mut seen: HashMap<IpAddr, Place> = HashMap::new();
+        for router in &gateway.routers {
+            let address = router.address.value;
+            if let Some(first) = seen.insert(address, router.address.place) {
+                let reason = format!(
+                    "router {address} of gateway {} already stands on line {}: remove one",
+                    gateway.name.value, first.line
+                );
+                errors.push(error(router.address.place, reason));
+            }
+            let foreign = claims
+                .iter()
+                .find(|claim| claim.net.contains(&address) && !claim.is_of(site));
+            if let Some(claim) = foreign {
+                let reason = format!(
+                    "router {address} of gateway {} lies in {} of {} (line {}): a router is on the gateway's own LAN",
+                    gateway.name.value,
+                    claim.net,
+                    claim.owner(),
+                    claim.place.line
+                );
+                errors.push(error(router.address.place, reason));
+            }
+        }
+    }
+    errors
+}

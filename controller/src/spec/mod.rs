@@ -1,0 +1,187 @@
+//! The specification: text -> [`MeshSpec`]. Nothing of it counts before all of it is right.
+//!
+//! [`read`](self::read) takes the text apart value by value, [`check`](self::check) looks at
+//! what must fit together; both go on after an error, so that the operator sees all at once.
+
+mod check;
+mod place;
+mod read;
+mod values;
+
+pub use place::{At, Place, SpecError, SpecErrors};
+pub use values::check_name;
+
+use ipnet::{IpNet, Ipv6Net};
+use std::fmt;
+use std::net::IpAddr;
+
+/// A specification's text may be this long, in bytes.
+pub const LONGEST_TEXT: usize = 8 << 20;
+
+/// The whole mesh, as its operator wants it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshSpec {
+    /// AS of every site that has none of its own.
+    pub asn: u32,
+    /// Where tunnels take their inner addresses from.
+    pub interconnect: At<Ipv6Net>,
+    /// How tunnels are made.
+    pub tunnel: TunnelKind,
+    /// IKE proposals in strongSwan's words, best first.
+    pub ike_proposals: Vec<String>,
+    /// ESP proposals in strongSwan's words, best first.
+    pub esp_proposals: Vec<String>,
+    /// BGP hold time in seconds.
+    pub hold_time: u16,
+    /// Sites, in the order of the file.
+    pub sites: Vec<Site>,
+}
+
+/// How tunnels are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TunnelKind {
+    /// XFRM interfaces.
+    Xfrm,
+    /// VTI, for kernels before 4.19.
+    Vti,
+}
+
+/// A place that owns prefixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// Its name.
+    pub name: At<String>,
+    /// Its AS.
+    pub asn: u32,
+    /// What it owns.
+    pub prefixes: Vec<At<IpNet>>,
+    /// Its VPN hosts, in the order of the file.
+    pub gateways: Vec<Gateway>,
+}
+
+/// A VPN host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// Its name, and identity in certificates and IKE.
+    pub name: At<String>,
+    /// Its outer addresses, one per uplink.
+    pub endpoints: Vec<At<OuterAddress>>,
+    /// Network namespace of its private side, where it is another.
+    pub overlay: Option<String>,
+    /// BGP peers on its LAN.
+    pub routers: Vec<Router>,
+    /// Kernel route protocols that it announces.
+    pub announce: Vec<String>,
+}
+
+/// A BGP peer on a gateway's LAN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Router {
+    /// Its address.
+    pub address: At<IpAddr>,
+    /// Its AS.
+    pub asn: u32,
+}
+
+/// Where a gateway is reached from outside.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum OuterAddress {
+    /// An address.
+    Literal(IpAddr),
+    /// A host name, which charon resolves to an address of this family.
+    Host(String, Family),
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl OuterAddress {
+    /// Endpoints of one family can be joined by a tunnel.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Literal(IpAddr::V4(_)) => Family::Ipv4,
+            Self::Literal(IpAddr::V6(_)) => Family::Ipv6,
+            Self::Host(_, family) => *family,
+        }
+    }
+
+    /// As charon takes it.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Literal(address) => address.to_string(),
+            Self::Host(name, _) => name.clone(),
+        }
+    }
+}
+
+/// As endpoints are told apart: a host name's two families are two endpoints.
+impl fmt::Display for OuterAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(address) => address.fmt(f),
+            Self::Host(name, family) => write!(f, "{name} ({family})"),
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
+    }
+}
+
+impl fmt::Display for TunnelKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Xfrm => "xfrm",
+            Self::Vti => "vti",
+        })
+    }
+}
+
+impl MeshSpec {
+    /// Every gateway with its site, in the order of the file.
+    pub fn gateways(&self) -> impl Iterator<Item = (&Site, &Gateway)> {
+        let of_site = |site| std::iter::repeat(site);
+        self.sites
+            .iter()
+            .flat_map(move |site| of_site(site).zip(&site.gateways))
+    }
+
+    /// One gateway with its site.
+    pub fn gateway(&self, name: &str) -> Option<(&Site, &Gateway)> {
+        self.gateways()
+            .find(|(_, gateway)| *gateway.name.value == *name)
+    }
+}
+
+/// Reads and checks a specification; `file` is its name in errors.
+pub fn parse(file: &str, text: &str) -> Result<MeshSpec, SpecErrors> {
+    let fail = |errors| SpecErrors::new(file, errors);
+    if text.len() > LONGEST_TEXT {
+        return Err(fail(vec![SpecError {
+            place: Place { line: 1, column: 1 },
+            reason: format!(
+                "{} bytes of text: a specification has at most {LONGEST_TEXT}",
+                text.len()
+            ),
+        }]));
+    }
+    let (spec, mut errors) = read::read(text);
+    if let Some(spec) = &spec {
+        errors.extend(check::check(spec));
+    }
+    match spec {
+        Some(spec) if errors.is_empty() => Ok(spec),
+        _ => Err(fail(errors)),
+    }
+}

@@ -1,0 +1,275 @@
+//! What outlives the controller: specifications, endpoint ids, who left, last reports.
+//!
+//! One SQLite file in write-ahead mode, synced to disk before anything is acknowledged.
+
+mod schema;
+
+use crate::ids::Ids;
+use crate::mesh::Retired;
+use prost::Message;
+use routemesh_proto::{Config, Status};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Why nothing can be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database says no.
+    #[error("the database in {}: {source}; is the disk full or the file damaged?", path.display())]
+    Database {
+        /// Its directory.
+        path: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A file cannot be opened.
+    #[error("cannot open {}: {source}; run `mesh-controller init` first", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another controller has it.
+    #[error("another mesh-controller uses {}: stop that one first", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It was written by a later version.
+    #[error("the database in {} has schema {found} and this mesh-controller knows up to {known}: install the newer version", path.display())]
+    TooNew {
+        /// The directory.
+        path: PathBuf,
+        /// The file's schema.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+}
+
+/// A specification as it was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// Its generation.
+    pub generation: u64,
+    /// The name of its file.
+    pub file: String,
+    /// Its text.
+    pub text: String,
+    /// Who applied it.
+    pub operator: String,
+}
+
+/// A report and when it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredReport {
+    /// Who reported.
+    pub gateway: String,
+    /// What.
+    pub status: Status,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    connection: Connection,
+    dir: PathBuf,
+    /// Held as long as the store is open.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens the store in `dir`, and creates or migrates it.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let lock = private_file(&dir.join("lock"))?;
+        lock.try_lock().map_err(|_| StoreError::InUse {
+            path: dir.to_owned(),
+        })?;
+        let file = dir.join("mesh.db");
+        // SQLite gives its other files the permissions of this one.
+        drop(private_file(&file)?);
+        let fail = |source| StoreError::Database {
+            path: dir.to_owned(),
+            source,
+        };
+        let mut connection = Connection::open(&file).map_err(fail)?;
+        let found = schema::prepare(&mut connection).map_err(fail)?;
+        if found > schema::VERSION {
+            return Err(StoreError::TooNew {
+                path: dir.to_owned(),
+                found,
+                known: schema::VERSION,
+            });
+        }
+        Ok(Self {
+            connection,
+            dir: dir.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    fn fail(&self) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
+        let path = self.dir.clone();
+        move |source| StoreError::Database {
+            path: path.clone(),
+            source,
+        }
+    }
+
+    /// The specification in force.
+    pub fn current(&self) -> Result<Option<Revision>, StoreError> {
+        let sql =
+            "SELECT generation, file, text, operator FROM spec ORDER BY generation DESC LIMIT 1";
+        let row = self.connection.query_row(sql, [], |row| {
+            Ok(Revision {
+                generation: row.get::<_, i64>(0)?.unsigned_abs(),
+                file: row.get(1)?,
+                text: row.get(2)?,
+                operator: row.get(3)?,
+            })
+        });
+        row.optional().map_err(self.fail())
+    }
+
+    /// All endpoint ids ever given.
+    pub fn ids(&self) -> Result<Ids, StoreError> {
+        let fill = || {
+            let mut ids = Ids::default();
+            let mut statement = self
+                .connection
+                .prepare("SELECT gateway, address, id FROM endpoint")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                ids.insert(row.get(0)?, row.get(1)?, row.get(2)?);
+            }
+            Ok(ids)
+        };
+        fill().map_err(self.fail())
+    }
+
+    /// Gateways that left.
+    pub fn retired(&self) -> Result<Retired, StoreError> {
+        let fill = || {
+            let mut statement = self
+                .connection
+                .prepare("SELECT gateway, config FROM retired")?;
+            let rows =
+                statement.query_map([], |row| Ok((row.get(0)?, decode::<Config>(row.get(1)?)?)))?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        fill().map_err(self.fail())
+    }
+
+    /// Keeps a specification and what came with it, all or nothing, and numbers it. On disk when
+    /// this returns.
+    pub fn save(
+        &mut self,
+        operator: &str,
+        file: &str,
+        text: &str,
+        ids: &Ids,
+        retired: &Retired,
+    ) -> Result<u64, StoreError> {
+        let fail = self.fail();
+        let now = millis(SystemTime::now());
+        let save = |transaction: Transaction| {
+            transaction.execute(
+                "INSERT INTO spec (file, text, operator, applied_at) VALUES (?, ?, ?, ?)",
+                params![file, text, operator, now],
+            )?;
+            let generation = transaction.last_insert_rowid();
+            for (gateway, address, id) in ids.iter() {
+                transaction
+                    .prepare_cached(
+                        "INSERT INTO endpoint (gateway, address, id) VALUES (?, ?, ?)
+                         ON CONFLICT (gateway, address) DO NOTHING",
+                    )?
+                    .execute(params![gateway, address, id])?;
+            }
+            transaction.execute("DELETE FROM retired", [])?;
+            for (gateway, config) in retired {
+                transaction
+                    .prepare_cached("INSERT INTO retired (gateway, config) VALUES (?, ?)")?
+                    .execute(params![gateway, config.encode_to_vec()])?;
+            }
+            transaction.commit()?;
+            Ok(generation.unsigned_abs())
+        };
+        self.connection.transaction().and_then(save).map_err(fail)
+    }
+
+    /// The last report of every gateway.
+    pub fn reports(&self) -> Result<Vec<StoredReport>, StoreError> {
+        let fill = || {
+            let mut statement = self
+                .connection
+                .prepare("SELECT gateway, status, received_at FROM report")?;
+            let rows = statement.query_map([], |row| {
+                let millis = row.get::<_, i64>(2)?.unsigned_abs();
+                Ok(StoredReport {
+                    gateway: row.get(0)?,
+                    status: decode(row.get(1)?)?,
+                    at: UNIX_EPOCH + Duration::from_millis(millis),
+                })
+            })?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        fill().map_err(self.fail())
+    }
+
+    /// Keeps reports, each instead of that gateway's one before.
+    pub fn save_reports(&mut self, reports: &[StoredReport]) -> Result<(), StoreError> {
+        let fail = self.fail();
+        let save = |transaction: Transaction| {
+            for report in reports {
+                transaction
+                    .prepare_cached(
+                        "INSERT INTO report (gateway, status, received_at) VALUES (?, ?, ?)
+                         ON CONFLICT (gateway) DO UPDATE SET
+                         status = excluded.status, received_at = excluded.received_at",
+                    )?
+                    .execute(params![
+                        report.gateway,
+                        report.status.encode_to_vec(),
+                        millis(report.at)
+                    ])?;
+            }
+            transaction.commit()
+        };
+        self.connection.transaction().and_then(save).map_err(fail)
+    }
+}
+
+fn private_file(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| StoreError::Open {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+fn millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn decode<M: Message + Default>(bytes: Vec<u8>) -> rusqlite::Result<M> {
+    M::decode(bytes.as_slice()).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, error.into())
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! The database's tables, and how an older file becomes a newer one.
+
+use rusqlite::Connection;
+
+/// Steps from nothing to the present. A step that was released never changes: add another.
+const STEPS: [&str; 1] = ["
+    CREATE TABLE spec (
+        generation INTEGER PRIMARY KEY AUTOINCREMENT,
+        file TEXT NOT NULL,
+        text TEXT NOT NULL,
+        operator TEXT NOT NULL,
+        applied_at INTEGER NOT NULL -- milliseconds since 1970, as all times
+    ) STRICT;
+    CREATE TABLE endpoint (
+        id INTEGER PRIMARY KEY,
+        gateway TEXT NOT NULL,
+        address TEXT NOT NULL,
+        UNIQUE (gateway, address)
+    ) STRICT;
+    CREATE TABLE retired (
+        gateway TEXT PRIMARY KEY,
+        config BLOB NOT NULL -- routemesh.v1.Config
+    ) STRICT;
+    CREATE TABLE report (
+        gateway TEXT PRIMARY KEY,
+        status BLOB NOT NULL, -- routemesh.v1.Status
+        received_at INTEGER NOT NULL
+    ) STRICT;
+"];
+
+/// The schema that this program knows.
+pub(super) const VERSION: u32 = STEPS.len() as u32;
+
+/// Sets the connection up and takes the missing steps; returns the file's schema, which a later
+/// program may have taken beyond ours.
+pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<u32> {
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.execute_batch(
+        "CREATE TABLE IF NOT EXISTS migration (
+            version INTEGER PRIMARY KEY,
+            taken_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+        ) STRICT",
+    )?;
+    let sql = "SELECT coalesce(max(version), 0) FROM migration";
+    let found: u32 = connection.query_row(sql, [], |row| row.get(0))?;
+    for (version, step) in (1..).zip(STEPS).filter(|(version, _)| *version > found) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.execute("INSERT INTO migration (version) VALUES (?)", [version])?;
+        transaction.commit()?;
+    }
+    Ok(found.max(VERSION))
+}

@@ -1,0 +1,138 @@
+//! A tunnel's verdict: up only if both ends say so, and lately.
+
+use super::{Report, Reports, ago};
+use crate::ids::{End, interconnect};
+use crate::mesh::Mesh;
+use crate::render::Pair;
+use routemesh_proto as proto;
+use std::net::Ipv6Addr;
+
+/// What is wrong at one end, from the bottom of the ladder: what stands first causes the rest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fault {
+    NeverReported,
+    Stale(String),
+    NotRunning(u64),
+    Interface(String),
+    Ike(String),
+    Bgp { state: String, last_error: String },
+}
+
+impl Fault {
+    fn words(&self) -> String {
+        match self {
+            Self::NeverReported => "never reported".to_owned(),
+            Self::Stale(age) => format!("last report {age} ago"),
+            Self::NotRunning(generation) => {
+                format!("does not run this tunnel (generation {generation})")
+            }
+            Self::Interface(state) => format!("interface {state}"),
+            Self::Ike(state) if state == "charon unreachable" => state.clone(),
+            Self::Ike(state) => format!("IKE {state}"),
+            Self::Bgp { state, last_error } if last_error.is_empty() => format!("BGP {state}"),
+            Self::Bgp { state, last_error } => format!("BGP {state} ({last_error})"),
+        }
+    }
+
+    fn is_silence(&self) -> bool {
+        matches!(self, Self::NeverReported | Self::Stale(_))
+    }
+}
+
+/// The first thing that is wrong at an end.
+fn fault(number: u32, report: Option<&Report>) -> Option<Fault> {
+    let Some(report) = report else {
+        return Some(Fault::NeverReported);
+    };
+    if !report.is_fresh() {
+        return Some(Fault::Stale(ago(report.age)));
+    }
+    let Some(tunnel) = find(number, report) else {
+        return Some(Fault::NotRunning(report.status.generation));
+    };
+    // IKE needs the interface before it, and gives it its carrier.
+    if tunnel.interface == "missing" {
+        return Some(Fault::Interface(tunnel.interface.clone()));
+    }
+    if tunnel.ike != "up" {
+        return Some(Fault::Ike(tunnel.ike.clone()));
+    }
+    if tunnel.interface != "up" {
+        return Some(Fault::Interface(tunnel.interface.clone()));
+    }
+    match &tunnel.bgp {
+        Some(bgp) if bgp.state == "Established" => None,
+        Some(bgp) => Some(Fault::Bgp {
+            state: bgp.state.clone(),
+            last_error: bgp.last_error.clone(),
+        }),
+        None => Some(Fault::Bgp {
+            state: "not started".to_owned(),
+            last_error: String::new(),
+        }),
+    }
+}
+
+fn find(number: u32, report: &Report) -> Option<&proto::TunnelStatus> {
+    let mut tunnels = report.status.tunnels.iter();
+    tunnels.find(|tunnel| tunnel.number == number)
+}
+
+fn verdict(a: (&str, Option<Fault>), b: (&str, Option<Fault>)) -> (&'static str, String) {
+    let says = |(gateway, fault): &(&str, Fault)| format!("{gateway}: {}", fault.words());
+    match (a, b) {
+        ((_, None), (_, None)) => ("up", String::new()),
+        ((_, None), (name, Some(fault))) | ((name, Some(fault)), (_, None)) => {
+            let verdict = if fault.is_silence() {
+                "unknown"
+            } else {
+                "degraded"
+            };
+            (verdict, says(&(name, fault)))
+        }
+        ((a, Some(x)), (b, Some(y))) => {
+            // One end that speaks and says no is enough to know.
+            let silent = x.is_silence() && y.is_silence();
+            let verdict = if silent { "unknown" } else { "down" };
+            let reason = if x.words() == y.words() {
+                format!("both: {}", x.words())
+            } else {
+                let mut both = [(a, x), (b, y)];
+                both.sort_by(|one, other| one.1.cmp(&other.1));
+                both.iter().map(says).collect::<Vec<_>>().join("; ")
+            };
+            (verdict, reason)
+        }
+    }
+}
+
+pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
+    let (even, odd) = interconnect(mesh.spec.interconnect.value, pair.number);
+    let look = |end: &End| {
+        let name = end.gateway.name.as_str();
+        fault(pair.number, reports.get(name))
+    };
+    let (verdict, reason) = verdict(
+        (&pair.a.gateway.name, look(&pair.a)),
+        (&pair.b.gateway.name, look(&pair.b)),
+    );
+    proto::Edge {
+        number: pair.number,
+        verdict: verdict.to_owned(),
+        reason,
+        a: Some(view(pair.number, &pair.a, even, reports)),
+        b: Some(view(pair.number, &pair.b, odd, reports)),
+    }
+}
+
+fn view(number: u32, end: &End, address: Ipv6Addr, reports: &Reports) -> proto::End {
+    let report = reports.get(&end.gateway.name.value);
+    proto::End {
+        gateway: end.gateway.name.value.clone(),
+        site: end.site.name.value.clone(),
+        endpoint: end.endpoint.text(),
+        address: address.to_string(),
+        status: report.and_then(|report| find(number, report)).cloned(),
+        fresh: report.is_some_and(Report::is_fresh),
+    }
+}

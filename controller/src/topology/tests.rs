@@ -1,0 +1,213 @@
+use super::*;
+use crate::ids;
+use proto::{BgpStatus, Path, Problem, Route, Status, TunnelStatus};
+
+const SPEC: &str = r#"
+[mesh]
+as = 65000
+interconnect = "fd00:ff::/64"
+[sites.one]
+prefixes = ["10.0.1.0/24", "10.1.0.0/16"]
+gateways.A.endpoints = ["2001:db8::1"]
+[sites.two]
+prefixes = ["10.0.2.0/24"]
+gateways.B.endpoints = ["2001:db8::2"]
+"#;
+
+fn mesh() -> Mesh {
+    let spec = crate::spec::parse("test", SPEC).unwrap();
+    Mesh {
+        generation: 4,
+        text: String::new(),
+        ids: ids::assign(&ids::Ids::default(), &spec).unwrap(),
+        spec,
+        retired: BTreeMap::new(),
+    }
+}
+
+/// An end's view in short: IKE, interface, BGP, its last error, each as in routemesh.proto.
+fn tunnel(view: &str) -> Status {
+    let mut words = view.split(',').map(|word| word.trim().to_owned());
+    let mut word = || words.next().unwrap_or_default();
+    let (ike, interface, state) = (word(), word(), word());
+    let bgp = (!state.is_empty()).then(|| BgpStatus {
+        state,
+        last_error: word(),
+        ..BgpStatus::default()
+    });
+    Status {
+        generation: 4,
+        tunnels: vec![TunnelStatus {
+            number: 0,
+            ike,
+            interface,
+            bgp,
+            ..TunnelStatus::default()
+        }],
+        ..Status::default()
+    }
+}
+
+fn report(status: Status, seconds: u64) -> Report {
+    Report {
+        status: Arc::new(status),
+        age: Duration::from_secs(seconds),
+    }
+}
+
+#[test]
+fn verdicts_of_a_tunnel() {
+    const UP: &str = "up, up, Established";
+    // A's view and its age, B's view and its age, the verdict, the reason.
+    #[rustfmt::skip]
+    let table: &[(Option<(&str, u64)>, Option<(&str, u64)>, &str, &str)] = &[
+        (Some((UP, 0)), Some((UP, 0)), "up", ""),
+        (Some((UP, 30)), Some((UP, 29)), "up", ""),
+        (Some((UP, 31)), Some((UP, 0)), "unknown", "A: last report 31 s ago"),
+        (Some((UP, 0)), Some((UP, 600)), "unknown", "B: last report 10 min ago"),
+        (Some((UP, 7_300)), Some((UP, 7_300)), "unknown", "both: last report 2 h ago"),
+        (None, None, "unknown", "both: never reported"),
+        (None, Some((UP, 0)), "unknown", "A: never reported"),
+        (None, Some(("connecting, up, Idle", 0)), "down", "A: never reported; B: IKE connecting"),
+        (Some(("connecting, up, Idle", 0)), Some((UP, 45)), "down", "B: last report 45 s ago; A: IKE connecting"),
+        (Some(("down, missing, Idle", 0)), Some(("connecting, up, Idle", 0)), "down", "A: interface missing; B: IKE connecting"),
+        (Some(("charon unreachable, up, Idle", 0)), Some((UP, 0)), "degraded", "A: charon unreachable"),
+        (Some(("up, down, Idle", 0)), Some((UP, 0)), "degraded", "A: interface down"),
+        (Some((UP, 0)), Some(("up, up, Active", 0)), "degraded", "B: BGP Active"),
+        (Some((UP, 0)), Some(("up, up, Idle, hold timer expired", 0)), "degraded", "B: BGP Idle (hold timer expired)"),
+        (Some(("up, up", 0)), Some((UP, 0)), "degraded", "A: BGP not started"),
+        (Some(("up, up, Connect", 0)), Some(("up, up, Connect", 0)), "down", "both: BGP Connect"),
+    ];
+    for (a, b, verdict, reason) in table {
+        let side = |name: &str, view: &Option<(&str, u64)>| {
+            view.map(|(view, age)| (name.to_owned(), report(tunnel(view), age)))
+        };
+        let reports = side("A", a).into_iter().chain(side("B", b)).collect();
+        let topology = topology(&mesh(), &reports);
+        let edge = &topology.edges[0];
+        assert_eq!(
+            (edge.verdict.as_str(), edge.reason.as_str()),
+            (*verdict, *reason),
+            "{a:?} {b:?}"
+        );
+    }
+}
+
+#[test]
+fn a_tunnel_that_an_end_does_not_run_yet() {
+    let old = Status {
+        generation: 3,
+        ..Status::default()
+    };
+    let reports = [
+        ("A".to_owned(), report(old, 1)),
+        ("B".to_owned(), report(tunnel("up, up, Established"), 1)),
+    ];
+    let topology = topology(&mesh(), &reports.into());
+    let edge = &topology.edges[0];
+    assert_eq!(edge.verdict, "degraded");
+    assert_eq!(edge.reason, "A: does not run this tunnel (generation 3)");
+    assert_eq!(edge.a.as_ref().unwrap().address, "fd00:ff::");
+    assert_eq!(edge.b.as_ref().unwrap().address, "fd00:ff::1");
+}
+
+#[test]
+fn verdicts_of_a_gateway() {
+    let problem = Problem {
+        object: "route 10.0.2.0/24".to_owned(),
+        reason: "no room".to_owned(),
+    };
+    let status = |generation, problems: &[Problem]| Status {
+        generation,
+        problems: problems.to_vec(),
+        ..Status::default()
+    };
+    let table = [
+        (
+            None,
+            "never seen",
+            "has not reported yet: is mesh-agent running there?",
+        ),
+        (Some((status(4, &[]), 30)), "ok", ""),
+        (Some((status(4, &[]), 31)), "stale", "last report 31 s ago"),
+        (
+            Some((status(3, &[]), 0)),
+            "behind",
+            "runs generation 3, not 4",
+        ),
+        (Some((status(0, &[]), 0)), "behind", "runs no config yet"),
+        (
+            Some((status(5, &[]), 0)),
+            "behind",
+            "runs generation 5, not 4",
+        ),
+        (
+            Some((status(4, &[problem.clone()]), 0)),
+            "problem",
+            "route 10.0.2.0/24: no room",
+        ),
+        (
+            Some((status(3, &[problem.clone(), problem]), 0)),
+            "behind",
+            "runs generation 3, not 4: route 10.0.2.0/24: no room (and 1 more)",
+        ),
+    ];
+    for (seen, verdict, reason) in table {
+        let seen = seen.map(|(status, age)| ("A".to_owned(), report(status, age)));
+        let topology = topology(&mesh(), &seen.into_iter().collect());
+        let view = &topology.gateways[0];
+        assert_eq!(
+            (view.verdict.as_str(), view.reason.as_str()),
+            (verdict, reason)
+        );
+    }
+}
+
+#[test]
+fn prefixes_with_their_paths() {
+    let announcing = Status {
+        announced: vec!["10.0.1.0/24".to_owned(), "10.1.7.0/24".to_owned()],
+        ..Status::default()
+    };
+    let path = |via: &str| Path {
+        via: via.to_owned(),
+        ..Path::default()
+    };
+    let reaching = Status {
+        routes: vec![Route {
+            prefix: "10.0.1.0/24".to_owned(),
+            paths: vec![path("A")],
+        }],
+        ..Status::default()
+    };
+    let reports = [
+        ("A".to_owned(), report(announcing, 1)),
+        ("B".to_owned(), report(reaching, 1)),
+    ];
+    let topology = topology(&mesh(), &reports.into());
+    let rows: Vec<_> = topology
+        .prefixes
+        .iter()
+        .map(|row| {
+            let via = row
+                .paths
+                .iter()
+                .map(|p| format!("{} via {:?}", p.gateway, p.via));
+            (
+                row.prefix.as_str(),
+                row.announced_by.join(" "),
+                via.collect::<Vec<_>>().join(", "),
+            )
+        })
+        .collect();
+    let row = |prefix, by: &str, paths: &str| (prefix, by.to_owned(), paths.to_owned());
+    assert_eq!(
+        rows,
+        [
+            row("10.0.1.0/24", "A", "B via [\"A\"]"),
+            // A more specific of 10.1.0.0/16, which is not announced itself.
+            row("10.1.7.0/24", "A", "B via []"),
+            row("10.0.2.0/24", "", "A via []"),
+        ]
+    );
+}

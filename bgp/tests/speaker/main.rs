@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod convergence;
 mod network;
 mod sessions;
 mod table;

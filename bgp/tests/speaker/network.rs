@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use routemesh_bgp::wire::Family;
 use routemesh_bgp::{
-    ConnId, Event, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Speaker,
+    Best, ConnId, Event, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Speaker,
     SpeakerConfig, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -135,6 +135,8 @@ pub struct Network {
     stalled: Vec<Packet>,
     /// How long a slow reader takes to make room for more.
     pub slowness: Duration,
+    /// What each table looked like when its version was last looked at.
+    seen: BTreeMap<Name, (u64, Vec<(IpNet, Vec<Best>)>)>,
     /// Since when one side has a session that the other does not have.
     half: BTreeMap<[Name; 2], (Time, Time)>,
 }
@@ -155,6 +157,7 @@ impl Network {
             cut: BTreeSet::new(),
             stalled: Vec::new(),
             slowness: seconds(0.001),
+            seen: BTreeMap::new(),
             half: BTreeMap::new(),
         }
     }
@@ -172,7 +175,19 @@ impl Network {
 
     /// Speakers in full mesh, one AS or one each, with the prefixes of their numbers.
     pub fn mesh(names: &[Name], ebgp: bool) -> Self {
+        Self::new_mesh(names, ebgp, &[])
+    }
+
+    /// The same with the delays of the links in seconds.
+    pub fn new_mesh(names: &[Name], ebgp: bool, delays: &[f64]) -> Self {
         let mut network = Self::new();
+        let names_after = |at: usize| names.iter().skip(at + 1);
+        let links = names.iter().enumerate();
+        let links = links.flat_map(|(at, a)| names_after(at).map(|b| link(a, b)));
+        let delays = links.zip(delays);
+        network.delays = delays
+            .map(|(link, delay)| (link, seconds(*delay)))
+            .collect();
         let asn = |number: u8| {
             if ebgp {
                 65000 + u32::from(number)
@@ -212,6 +227,7 @@ impl Network {
         let now = self.now;
         let node = self.nodes.get_mut(name).unwrap();
         let mut speaker = Speaker::new(node.config.clone(), restarting, now);
+        self.seen.remove(name);
         speaker.originate(node.originated.clone(), now);
         node.speaker = Some(speaker);
         node.attempts.clear();
@@ -325,7 +341,8 @@ impl Network {
     pub fn connections(&self, a: Name, b: Name) -> usize {
         let between = |ends: &&[End; 2]| link(ends[0].node, ends[1].node) == link(a, b);
         let ends = self.conns.values().filter(between);
-        ends.filter(|ends| ends[0].open && ends[1].open).count()
+        let held = |end: &End| end.open && end.known;
+        ends.filter(|ends| ends.iter().all(held)).count()
     }
 
     // ---- The machinery ----
@@ -370,34 +387,33 @@ impl Network {
 
     /// No session outlives its other end by more than the hold time.
     fn check_half_held(&mut self) {
-        let names: Vec<Name> = self.nodes.keys().copied().collect();
-        for &a in &names {
-            for &b in &names {
-                let Some(since) = self.up_since(a, b) else {
-                    self.half.remove(&[a, b]);
-                    continue;
-                };
-                if self.up_since(b, a).is_some() {
-                    self.half.remove(&[a, b]);
-                    continue;
+        let mut up: BTreeMap<[Name; 2], Time> = BTreeMap::new();
+        for (name, node) in &self.nodes {
+            for status in node.speaker.iter().flat_map(Speaker::peers) {
+                if status.state == PeerState::Established {
+                    let other = *self
+                        .nodes
+                        .keys()
+                        .find(|it| **it == &*status.peer.0)
+                        .unwrap();
+                    up.insert([name, other], status.since);
                 }
-                let now = self.now;
-                // What was on its way when the other end gave up counts as heard.
-                let grace = HOLD + self.delay(a, b) * 2;
-                let half = self.half.entry([a, b]).or_insert((since, now));
-                if half.0 != since {
-                    *half = (since, now);
-                }
-                assert!(now <= half.1 + grace, "{a} holds a session that {b} lost");
             }
         }
-    }
-
-    fn up_since(&self, a: Name, b: Name) -> Option<Time> {
-        let speaker = self.nodes[a].speaker.as_ref()?;
-        let id = PeerId::from(b);
-        let status = speaker.peers().find(|status| status.peer == id)?;
-        (status.state == PeerState::Established).then_some(status.since)
+        self.half.retain(|[a, b], (since, _)| {
+            up.get(&[*a, *b]) == Some(since) && !up.contains_key(&[*b, *a])
+        });
+        for (&[a, b], &since) in &up {
+            if !up.contains_key(&[b, a]) {
+                // What was on its way when the other end gave up counts as heard.
+                let grace = HOLD + self.delay(a, b) * 2;
+                let (_, noticed) = *self.half.entry([a, b]).or_insert((since, self.now));
+                assert!(
+                    self.now <= noticed + grace,
+                    "{a} holds a session that {b} lost"
+                );
+            }
+        }
     }
 
     fn arrive(&mut self, packet: Packet) {
@@ -574,6 +590,28 @@ impl Network {
                 }
                 Output::Close { conn } => self.close_end(conn.0 / 2, name, true),
                 Output::Event(event) => self.nodes.get_mut(name).unwrap().events.push(event),
+            }
+        }
+        self.check_version(name);
+    }
+
+    /// A table that looks different has another version.
+    fn check_version(&mut self, name: Name) {
+        let Some(speaker) = &self.nodes[name].speaker else {
+            return;
+        };
+        let version = speaker.loc_rib_version();
+        let routes = || {
+            speaker
+                .loc_rib()
+                .map(|(prefix, best)| (prefix, best.to_vec()))
+        };
+        match self.seen.get(name) {
+            Some((seen, before)) if *seen == version => {
+                assert!(routes().eq(before.iter().cloned()))
+            }
+            _ => {
+                self.seen.insert(name, (version, routes().collect()));
             }
         }
     }

@@ -53,8 +53,14 @@ impl Charon {
             Some(name) => format!("ip netns exec {name} unshare --mount"),
             None => "unshare --mount --net".to_owned(),
         };
-        let script = "mount -t tmpfs tmpfs /run && ip link set lo up && exec \"$0\"";
-        let mut words = namespaces.split(' ').chain(["sh", "-c", script]);
+        // 192.0.2.2 can be sent to, and never answers.
+        let silent = match &self.netns {
+            Some(_) => "",
+            None => "ip address add 192.0.2.1/32 dev lo && ip route add 192.0.2.2/32 dev lo &&",
+        };
+        let script =
+            format!("mount -t tmpfs tmpfs /run && ip link set lo up && {silent} exec \"$0\"");
+        let mut words = namespaces.split(' ').chain(["sh", "-c", &script]);
         let child = Command::new(words.next().unwrap())
             .args(words)
             .arg(CHARON)
@@ -178,8 +184,8 @@ fn definition(bind: Bind) -> (Definition, Secret) {
     let ca = Authority::new();
     let (certificate_pem, key) = ca.issue("v1");
     let definition = Definition {
-        local_addrs: vec!["127.0.0.1".into()],
-        remote_addrs: vec!["127.0.0.2".into()],
+        local_addrs: vec!["192.0.2.1".into()],
+        remote_addrs: vec!["192.0.2.2".into()],
         local_id: "v1".into(),
         remote_id: "v2".into(),
         certificate_pem,
@@ -316,7 +322,7 @@ async fn charon_initiates_and_gives_up_without_holding_anything_up() {
     assert_eq!(sas[0].state, IkeState::Connecting);
     assert!(sas[0].initiator);
     assert_eq!(sas[0].established, None);
-    assert_eq!(sas[0].remote_host, "127.0.0.2");
+    assert_eq!(sas[0].remote_host, "192.0.2.2");
 
     vici.terminate(sas[0].unique_id).await.unwrap();
     timeout(PATIENCE, async {

@@ -337,7 +337,7 @@ async fn answered_by(bytes: Vec<u8>) {
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
 
     /// Packets of a right length and any content, then anything at all: nothing panics or hangs.
     #[test]
@@ -560,7 +560,7 @@ async fn an_unread_flood_of_events_ends_in_one_resync() {
     // charon is never held up, however little is read at the other end.
     let flood = child_up("rm1-v2");
     within(async {
-        for _ in 0..20_000 {
+        for _ in 0..3_000 {
             stream.write_all(&flood).await.unwrap();
         }
     })

@@ -269,6 +269,38 @@ fn without_prefixes_a_malformed_attribute_ends_the_session() {
     }
 }
 
+/// What cannot be withdrawn was never taken.
+#[test]
+fn prefixes_of_another_family_need_no_withdrawal() {
+    let foreign: &[u8] = &[0x80, 14, 7, 0, 25, 65, 0, 0, 1, 2];
+    let attributes = [foreign, &[0x40, 1, 1, 9]].concat();
+    let result = decode_update(&update_bytes(&[], &attributes, &[]), &INTERNAL);
+    let (update, faults) = result.expect("no reset");
+    assert_eq!(update, Update::default());
+    assert_eq!(
+        (faults[0].attribute, faults[0].action),
+        (1, TreatAsWithdraw)
+    );
+}
+
+/// The values of discarded attributes are gone, too.
+#[test]
+fn discarded_attributes_leave_nothing_behind() {
+    for (name, context, attribute, expected) in ATTRIBUTES {
+        if !matches!(expected, Discarded) {
+            continue;
+        }
+        let good = good_attributes(context, 0);
+        let with = [&good, *attribute].concat();
+        let attributes = |bytes: &[u8]| {
+            let (update, _) =
+                decode_update(&update_bytes(&[], bytes, PREFIX), context).expect(name);
+            update.attributes
+        };
+        assert_eq!(attributes(&with), attributes(&good), "{name}");
+    }
+}
+
 #[test]
 fn mandatory_attributes_are_needed_by_announcements_only() {
     for (missing, with_mp) in [(1, false), (2, false), (3, false), (1, true), (2, true)] {
@@ -562,6 +594,10 @@ fn wrong_opens() {
         let expected = Notification::new(code::OPEN, subcode, data);
         assert_eq!(decode_open(&bytes), Err(expected), "{at} {wrong:?}");
     }
+    let mut more = open_bytes(&[2, 2, 2, 0]);
+    more[28] = 0;
+    let expected = Notification::new(code::OPEN, open::UNSPECIFIC, []);
+    assert_eq!(decode_open(&more), Err(expected));
     for hold_time in [0, 3] {
         let mut bytes = open_bytes(&[]);
         bytes[23] = hold_time;

@@ -195,6 +195,12 @@ mod tests {
                 vec![sequence(&[6]), set(&[70000, 2])],
                 vec![sequence(&[5, 6]), set(&[70000, 2])],
             ),
+            // Several sequences before the part that is told; the seam closes.
+            (
+                vec![sequence(&[5, 6]), sequence(&[7]), sequence(&[23456, 8])],
+                vec![sequence(&[70000]), sequence(&[8])],
+                vec![sequence(&[5, 6]), sequence(&[7, 70000]), sequence(&[8])],
+            ),
             // All of it is told.
             (
                 vec![sequence(&[23456])],

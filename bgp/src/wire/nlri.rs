@@ -139,6 +139,7 @@ pub(super) fn write_next_hop(next_hop: &NextHop, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
 
     fn prefixes(family: Family, bytes: &[u8]) -> Option<Vec<String>> {
         let all = read_prefixes(family, bytes)?;
@@ -158,6 +159,16 @@ mod tests {
         );
         let read = prefixes(Family::Ipv6, &[33, 0x20, 1, 0xd, 0xb8, 0xff]);
         assert_eq!(read, Some(vec!["2001:db8:8000::/33".into()]));
+    }
+
+    #[test]
+    fn bits_beyond_the_length_are_not_sent() {
+        let mut out = Vec::new();
+        let address = Ipv4Addr::new(10, 255, 255, 255);
+        write_prefix(&Ipv4Net::new_assert(address, 12).into(), &mut out);
+        let address = Ipv6Addr::new(0x2001, 0xffff, 0xffff, 0, 0, 0, 0, 1);
+        write_prefix(&Ipv6Net::new_assert(address, 20).into(), &mut out);
+        assert_eq!(out, [12, 10, 0xf0, 20, 0x20, 0x01, 0xf0]);
     }
 
     #[test]

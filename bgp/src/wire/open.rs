@@ -245,3 +245,53 @@ fn write_graceful_restart(restart: &GracefulRestart, out: &mut Vec<u8>) {
     out.extend(header.to_be_bytes());
     out.extend(families);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_restart_that_does_not_fit_is_sent_as_far_as_it_does() {
+        let families = [
+            (Family::Ipv6, false),
+            (Family::Ipv4, true),
+            (Family::Ipv6, true),
+        ];
+        let open = Open {
+            asn: 65001,
+            hold_time: 90,
+            router_id: Ipv4Addr::new(10, 0, 0, 1),
+            capabilities: Capabilities {
+                graceful_restart: Some(GracefulRestart {
+                    restarting: false,
+                    restart_time: 0xfffe,
+                    families: families.repeat(100),
+                }),
+                ..Capabilities::default()
+            },
+        };
+        let mut body = Vec::new();
+        write(&open, &mut body);
+        let restart = read(&body).map(|open| open.capabilities.graceful_restart);
+        let expected = GracefulRestart {
+            restarting: false,
+            restart_time: 4095,
+            families: vec![(Family::Ipv4, true), (Family::Ipv6, true)],
+        };
+        assert_eq!(restart, Ok(Some(expected)));
+    }
+
+    #[test]
+    fn an_as_of_four_octets_needs_the_capability() {
+        let open = Open {
+            asn: 70_000,
+            hold_time: 0,
+            router_id: Ipv4Addr::new(10, 0, 0, 1),
+            capabilities: Capabilities::default(),
+        };
+        let mut body = Vec::new();
+        write(&open, &mut body);
+        assert_eq!(body, [4, 0x5b, 0xa0, 0, 0, 10, 0, 0, 1, 0]);
+    }
+}

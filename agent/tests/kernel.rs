@@ -1,6 +1,12 @@
 //! The kernel as it is, in namespaces made for each test; what came of it is asked of `ip`.
 //!
-//! All but the tests of tunnel interfaces run on any kernel with nexthop objects.
+//! All but the tests of tunnel interfaces, in `links`, run on any kernel with nexthop objects.
+
+#[path = "kernel/links.rs"]
+mod links;
+#[path = "kernel/model.rs"]
+mod model;
+mod space;
 
 use ipnet::IpNet;
 use routemesh_agent::kernel::{Event, Kernel, Op, Reason, forwarding, tunnels};
@@ -9,79 +15,28 @@ use routemesh_agent::state::{
     Link, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours,
 };
 use serde_json::Value;
+use space::{Space, run};
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 const GROUP: NexthopId = NexthopId(0x5280_0000);
 
-/// A namespace with a name of its own, gone with this value.
-struct Space(String);
-
-impl Space {
-    fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let space = Self(format!("rm-test-{}-{number}", std::process::id()));
-        run("ip", &["netns", "add", &space.0]);
-        space.ip("link set lo up");
-        space
-    }
-
-    /// With `wan` up and 2001:db8:ff::/64 and 192.0.2.0/24 on it.
-    fn with_wan() -> Self {
-        let space = Self::new();
-        space.ip("link add wan type veth peer name far");
-        // Nothing moves here but what a test moves.
-        space.ip("link set wan addrgenmode none");
-        space.ip("link set far addrgenmode none");
-        space.ip("link set far up");
-        space.ip("link set wan up");
-        space.ip("addr add 2001:db8:ff::1/64 dev wan nodad");
-        space.ip("addr add 192.0.2.1/24 dev wan");
-        space
-    }
-
-    fn ip(&self, arguments: &str) -> String {
-        let mut all = vec!["-n", &self.0];
-        all.extend(arguments.split_whitespace());
-        run("ip", &all)
-    }
-
-    fn json(&self, arguments: &str) -> Vec<Value> {
-        let text = self.ip(&format!("-j -d {arguments}"));
-        let text = if text.trim().is_empty() {
-            "[]"
-        } else {
-            text.trim()
-        };
-        serde_json::from_str(text).unwrap_or_else(|e| panic!("ip {arguments}: {e} in {text}"))
-    }
-
-    fn kernel(&self) -> Kernel {
-        Kernel::open(Some(&self.0)).expect("kernel opens")
-    }
+/// A namespace with `wan` up, and 2001:db8:ff::/64 and 192.0.2.0/24 on it.
+fn with_wan() -> Space {
+    let space = Space::new();
+    space.ip("link add wan type veth peer name far");
+    // Nothing moves here but what a test moves.
+    space.ip("link set wan addrgenmode none");
+    space.ip("link set far addrgenmode none");
+    space.ip("link set far up");
+    space.ip("link set wan up");
+    space.ip("addr add 2001:db8:ff::1/64 dev wan nodad");
+    space.ip("addr add 192.0.2.1/24 dev wan");
+    space
 }
 
-impl Drop for Space {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .expect("it runs");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{program} {}: {error}",
-        arguments.join(" ")
-    );
-    String::from_utf8(output.stdout).expect("text")
+fn open(space: &Space) -> Kernel {
+    Kernel::open(Some(&space.0)).expect("kernel opens")
 }
 
 fn net(text: &str) -> IpNet {
@@ -170,8 +125,8 @@ fn two_paths() -> Vec<Op> {
 
 #[tokio::test]
 async fn what_is_applied_is_observed() {
-    let space = Space::with_wan();
-    let kernel = space.kernel();
+    let space = with_wan();
+    let kernel = open(&space);
     let mut ops = two_paths();
     ops.push(put_route("10.1.0.0/24", Target::Group(GROUP)));
     ops.push(put_route("2001:db8:a1::/64", Target::Group(GROUP)));
@@ -225,7 +180,7 @@ async fn what_is_applied_is_observed() {
 
 #[tokio::test]
 async fn everything_of_ours_goes_and_nothing_else() {
-    let space = Space::with_wan();
+    let space = with_wan();
     let foreign = [
         "nexthop add id 7 via 2001:db8:ff::c dev wan proto 3",
         "nexthop add id 8 group 7 proto 3",
@@ -250,7 +205,7 @@ async fn everything_of_ours_goes_and_nothing_else() {
         show.map(|what| space.ip(what))
     };
     let before = all(&space);
-    let kernel = space.kernel();
+    let kernel = open(&space);
     let empty = kernel.observe().await.expect("observed");
     assert!(empty.nexthops.is_empty() && empty.groups.is_empty() && empty.routes.is_empty());
 
@@ -300,14 +255,14 @@ async fn everything_of_ours_goes_and_nothing_else() {
 
 #[tokio::test]
 async fn a_strangers_place_is_a_conflict() {
-    let space = Space::with_wan();
+    let space = with_wan();
     space.ip("nexthop add id 1375731713 via 2001:db8:ff::d dev wan proto 3");
     space.ip("nexthop add id 1384120320 group 1375731713 proto 3");
     space.ip("route add 10.9.0.0/24 via 192.0.2.9 proto bird metric 50");
     space.ip("-6 route add 2001:db8:a9::/64 via 2001:db8:ff::9 proto bird metric 50");
     let show = |what| space.ip(what);
     let before = [show("nexthop"), show("route"), show("-6 route")];
-    let kernel = space.kernel();
+    let kernel = open(&space);
     all_ok(&kernel, &[put_nexthop(2, "2001:db8:ff::a")]).await;
     let conflicts = [
         put_nexthop(1, "2001:db8:ff::d"),
@@ -328,8 +283,8 @@ async fn a_strangers_place_is_a_conflict() {
 
 #[tokio::test]
 async fn a_refusal_names_the_object_and_repeats_the_kernel() {
-    let space = Space::with_wan();
-    let kernel = space.kernel();
+    let space = with_wan();
+    let kernel = open(&space);
     let (_, text) = refused(&kernel, put_group(&[(1, 1)], false)).await;
     let group = "add nexthop group 1384120320 of 1375731713*1: Invalid nexthop id (EINVAL";
     assert!(text.starts_with(group), "{text}");
@@ -368,8 +323,8 @@ async fn a_refusal_names_the_object_and_repeats_the_kernel() {
 
 #[tokio::test]
 async fn replacing_changes_in_place() {
-    let space = Space::with_wan();
-    let kernel = space.kernel();
+    let space = with_wan();
+    let kernel = open(&space);
     let mut ops = two_paths();
     ops.push(put_route("10.1.0.0/24", Target::Group(GROUP)));
     ops.push(put_route("2001:db8:a1::/64", Target::Group(GROUP)));
@@ -412,8 +367,8 @@ async fn replacing_changes_in_place() {
 
 #[tokio::test]
 async fn deleting_a_nexthop_shrinks_its_group() {
-    let space = Space::with_wan();
-    let kernel = space.kernel();
+    let space = with_wan();
+    let kernel = open(&space);
     let mut ops = two_paths();
     ops.push(put_route("10.1.0.0/24", Target::Group(GROUP)));
     ops.push(Op::DelNexthop { id: id(1) });
@@ -434,10 +389,10 @@ async fn deleting_a_nexthop_shrinks_its_group() {
 
 #[tokio::test]
 async fn strange_routes_of_ours_are_seen_and_repaired() {
-    let space = Space::with_wan();
+    let space = with_wan();
     space.ip("route add 10.1.0.0/24 via 192.0.2.9 proto 82 metric 50");
     space.ip("-6 route add blackhole 2001:db8:a1::/64 proto 82 metric 50");
-    let kernel = space.kernel();
+    let kernel = open(&space);
     let observed = kernel.observe().await.expect("observed");
     let strange: Vec<_> = observed.routes.values().collect();
     assert_eq!(strange, [&Target::Group(NexthopId(0)); 2]);
@@ -457,7 +412,7 @@ async fn strange_routes_of_ours_are_seen_and_repaired() {
 
 #[tokio::test]
 async fn the_neighbourhood_is_observed() {
-    let space = Space::with_wan();
+    let space = with_wan();
     for command in [
         "link add lan type veth peer name lanfar",
         "link set lan up",
@@ -475,7 +430,7 @@ async fn the_neighbourhood_is_observed() {
     ] {
         space.ip(command);
     }
-    let observed = space.kernel().observe().await.expect("observed");
+    let observed = open(&space).observe().await.expect("observed");
     let (kernel, static_, bird, ospf) = (2, 4, 12, 188);
     let expected = [
         (net("10.0.1.0/24"), kernel),
@@ -486,7 +441,7 @@ async fn the_neighbourhood_is_observed() {
     ];
     assert_eq!(observed.foreign, BTreeMap::from(expected));
     space.ip("route del 10.20.0.0/16 via 10.0.1.2");
-    let later = space.kernel().observe().await.expect("observed");
+    let later = open(&space).observe().await.expect("observed");
     assert_eq!(later.foreign[&net("10.20.0.0/16")], static_);
 
     let own = |text: &str| text.parse().expect("an address");
@@ -511,11 +466,11 @@ async fn the_neighbourhood_is_observed() {
 
 #[tokio::test]
 async fn links_of_strangers_are_left_alone() {
-    let space = Space::with_wan();
+    let space = with_wan();
     space.ip("link add rm7 type veth peer name far7");
     space.ip("addr add 10.0.7.1/24 dev rm7");
     let before = space.ip("addr show dev rm7");
-    let kernel = space.kernel();
+    let kernel = open(&space);
     assert!(kernel.observe().await.expect("observed").links.is_empty());
     let name = || "rm7".to_owned();
     let ops = [
@@ -548,8 +503,8 @@ async fn links_of_strangers_are_left_alone() {
 #[tokio::test]
 async fn routes_come_and_go_in_bulk() {
     const COUNT: u32 = 20_000;
-    let space = Space::with_wan();
-    let kernel = space.kernel();
+    let space = with_wan();
+    let kernel = open(&space);
     all_ok(&kernel, &two_paths()).await;
     let prefix = |number: u32| {
         let octets = 0x0a00_0000u32 + (number << 8);
@@ -613,8 +568,8 @@ async fn quiet(events: &mut routemesh_agent::kernel::Events) {
 
 #[tokio::test]
 async fn strangers_cause_events_and_we_do_not() {
-    let space = Space::with_wan();
-    let kernel = space.kernel();
+    let space = with_wan();
+    let kernel = open(&space);
     let mut events = kernel.events().expect("events");
     quiet(&mut events).await;
 
@@ -649,8 +604,8 @@ async fn strangers_cause_events_and_we_do_not() {
 
 #[tokio::test]
 async fn a_link_going_down_is_told_by_name() {
-    let space = Space::with_wan();
-    let kernel = space.kernel();
+    let space = with_wan();
+    let kernel = open(&space);
     let mut events = kernel.events().expect("events");
     quiet(&mut events).await;
     all_ok(&kernel, &two_paths()).await;
@@ -677,8 +632,8 @@ async fn a_link_going_down_is_told_by_name() {
 
 #[tokio::test]
 async fn a_flood_is_one_event_or_an_overrun() {
-    let space = Space::with_wan();
-    let kernel = space.kernel();
+    let space = with_wan();
+    let kernel = open(&space);
     let mut events = kernel.events().expect("events");
     quiet(&mut events).await;
     let batch: String = (0..40_000u32)
@@ -706,8 +661,8 @@ async fn a_flood_is_one_event_or_an_overrun() {
 
 #[tokio::test]
 async fn settings_are_written_once_and_only_in_the_overlay() {
-    let space = Space::with_wan();
-    let kernel = space.kernel();
+    let space = with_wan();
+    let kernel = open(&space);
     let read = |space: Option<&str>, key: &str| {
         let mut arguments = vec!["-n", key];
         if let Some(name) = space {
@@ -824,7 +779,7 @@ async fn settings_are_written_once_and_only_in_the_overlay() {
 
 #[tokio::test]
 async fn namespaces_are_entered_on_a_thread_of_their_own() {
-    let space = Space::with_wan();
+    let space = with_wan();
     let netns = Netns::named(&space.0).expect("there");
     let own = Netns::current().expect("own");
     let here = std::fs::read_link("/proc/thread-self/ns/net").expect("a link");

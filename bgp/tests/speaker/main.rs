@@ -4,5 +4,6 @@
 
 mod convergence;
 mod network;
+mod restart;
 mod sessions;
 mod table;

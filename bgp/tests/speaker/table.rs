@@ -26,6 +26,14 @@ impl Solo {
     }
 
     pub fn with(change: impl FnOnce(&mut SpeakerConfig)) -> Self {
+        Self::start(change, false)
+    }
+
+    pub fn restarted() -> Self {
+        Self::start(|_| {}, true)
+    }
+
+    fn start(change: impl FnOnce(&mut SpeakerConfig), restarting: bool) -> Self {
         let mut config = SpeakerConfig {
             asn: 65000,
             router_id: Ipv4Addr::new(10, 0, 0, 2),
@@ -35,7 +43,7 @@ impl Solo {
         };
         change(&mut config);
         let now = Duration::from_secs(100);
-        let mut speaker = Speaker::new(config, false, now);
+        let mut speaker = Speaker::new(config, restarting, now);
         speaker.originate(prefixes_of(2), now);
         Self {
             speaker,

@@ -31,6 +31,7 @@ pub struct Gateway {
     usable: BTreeSet<String>,
     history: heal::History,
     problems: Vec<Problem>,
+    done: Vec<Op>,
 }
 
 /// What came of a pass.
@@ -77,6 +78,7 @@ impl Gateway {
             usable: BTreeSet::new(),
             history: heal::History::default(),
             problems: Vec::new(),
+            done: Vec::new(),
         })
     }
 
@@ -125,10 +127,16 @@ impl Gateway {
             .into_iter()
             .chain(plan::plan(&desired, &state))
             .collect();
-        let some = !ops.is_empty();
-        let failed = self.perform(ops, &definitions).await;
-        let changed = some && failed.is_empty();
+        let failed = self.perform(&ops, &definitions).await;
+        let mut changed = !ops.is_empty() && failed.is_empty();
         problems.extend(failed);
+        if changed && ops == self.done {
+            // Not again at once: two programs that undo each other's work must not spin.
+            changed = false;
+            let reason = "was done and undone again: does another program claim the same object?";
+            problems.extend(ops.first().map(|op| problem(op, &reason)));
+        }
+        self.done = ops;
         if let Err(error) = self.kernel.set(kernel::tunnels(&desired.links)).await {
             problems.push(problem("kernel settings", &error));
         }
@@ -229,7 +237,7 @@ impl Gateway {
     /// without the interface its SA would let traffic pass in clear.
     async fn perform(
         &self,
-        ops: Vec<Op>,
+        ops: &[Op],
         definitions: &BTreeMap<String, Definition>,
     ) -> Vec<Problem> {
         let mut problems = Vec::new();

@@ -55,12 +55,15 @@ fn report(status: Status, seconds: u64) -> Report {
     }
 }
 
+/// What an end says, and how many seconds ago.
+type View = Option<(&'static str, u64)>;
+
 #[test]
 fn verdicts_of_a_tunnel() {
     const UP: &str = "up, up, Established";
     // A's view and its age, B's view and its age, the verdict, the reason.
     #[rustfmt::skip]
-    let table: &[(Option<(&str, u64)>, Option<(&str, u64)>, &str, &str)] = &[
+    let table: &[(View, View, &str, &str)] = &[
         (Some((UP, 0)), Some((UP, 0)), "up", ""),
         (Some((UP, 30)), Some((UP, 29)), "up", ""),
         (Some((UP, 31)), Some((UP, 0)), "unknown", "A: last report 31 s ago"),
@@ -79,7 +82,7 @@ fn verdicts_of_a_tunnel() {
         (Some(("up, up, Connect", 0)), Some(("up, up, Connect", 0)), "down", "both: BGP Connect"),
     ];
     for (a, b, verdict, reason) in table {
-        let side = |name: &str, view: &Option<(&str, u64)>| {
+        let side = |name: &str, view: &View| {
             view.map(|(view, age)| (name.to_owned(), report(tunnel(view), age)))
         };
         let reports = side("A", a).into_iter().chain(side("B", b)).collect();
@@ -142,7 +145,7 @@ fn verdicts_of_a_gateway() {
             "runs generation 5, not 4",
         ),
         (
-            Some((status(4, &[problem.clone()]), 0)),
+            Some((status(4, std::slice::from_ref(&problem)), 0)),
             "problem",
             "route 10.0.2.0/24: no room",
         ),

@@ -1,0 +1,116 @@
+//! Calls to the controller, each with a time limit, and errors that say what to do.
+
+use routemesh_proto::operators_client::OperatorsClient;
+use routemesh_proto::{
+    ApplyReply, ApplyRequest, GetRoutesRequest, GetTopologyRequest, Identity, IdentityError,
+    Routes, Topology,
+};
+use std::error::Error;
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+/// A call may take this long.
+const LIMIT: Duration = Duration::from_secs(10);
+/// The view of a large mesh.
+const LARGEST_REPLY: usize = 1 << 30;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The controller says what is wrong with what was sent.
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    Refused(String),
+    #[error(
+        "the controller at {controller} cannot be reached: {reason}; is mesh-controller running there, and is the identity of the same mesh?"
+    )]
+    Unreachable { controller: String, reason: String },
+    #[error(
+        "the controller at {controller} did not answer within {} s; is it there, and not overloaded?",
+        LIMIT.as_secs()
+    )]
+    Late { controller: String },
+}
+
+/// A controller, seen by an operator.
+pub(crate) struct Client {
+    controller: String,
+    operators: OperatorsClient<Channel>,
+}
+
+impl Client {
+    pub(crate) fn new(controller: &str, identity: &Path) -> Result<Self, CallError> {
+        let channel = Identity::load(identity)?.dial(controller)?;
+        Ok(Self {
+            controller: controller.to_owned(),
+            operators: OperatorsClient::new(channel).max_decoding_message_size(LARGEST_REPLY),
+        })
+    }
+
+    pub(crate) async fn apply(&self, file: String, text: String) -> Result<ApplyReply, CallError> {
+        let mut operators = self.operators.clone();
+        let call = operators.apply(ApplyRequest { text, file });
+        self.call(call).await
+    }
+
+    pub(crate) async fn topology(&self) -> Result<Topology, CallError> {
+        let mut operators = self.operators.clone();
+        self.call(operators.get_topology(GetTopologyRequest {}))
+            .await
+    }
+
+    pub(crate) async fn routes(&self, gateway: String) -> Result<Routes, CallError> {
+        let mut operators = self.operators.clone();
+        self.call(operators.get_routes(GetRoutesRequest { gateway }))
+            .await
+    }
+
+    async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, CallError> {
+        let controller = || self.controller.clone();
+        match tokio::time::timeout(LIMIT, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(match status.code() {
+                Code::InvalidArgument => CallError::Invalid(status.message().to_owned()),
+                // These come from the transport, whose own words are in the causes.
+                Code::Unavailable | Code::Unknown => CallError::Unreachable {
+                    controller: controller(),
+                    reason: causes(&status),
+                },
+                Code::DeadlineExceeded | Code::Cancelled => CallError::Late {
+                    controller: controller(),
+                },
+                Code::Unimplemented => CallError::Refused(
+                    "the controller does not know this call: it is of another version".to_owned(),
+                ),
+                _ => CallError::Refused(status.message().to_owned()),
+            }),
+            Err(_) => Err(CallError::Late {
+                controller: controller(),
+            }),
+        }
+    }
+}
+
+/// A status with everything beneath it, each thing said once.
+fn causes(status: &Status) -> String {
+    let mut all = vec![status.message().to_owned()];
+    let mut source = status.source();
+    while let Some(error) = source {
+        let text = error.to_string();
+        if !all.iter().any(|earlier| earlier.contains(&text)) {
+            all.push(text);
+        }
+        source = error.source();
+    }
+    all.retain(|text| !text.is_empty());
+    all.join(": ")
+}

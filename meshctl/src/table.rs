@@ -1,0 +1,266 @@
+//! What the controller says, as text for people: wide enough for a terminal of 100 columns.
+
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
+use routemesh_proto::{
+    BgpStatus, Edge, End, GatewayView, PrefixPaths, PrefixView, Problem, Routes, Topology,
+    TunnelStatus,
+};
+use std::collections::BTreeMap;
+
+/// How text should look.
+#[derive(Clone, Copy)]
+pub(crate) struct Look {
+    terminal: bool,
+    colour: bool,
+}
+
+impl Look {
+    /// Colour only on a terminal, and not where NO_COLOR is set (no-color.org).
+    pub(crate) fn of_terminal(terminal: bool) -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            terminal,
+            colour: terminal && !refused,
+        }
+    }
+
+    #[cfg(test)]
+    fn plain() -> Self {
+        Self {
+            terminal: false,
+            colour: false,
+        }
+    }
+}
+
+/// How many of them: "1 site", "3 sites".
+pub(crate) fn count(n: u32, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
+    }
+}
+
+fn table(look: Look, header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    if !look.colour {
+        table.force_no_tty();
+    } else {
+        table.enforce_styling();
+    }
+    // A terminal's lines are wrapped, a file's are for grep.
+    table.set_content_arrangement(if look.terminal {
+        ContentArrangement::Dynamic
+    } else {
+        ContentArrangement::Disabled
+    });
+    let bold = |title: &&str| Cell::new(title).add_attribute(Attribute::Bold);
+    table.set_header(header.iter().map(bold).collect::<Vec<_>>());
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+fn verdict(text: &str) -> Cell {
+    let colour = match text {
+        "up" | "ok" => Color::Green,
+        "unknown" | "stale" | "behind" | "never seen" | "degraded" => Color::Yellow,
+        _ => Color::Red,
+    };
+    Cell::new(text).fg(colour)
+}
+
+/// Tunnels, then prefixes, then what gateways say, then the sum.
+pub(crate) fn topology(topology: &Topology, look: Look) -> String {
+    let mut parts = Vec::new();
+    if !topology.edges.is_empty() {
+        parts.push(edges(&topology.edges, look));
+    }
+    if !topology.prefixes.is_empty() {
+        parts.push(prefixes(&topology.prefixes, look));
+    }
+    let complaints = topology.gateways.iter().filter(|view| view.verdict != "ok");
+    let complaints: Vec<GatewayView> = complaints.cloned().collect();
+    if !complaints.is_empty() {
+        parts.push(gateways(&complaints, look));
+    }
+    let up = topology.edges.iter().filter(|edge| edge.verdict == "up");
+    parts.push(format!(
+        "{} of {} up, generation {}\n",
+        up.count(),
+        count(
+            u32::try_from(topology.edges.len()).unwrap_or(u32::MAX),
+            "tunnel"
+        ),
+        topology.generation
+    ));
+    parts.join("\n")
+}
+
+fn edges(edges: &[Edge], look: Look) -> String {
+    let header = [
+        "TUNNEL", "A", "B", "VERDICT", "IKE", "BGP", "PREFIXES", "REASON",
+    ];
+    let mut table = table(look, &header);
+    for edge in edges {
+        let ends = [edge.a.as_ref(), edge.b.as_ref()];
+        let name = |end: Option<&End>| end.map_or("-", |end| &end.gateway).to_owned();
+        let view = |show: fn(&TunnelStatus) -> String| {
+            let of = |end: Option<&End>| {
+                let status = end.and_then(|end| end.status.as_ref());
+                status.map_or("-".to_owned(), show)
+            };
+            (of(ends[0]), of(ends[1]))
+        };
+        let bgp = |status: &TunnelStatus| {
+            let state = status.bgp.as_ref().map(|bgp| bgp.state.clone());
+            state.unwrap_or_else(|| "-".to_owned())
+        };
+        let accepted = |status: &TunnelStatus| {
+            let accepted = |bgp: &BgpStatus| match bgp.rejected {
+                0 => bgp.accepted.to_string(),
+                rejected => format!("{} ({rejected} refused)", bgp.accepted),
+            };
+            status.bgp.as_ref().map_or("-".to_owned(), accepted)
+        };
+        table.add_row(vec![
+            Cell::new(edge.number),
+            Cell::new(name(ends[0])),
+            Cell::new(name(ends[1])),
+            verdict(&edge.verdict),
+            Cell::new(both(view(|status| status.ike.clone()))),
+            Cell::new(both(view(bgp))),
+            Cell::new(both(view(accepted))),
+            Cell::new(&edge.reason),
+        ]);
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// What A and B say: once where they agree.
+fn both((a, b): (String, String)) -> String {
+    if a == b { a } else { format!("{a} / {b}") }
+}
+
+fn prefixes(prefixes: &[PrefixView], look: Look) -> String {
+    let mut table = table(look, &["PREFIX", "SITE", "ANNOUNCED BY", "PATHS IN USE"]);
+    for view in prefixes {
+        let announced = if view.announced_by.is_empty() {
+            Cell::new("nobody").fg(Color::Red)
+        } else {
+            Cell::new(view.announced_by.join(" "))
+        };
+        table.add_row(vec![
+            Cell::new(&view.prefix),
+            Cell::new(&view.site),
+            announced,
+            Cell::new(paths(&view.paths)),
+        ]);
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// What most gateways do in a few words, and who does otherwise.
+fn paths(paths: &[PrefixPaths]) -> String {
+    let mut counts: BTreeMap<usize, u32> = BTreeMap::new();
+    for path in paths {
+        *counts.entry(path.via.len()).or_default() += 1;
+    }
+    // Of equally many, the better one is the rule.
+    let Some((&usual, &gateways)) = counts.iter().max_by_key(|(paths, n)| (**n, **paths)) else {
+        return "-".to_owned();
+    };
+    let usually = match usual {
+        0 => format!("{}: unreachable", count(gateways, "gateway")),
+        usual => {
+            let usual = u32::try_from(usual).unwrap_or(u32::MAX);
+            format!("{} x {}", count(gateways, "gateway"), count(usual, "path"))
+        }
+    };
+    let others: Vec<&PrefixPaths> = paths.iter().filter(|p| p.via.len() != usual).collect();
+    let mut words = vec![usually];
+    words.extend(others.iter().take(6).map(|path| match path.via.as_slice() {
+        [] => format!("{}: unreachable", path.gateway),
+        via => format!("{}: {}", path.gateway, via.join(" ")),
+    }));
+    if others.len() > 6 {
+        words.push(format!("and {} more", others.len() - 6));
+    }
+    words.join("; ")
+}
+
+/// Gateways, one a line.
+pub(crate) fn gateways(gateways: &[GatewayView], look: Look) -> String {
+    let header = [
+        "GATEWAY",
+        "SITE",
+        "VERDICT",
+        "GENERATION",
+        "REPORTED",
+        "VERSION",
+        "ENDPOINTS",
+        "REASON",
+    ];
+    let mut table = table(look, &header);
+    for view in gateways {
+        let reported = view.reported.map_or("never".to_owned(), ago);
+        let mut reasons = vec![view.reason.clone()];
+        let more = view.problems.iter().skip(1);
+        reasons.extend(more.map(|Problem { object, reason }| format!("{object}: {reason}")));
+        table.add_row(vec![
+            Cell::new(&view.name),
+            Cell::new(&view.site),
+            verdict(&view.verdict),
+            Cell::new(view.generation),
+            Cell::new(reported),
+            Cell::new(&view.version),
+            Cell::new(view.endpoints.join(" ")),
+            Cell::new(reasons.join("\n")),
+        ]);
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// One gateway's routes, what it announces and what it refused.
+pub(crate) fn routes(routes: &Routes, look: Look) -> String {
+    let reported = format!("{}, reported {}\n", routes.gateway, ago(routes.reported));
+    let mut parts = vec![reported];
+    if !routes.routes.is_empty() {
+        let mut table = table(look, &["PREFIX", "VIA", "INTERFACE", "NEXTHOP"]);
+        for route in &routes.routes {
+            for (i, path) in route.paths.iter().enumerate() {
+                let prefix = if i == 0 { route.prefix.as_str() } else { "" };
+                table.add_row([prefix, &path.via, &path.interface, &path.address]);
+            }
+            if route.paths.is_empty() {
+                table.add_row([route.prefix.as_str(), "unreachable", "", ""]);
+            }
+        }
+        parts.push(table.trim_fmt() + "\n");
+    }
+    if !routes.announced.is_empty() {
+        parts.push(format!("announces {}\n", routes.announced.join(" ")));
+    }
+    if !routes.rejected.is_empty() {
+        let mut table = table(look, &["REFUSED", "FROM", "REASON"]);
+        for rejected in &routes.rejected {
+            table.add_row([&rejected.prefix, &rejected.peer, &rejected.reason]);
+        }
+        parts.push(table.trim_fmt() + "\n");
+    }
+    parts.join("\n")
+}
+
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} min ago", seconds / 60),
+        7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests;

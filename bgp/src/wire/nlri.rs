@@ -44,13 +44,14 @@ pub(super) fn read_prefixes(family: Family, bytes: &[u8]) -> Option<Vec<IpNet>> 
 
 fn read_ipv4(reader: &mut Reader<'_>) -> Option<Ipv4Net> {
     let length = reader.u8()?;
-    let address: [u8; 4] = reader.padded(octets(length))?;
+    // What follows a short prefix is cleared with the bits beyond its length.
+    let address: [u8; 4] = reader.at_least(octets(length))?;
     Some(Ipv4Net::new(address.into(), length).ok()?.trunc())
 }
 
 fn read_ipv6(reader: &mut Reader<'_>) -> Option<Ipv6Net> {
     let length = reader.u8()?;
-    let address: [u8; 16] = reader.padded(octets(length))?;
+    let address: [u8; 16] = reader.at_least(octets(length))?;
     Some(Ipv6Net::new(address.into(), length).ok()?.trunc())
 }
 
@@ -65,11 +66,13 @@ pub(super) fn prefix_size(prefix: &IpNet) -> usize {
 
 pub(super) fn write_prefix(prefix: &IpNet, out: &mut Vec<u8>) {
     out.push(prefix.prefix_len());
-    let used = octets(prefix.prefix_len());
+    let end = out.len() + octets(prefix.prefix_len());
+    // All of the address first: a copy of a fixed size is the faster.
     match prefix {
-        IpNet::V4(net) => out.extend(net.trunc().addr().octets().iter().take(used)),
-        IpNet::V6(net) => out.extend(net.trunc().addr().octets().iter().take(used)),
+        IpNet::V4(net) => out.extend_from_slice(&net.trunc().addr().octets()),
+        IpNet::V6(net) => out.extend_from_slice(&net.trunc().addr().octets()),
     }
+    out.truncate(end);
 }
 
 /// The next hop of an MP_REACH_NLRI; `None` where its length is not one that the family can have.

@@ -1,0 +1,52 @@
+# What one types here. `make` alone says what there is.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.NOTPARALLEL:
+
+export CARGO_TERM_PROGRESS_WHEN ?= never
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo
+	@echo '  Debian 12, root, a Rust toolchain; what else is missing is installed first.'
+	@echo '  Where the kernel has no ESP, the lab runs in a small virtual machine by itself.'
+
+.PHONY: tools
+tools: ## Install what the other targets need
+	@tests/tools
+
+.PHONY: build
+build: ## The three programs, optimised, in target/release
+	cargo build --release --bins
+
+.PHONY: check
+check: ## Formatting, lints, licences and sources of dependencies
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny check bans licenses sources
+
+.PHONY: advisories
+advisories: tools ## Known defects of dependencies (needs github.com, so not a part of test)
+	cargo deny check advisories
+
+.PHONY: unit
+unit: ## All tests that need no ESP
+	cargo nextest run --workspace
+
+.PHONY: lab-test
+lab-test: ## All tests that need ESP: the mesh in the lab, and others
+	tests/vm/suite
+
+.PHONY: test
+test: tools check unit build lab-test ## Everything, as the CI does it
+
+.PHONY: demo
+demo: tools build ## The mesh from nothing, healed before your eyes (KEEP=1: leaves you in it)
+	@tests/lab demo
+
+.PHONY: lab
+lab: tools build ## The mesh, up, and a shell to look around with
+	@tests/lab shell

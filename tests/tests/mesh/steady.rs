@@ -1,0 +1,119 @@
+//! A mesh that nobody disturbs.
+
+use std::time::{Duration, Instant};
+
+use routemesh_tests::lab::Lab;
+use routemesh_tests::lab::error::Result;
+use routemesh_tests::lab::mesh::THREE_SITES;
+use routemesh_tests::lab::probe::Probe;
+use routemesh_tests::lab::report::{measured, say, wait_until};
+use routemesh_tests::lab::sniff::{Counts, Kind, Sniffer, in_clear};
+use routemesh_tests::lab::topology::{PUBLIC, Topology};
+
+use super::{COLD, SETTLE, Traffic, mesh_up, spec_with_vti};
+
+#[test]
+fn a_mesh_of_xfrm_interfaces_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
+    carries_all_traffic_encrypted("xfrm", THREE_SITES, "xfrm")
+}
+
+#[test]
+fn a_mesh_of_vti_interfaces_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
+    carries_all_traffic_encrypted("vti", &spec_with_vti(), "vti6")
+}
+
+fn carries_all_traffic_encrypted(name: &str, spec: &str, kind: &str) -> Result<()> {
+    let lab = Lab::start(name, Topology::three_sites())?;
+    let sniffer = Sniffer::start(lab.host(PUBLIC))?;
+    let start = Instant::now();
+    // All 24 tunnel ends; two-member groups for both families of every remote site; IPv4 over
+    // IPv6 next hops; both paths in the routers' BIRD and kernel.
+    let mesh = mesh_up(&lab, spec, kind)?;
+    assert_eq!(lab.tunnels().len(), 12);
+    let gateways = lab.topology().gateways();
+    for &gateway in &gateways {
+        for (prefix, via) in lab.paths(gateway)? {
+            let own = via.contains(&format!("R{}", gateway.site));
+            assert_eq!(
+                via.len(),
+                if own { 1 } else { 2 },
+                "{prefix} at {}",
+                gateway.name()
+            );
+        }
+        lab.check_fail_closed(gateway)?;
+    }
+    for (one, other) in [(1, 2), (1, 3), (2, 3)] {
+        let what = format!("ping between sites {one} and {other}");
+        wait_until(&what, SETTLE, || lab.ping(one, other))?;
+    }
+    measured(
+        &format!("{name}: from nothing to a full mesh"),
+        format_args!("{:.0} s", start.elapsed().as_secs_f64()),
+    );
+    says_so_itself(&mesh)?;
+
+    // Nothing happens now, so nothing may be lost.
+    let before: Vec<_> = gateways.iter().map(|g| lab.sent_into_tunnels(*g)).collect();
+    let traffic = Traffic::start(&lab, 1, 2)?;
+    std::thread::sleep(Duration::from_secs(8));
+    let total = traffic.stop(&format!("{name}: steady state"))?;
+    assert_eq!(total.lost, 0, "lost packets in a mesh at rest");
+
+    // Every tunnel between the two sites carried its share, in both directions.
+    for (gateway, before) in gateways.iter().zip(before).filter(|(g, _)| g.site < 3) {
+        let (before, after) = (before?, lab.sent_into_tunnels(*gateway)?);
+        for tunnel in lab.tunnels_of(*gateway) {
+            let interface = tunnel.interface();
+            let used = after[&interface] - before[&interface];
+            let busy = tunnel.peer(*gateway).site < 3;
+            assert!(
+                !busy || used > 50,
+                "{} sent {used} into {interface}",
+                gateway.name()
+            );
+        }
+    }
+
+    let counts = sniffer.stop()?;
+    say(format_args!("public side: {counts:?}"));
+    assert!(esp(&counts) >= total.sent, "fewer ESP packets than probes");
+    let others = counts.keys().find(|kind| matches!(kind, Kind::Other(_)));
+    assert_eq!((in_clear(&counts), others), (0, None), "{counts:?}");
+    capture_sees_what_is_in_clear(&lab)?;
+    lab.passed();
+    Ok(())
+}
+
+fn esp(counts: &Counts) -> usize {
+    counts.get(&Kind::Esp).copied().unwrap_or_default()
+}
+
+/// What `meshctl topology` says agrees with what the kernel and BIRD said.
+fn says_so_itself(mesh: &routemesh_tests::lab::mesh::Mesh<'_>) -> Result<()> {
+    wait_until("12 edges up in meshctl topology", COLD, || {
+        let topology = mesh.topology()?;
+        let edges = topology["edges"].as_array().cloned().unwrap_or_default();
+        let up = edges.iter().filter(|edge| edge["verdict"] == "up").count();
+        if (edges.len(), up) == (12, 12) {
+            return Ok(());
+        }
+        Err(routemesh_tests::lab::error::LabError::Unexpected(format!(
+            "{up} of {} edges up",
+            edges.len()
+        )))
+    })
+}
+
+/// A capture in which nothing was in clear proves something only if it would have seen it.
+fn capture_sees_what_is_in_clear(lab: &Lab) -> Result<()> {
+    let gateways = lab.topology().gateways();
+    let (a, b) = (gateways[0], gateways[2]);
+    let sniffer = Sniffer::start(lab.host(PUBLIC))?;
+    let (from, to) = (a.public(), b.public());
+    let probe = Probe::start((lab.underlay(a), &from), (lab.underlay(b), &to), 1, 10)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let sent = probe.stop()?.sent;
+    assert_eq!(in_clear(&sniffer.stop()?), sent);
+    Ok(())
+}

@@ -6,6 +6,7 @@ use routemesh_controller::serve::{self, State};
 use routemesh_controller::store::Store;
 use routemesh_proto::Identity;
 use std::error::Error;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -118,6 +119,7 @@ async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let identity = Identity::load(&args.dir).map_err(|error| {
         let dir = args.dir.display();

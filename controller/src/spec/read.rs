@@ -127,25 +127,30 @@ impl<'t> Reader<'t> {
             .ok()
     }
 
-    /// The elements of an array that is not longer than `most`.
-    fn array<'r>(&mut self, what: &str, value: &'r Value<'t>, most: usize) -> Vec<&'r Value<'t>> {
-        let place = self.lines.place(value.span().start);
-        match value.get_ref() {
-            DeValue::Array(values) if values.len() <= most => values.iter().collect(),
-            DeValue::Array(values) => {
-                let count = values.len();
-                self.wrong(place, format!("{what} has {count} entries, at most {most}"));
-                Vec::new()
+    /// The elements of an array that is not longer than `most`; `cure` says what to do where it
+    /// must not be empty.
+    fn array<'r>(
+        &mut self,
+        what: &str,
+        value: &'r Value<'t>,
+        most: usize,
+        cure: Option<&str>,
+    ) -> Vec<&'r Value<'t>> {
+        let wrong = match (value.get_ref(), cure) {
+            (DeValue::Array(values), Some(cure)) if values.is_empty() => {
+                format!("{what} is empty: {cure}")
             }
-            other => {
-                let kind = other.type_str();
-                self.wrong(
-                    place,
-                    format!("{what} is of type {kind}: write a list in brackets"),
-                );
-                Vec::new()
+            (DeValue::Array(values), _) if values.len() <= most => return values.iter().collect(),
+            (DeValue::Array(values), _) => {
+                format!("{what} has {} entries, at most {most}", values.len())
             }
-        }
+            (other, _) => format!(
+                "{what} is of type {}: write a list in brackets",
+                other.type_str()
+            ),
+        };
+        self.wrong(self.lines.place(value.span().start), wrong);
+        Vec::new()
     }
 
     fn table<'r>(
@@ -278,7 +283,10 @@ impl<'t> Reader<'t> {
     ) -> Option<&'r Value<'t>> {
         let value = table.get(key);
         if value.is_none() {
-            self.wrong(table.place, format!("{} has no {key}: {what}", table.what));
+            self.wrong(
+                table.place,
+                format!("{} has no {key:?}: {what}", table.what),
+            );
         }
         value
     }
@@ -287,14 +295,8 @@ impl<'t> Reader<'t> {
         let Some(value) = mesh.get(key) else {
             return vec![default.to_owned()];
         };
-        let written = self.array(key, value, 16);
-        if written.is_empty() {
-            let place = self.lines.place(value.span().start);
-            self.wrong(
-                place,
-                format!("{key} names none: leave it out for {default}"),
-            );
-        }
+        let cure = format!("leave it out for {default:?}");
+        let written = self.array(key, value, 16, Some(&cure));
         let read = |value| self.text(key, value, values::proposal);
         let read = written.into_iter().filter_map(read);
         read.map(|proposal| proposal.value).collect()
@@ -328,14 +330,7 @@ impl<'t> Reader<'t> {
         let asn = own.and_then(|value| self.number("as", value, values::asn));
         let cure = "list what it owns, like prefixes = [\"10.0.1.0/24\"]";
         let written = match self.required(&table, "prefixes", cure) {
-            Some(value) => {
-                let written = self.array("prefixes", value, 4096);
-                if matches!(value.get_ref(), DeValue::Array(list) if list.is_empty()) {
-                    let place = self.lines.place(value.span().start);
-                    self.wrong(place, format!("{} owns no prefix: {cure}", table.what));
-                }
-                written
-            }
+            Some(value) => self.array("prefixes", value, 4096, Some(cure)),
             None => Vec::new(),
         };
         let prefixes: Vec<At<IpNet>> = written
@@ -377,11 +372,7 @@ impl<'t> Reader<'t> {
         let cure = "list its outer addresses, like endpoints = [\"2001:db8:1::1\"]";
         let endpoints = match self.required(&table, "endpoints", cure) {
             Some(value) => {
-                let written = self.array("endpoints", value, 16);
-                if matches!(value.get_ref(), DeValue::Array(list) if list.is_empty()) {
-                    let place = self.lines.place(value.span().start);
-                    self.wrong(place, format!("{} has no endpoint: {cure}", table.what));
-                }
+                let written = self.array("endpoints", value, 16, Some(cure));
                 written
                     .into_iter()
                     .filter_map(|value| self.endpoint(value))
@@ -394,7 +385,7 @@ impl<'t> Reader<'t> {
             .and_then(|value| self.text("overlay", value, values::overlay));
         let routers: Vec<Router> = match table.get("routers") {
             Some(value) => {
-                let written = self.array("routers", value, 64);
+                let written = self.array("routers", value, 64, None);
                 written
                     .into_iter()
                     .filter_map(|value| self.router(value))
@@ -404,7 +395,7 @@ impl<'t> Reader<'t> {
         };
         let announce = match table.get("announce") {
             Some(value) => {
-                let written = self.array("announce", value, 32);
+                let written = self.array("announce", value, 32, None);
                 written
                     .into_iter()
                     .filter_map(|value| self.protocol(value))

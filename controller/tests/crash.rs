@@ -1,0 +1,89 @@
+//! The real program, killed the moment after it acknowledged: nothing acknowledged is lost.
+
+#![allow(clippy::unwrap_used)]
+
+use routemesh_proto::operators_client::OperatorsClient;
+use routemesh_proto::{ApplyReply, ApplyRequest, GetTopologyRequest, Identity};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use tonic::transport::Channel;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mesh-controller");
+
+fn run(args: &[&str]) {
+    assert!(Command::new(PROGRAM).args(args).status().unwrap().success());
+}
+
+/// Starts the controller and waits until it serves.
+fn start(dir: &str) -> (Child, String) {
+    let mut controller = Command::new(PROGRAM)
+        .args(["run", "--dir", dir, "--listen", "[::1]:0"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(controller.stderr.take().unwrap()).lines();
+    let address = lines
+        .find_map(|line| {
+            let line = line.unwrap();
+            Some(line.split_once("listening on ")?.1.to_owned())
+        })
+        .expect("it says when it is ready");
+    // Whatever else it says must not block it.
+    std::thread::spawn(move || lines.for_each(drop));
+    (controller, format!("https://{address}"))
+}
+
+fn text(round: u32) -> String {
+    format!(
+        "[mesh]\nas = 65000\ninterconnect = \"fd00:ff::/64\"\n\
+         [sites.one]\nprefixes = [\"10.0.1.0/24\"]\ngateways.A.endpoints = [\"2001:db8::a:{round}\"]\n\
+         [sites.two]\nprefixes = [\"10.0.2.0/24\"]\ngateways.B.endpoints = [\"2001:db8::b\"]\n"
+    )
+}
+
+async fn apply(operators: &mut OperatorsClient<Channel>, text: String) -> ApplyReply {
+    let file = "mesh.toml".to_owned();
+    let reply = operators.apply(ApplyRequest { text, file }).await;
+    reply.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn killed_right_after_the_reply() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
+    let (dir, operator) = (path("controller"), path("ann"));
+    run(&["init", "--dir", &dir, "--name", "::1", "localhost"]);
+    run(&[
+        "issue",
+        "--dir",
+        &dir,
+        "--operator",
+        "ann",
+        "--out",
+        &operator,
+    ]);
+    let identity = Identity::load(Path::new(&operator)).unwrap();
+    for round in 1..=10 {
+        let (mut controller, url) = start(&dir);
+        let mut operators = OperatorsClient::new(identity.dial(&url).unwrap());
+        if round > 1 {
+            let before = apply(&mut operators, text(round - 1)).await;
+            assert!(
+                before.unchanged,
+                "round {round}: the acknowledged text is in force"
+            );
+            let view = operators.get_topology(GetTopologyRequest {}).await.unwrap();
+            let view = view.into_inner();
+            assert_eq!(view.generation, u64::from(round - 1));
+            // A's endpoint was new in each round, so it has the id after B's and all before.
+            let (b, a) = (1, u64::from(if round == 2 { 0 } else { round - 1 }));
+            let number = a.max(b) * (a.max(b) - 1) / 2 + a.min(b);
+            assert_eq!(u64::from(view.edges[0].number), number);
+        }
+        let reply = apply(&mut operators, text(round)).await;
+        controller.kill().unwrap();
+        assert_eq!(reply.generation, u64::from(round));
+        controller.wait().unwrap();
+    }
+}

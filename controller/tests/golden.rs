@@ -1,0 +1,108 @@
+//! Every example, rendered for every gateway; every bad specification, with its errors.
+//!
+//! `RENEW_GOLDEN=1 cargo test -p routemesh-controller --test golden` writes them anew: read the
+//! difference before it is committed.
+
+#![allow(clippy::unwrap_used)]
+
+use routemesh_controller::ids::{self, Ids};
+use routemesh_controller::mesh::{Mesh, Retired};
+use routemesh_controller::render::render;
+use routemesh_controller::spec;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .into()
+}
+
+fn files(dir: &Path, extension: &str) -> BTreeMap<String, String> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return BTreeMap::new();
+    };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let wanted = paths.filter(|path| path.extension().is_some_and(|found| found == extension));
+    wanted
+        .map(|path| {
+            let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (stem, fs::read_to_string(&path).unwrap())
+        })
+        .collect()
+}
+
+/// Compares with the files of `dir`, or replaces them.
+fn golden(dir: &Path, extension: &str, now: &BTreeMap<String, String>) {
+    let kept = files(dir, extension);
+    if std::env::var_os("RENEW_GOLDEN").is_none() {
+        for (name, text) in now {
+            let kept = kept.get(name).map(String::as_str);
+            assert_eq!(
+                kept,
+                Some(text.as_str()),
+                "{}/{name}.{extension}",
+                dir.display()
+            );
+        }
+        assert_eq!(
+            kept.len(),
+            now.len(),
+            "{} has more than it should",
+            dir.display()
+        );
+        return;
+    }
+    fs::create_dir_all(dir).unwrap();
+    for name in kept.keys() {
+        fs::remove_file(dir.join(format!("{name}.{extension}"))).unwrap();
+    }
+    for (name, text) in now {
+        fs::write(dir.join(format!("{name}.{extension}")), text).unwrap();
+    }
+}
+
+#[test]
+fn examples_render_as_before() {
+    for (example, text) in files(&workspace().join("examples"), "toml") {
+        let spec = spec::parse(&format!("{example}.toml"), &text).unwrap_or_else(|e| panic!("{e}"));
+        let mesh = Mesh {
+            generation: 1,
+            ids: ids::assign(&Ids::default(), &spec).unwrap(),
+            text,
+            spec,
+            retired: Retired::new(),
+        };
+        let rendered = mesh.spec.gateways().map(|(_, gateway)| {
+            let config = render(&mesh, &gateway.name).unwrap();
+            (
+                gateway.name.value.clone(),
+                toml::to_string(&config).unwrap(),
+            )
+        });
+        golden(
+            &workspace().join("tests/golden").join(&example),
+            "toml",
+            &rendered.collect(),
+        );
+    }
+}
+
+#[test]
+fn bad_specifications_are_refused_as_before() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad");
+    let refused = files(&dir, "toml").into_iter().map(|(name, text)| {
+        let file = format!("{name}.toml");
+        let errors = match spec::parse(&file, &text) {
+            Err(errors) => errors,
+            Ok(spec) => match ids::assign(&Ids::default(), &spec) {
+                Err(errors) => spec::SpecErrors::new(&file, errors),
+                Ok(_) => panic!("{file} is not bad"),
+            },
+        };
+        (name, format!("{errors}\n"))
+    });
+    golden(&dir, "err", &refused.collect());
+}

@@ -1,0 +1,536 @@
+//! The real server over real TLS, and agents and operators that speak the real protocol.
+
+#![allow(clippy::unwrap_used)]
+
+use routemesh_controller::ca::{self, Peer, Role};
+use routemesh_controller::serve::{State, serve};
+use routemesh_controller::store::Store;
+use routemesh_proto::agents_client::AgentsClient;
+use routemesh_proto::controller_message::Message;
+use routemesh_proto::operators_client::OperatorsClient;
+use routemesh_proto::{
+    AgentMessage, ApplyReply, ApplyRequest, BgpStatus, Change, Config, ControllerMessage,
+    GetRoutesRequest, GetTopologyRequest, Hello, Identity, Route, Status, Topology, TunnelStatus,
+    agent_message, patch,
+};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Streaming};
+
+const TWO_SITES: &str = r#"
+[mesh]
+as = 65000
+interconnect = "fd00:ff::/64"
+[sites.one]
+prefixes = ["10.0.1.0/24"]
+[sites.one.gateways.A]
+endpoints = ["2001:db8::a"]
+overlay = "private"
+[sites.two]
+prefixes = ["10.0.2.0/24"]
+[sites.two.gateways.B]
+endpoints = ["2001:db8::b"]
+"#;
+
+const THIRD_SITE: &str = r#"
+[sites.three]
+prefixes = ["10.0.3.0/24"]
+[sites.three.gateways.C]
+endpoints = ["2001:db8::c"]
+"#;
+
+fn three_sites() -> String {
+    format!("{TWO_SITES}{THIRD_SITE}")
+}
+
+/// A controller's directory and the identities that it issued.
+struct Pki {
+    dir: TempDir,
+}
+
+impl Pki {
+    fn new() -> Self {
+        let pki = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        ca::init(&pki.controller(), &[], 5).unwrap();
+        pki
+    }
+
+    fn controller(&self) -> std::path::PathBuf {
+        self.dir.path().join("controller")
+    }
+
+    fn identity(&self, role: Role, name: &str) -> Identity {
+        let out = self.dir.path().join(format!("{role}-{name}"));
+        if !out.exists() {
+            let name = name.to_owned();
+            ca::issue(&self.controller(), &Peer { role, name }, &out, 5).unwrap();
+        }
+        Identity::load(&out).unwrap()
+    }
+
+    fn gateway(&self, name: &str) -> Identity {
+        self.identity(Role::Gateway, name)
+    }
+}
+
+/// A running controller.
+struct Controller {
+    url: String,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+}
+
+impl Controller {
+    async fn start(dir: &Path) -> Self {
+        let identity = Identity::load(dir).unwrap();
+        let state = Arc::new(State::new(Store::open(dir).unwrap()).unwrap());
+        let listener = TcpListener::bind("[::1]:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(async move {
+            let stopped = async { drop(stopped.await) };
+            serve(listener, &identity, state, stopped).await.unwrap();
+        });
+        Self { url, stop, server }
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).unwrap();
+        timeout(Duration::from_secs(10), self.server)
+            .await
+            .expect("a stop does not wait for agents")
+            .unwrap();
+    }
+
+    fn operators(&self, pki: &Pki) -> OperatorsClient<Channel> {
+        let identity = pki.identity(Role::Operator, "ann");
+        OperatorsClient::new(identity.dial(&self.url).unwrap())
+    }
+
+    async fn apply(&self, pki: &Pki, text: &str) -> Result<ApplyReply, tonic::Status> {
+        let request = ApplyRequest {
+            text: text.to_owned(),
+            file: "mesh.toml".to_owned(),
+        };
+        let reply = self.operators(pki).apply(request).await;
+        reply.map(tonic::Response::into_inner)
+    }
+
+    async fn topology(&self, pki: &Pki) -> Topology {
+        let reply = self
+            .operators(pki)
+            .get_topology(GetTopologyRequest {})
+            .await;
+        reply.unwrap().into_inner()
+    }
+}
+
+/// An agent that does nothing but speak.
+struct Agent {
+    say: mpsc::Sender<AgentMessage>,
+    hear: Streaming<ControllerMessage>,
+    has: Option<Config>,
+}
+
+impl Agent {
+    async fn attach(
+        identity: &Identity,
+        url: &str,
+        has: Option<Config>,
+    ) -> Result<Self, tonic::Status> {
+        let (say, said) = mpsc::channel(4);
+        let hello = agent_message::Message::Hello(Hello {
+            generation: has.as_ref().map_or(0, |config| config.generation),
+            digest: has.as_ref().map_or(String::new(), Config::digest),
+            version: "test".to_owned(),
+        });
+        let hello = AgentMessage {
+            message: Some(hello),
+        };
+        say.send(hello).await.unwrap();
+        let mut client = AgentsClient::new(identity.dial(url).unwrap());
+        let hear = client.attach(ReceiverStream::new(said)).await?.into_inner();
+        Ok(Self { say, hear, has })
+    }
+
+    async fn next(&mut self) -> Result<Option<Message>, tonic::Status> {
+        let next = timeout(Duration::from_secs(5), self.hear.message());
+        let message = next.await.expect("something comes")?;
+        Ok(message.and_then(|message| message.message))
+    }
+
+    /// Takes a whole config.
+    async fn config(&mut self) -> Config {
+        match self.next().await.unwrap() {
+            Some(Message::Config(config)) => {
+                self.has = Some(config.clone());
+                config
+            }
+            other => panic!("not a config: {other:?}"),
+        }
+    }
+
+    /// Takes a change.
+    async fn change(&mut self) -> Change {
+        match self.next().await.unwrap() {
+            Some(Message::Change(change)) => {
+                self.has = Some(patch(self.has.as_ref().unwrap(), &change).unwrap());
+                change
+            }
+            other => panic!("not a change: {other:?}"),
+        }
+    }
+
+    async fn hears_nothing(&mut self) {
+        let next = timeout(Duration::from_millis(300), self.hear.message());
+        assert!(next.await.is_err(), "nothing was to come");
+    }
+
+    async fn report(&self, status: Status) {
+        let status = AgentMessage {
+            message: Some(agent_message::Message::Status(status)),
+        };
+        self.say.send(status).await.unwrap();
+    }
+}
+
+fn all_up(config: &Config) -> Status {
+    let up = |number| TunnelStatus {
+        number,
+        ike: "up".to_owned(),
+        interface: "up".to_owned(),
+        bgp: Some(BgpStatus {
+            state: "Established".to_owned(),
+            ..BgpStatus::default()
+        }),
+        ..TunnelStatus::default()
+    };
+    Status {
+        generation: config.generation,
+        tunnels: config.tunnels.iter().map(|t| up(t.number)).collect(),
+        routes: vec![Route {
+            prefix: "10.0.9.0/24".to_owned(),
+            paths: vec![],
+        }],
+        ..Status::default()
+    }
+}
+
+async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..100 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it never came true");
+}
+
+#[tokio::test]
+async fn a_gateway_gets_its_config_and_then_what_changes() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    let mut a = Agent::attach(&pki.gateway("A"), &controller.url, None)
+        .await
+        .unwrap();
+    // No mesh, no config.
+    a.hears_nothing().await;
+    let reply = controller.apply(&pki, TWO_SITES).await.unwrap();
+    assert_eq!((reply.generation, reply.gateways, reply.tunnels), (1, 2, 1));
+    let config = a.config().await;
+    assert_eq!((config.gateway.as_str(), config.tunnels.len()), ("A", 1));
+    // The same text again is nothing new.
+    assert!(controller.apply(&pki, TWO_SITES).await.unwrap().unchanged);
+    a.hears_nothing().await;
+    // A gateway more: one tunnel more, and the site that it belongs to.
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    let change = a.change().await;
+    assert_eq!((change.from, change.generation), (1, 2));
+    assert_eq!((change.tunnels.len(), change.removed.len()), (1, 0));
+    assert_eq!(change.header.unwrap().sites.len(), 3);
+    // What concerns only others still tells the generation.
+    let text = three_sites().replace("overlay = \"private\"", "overlay = \"inside\"");
+    let mut b = Agent::attach(&pki.gateway("B"), &controller.url, None)
+        .await
+        .unwrap();
+    b.config().await;
+    controller.apply(&pki, &text).await.unwrap();
+    let change = b.change().await;
+    assert_eq!((change.generation, change.tunnels.len()), (3, 0));
+    assert_eq!(change.header, None);
+    assert_eq!(a.change().await.header.unwrap().overlay, "inside");
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_is_current_gets_nothing() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    let identity = pki.gateway("A");
+    let mut a = Agent::attach(&identity, &controller.url, None)
+        .await
+        .unwrap();
+    let config = a.config().await;
+    drop(a);
+    let has = Some(config.clone());
+    let mut a = Agent::attach(&identity, &controller.url, has)
+        .await
+        .unwrap();
+    a.hears_nothing().await;
+    // The next change still starts from what it has.
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    a.change().await;
+    drop(a);
+    // What only looks alike is replaced whole.
+    let other = Config {
+        overlay: "elsewhere".to_owned(),
+        ..config
+    };
+    let mut a = Agent::attach(&identity, &controller.url, Some(other))
+        .await
+        .unwrap();
+    assert_eq!(a.config().await.generation, 2);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_loses_nothing() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    // B leaves: ids of A and C must stay what they are.
+    let without_b = three_sites()
+        .replace("gateways.B", "gateways.D")
+        .replace("::b", "::d");
+    controller.apply(&pki, &without_b).await.unwrap();
+    let mut agents = Vec::new();
+    for name in ["A", "C", "D"] {
+        let mut agent = Agent::attach(&pki.gateway(name), &controller.url, None)
+            .await
+            .unwrap();
+        let config = agent.config().await;
+        agent.report(all_up(&config)).await;
+        agents.push(agent);
+    }
+    let up = async |controller: &Controller| {
+        let edges = controller.topology(&pki).await.edges;
+        edges.len() == 3 && edges.iter().all(|edge| edge.verdict == "up")
+    };
+    eventually(async || up(&controller).await).await;
+    let before = controller.topology(&pki).await;
+    controller.stop().await;
+    // Agents are told nothing: their streams end, that is all.
+    let end = agents[0].next().await;
+    assert!(
+        matches!(&end, Err(status) if status.code() == Code::Unavailable),
+        "{end:?}"
+    );
+
+    let controller = Controller::start(&pki.controller()).await;
+    let after = controller.topology(&pki).await;
+    assert!(up(&controller).await);
+    assert_eq!(
+        (before.generation, before.edges),
+        (after.generation, after.edges)
+    );
+    let routes = GetRoutesRequest {
+        gateway: "A".to_owned(),
+    };
+    let routes = controller.operators(&pki).get_routes(routes).await.unwrap();
+    assert_eq!(routes.into_inner().routes[0].prefix, "10.0.9.0/24");
+    let has = agents.remove(0).has;
+    let mut a = Agent::attach(&pki.gateway("A"), &controller.url, has)
+        .await
+        .unwrap();
+    a.hears_nothing().await;
+    assert!(controller.apply(&pki, &without_b).await.unwrap().unchanged);
+    // B comes back to the numbers that it had.
+    let reply = controller.apply(&pki, &three_sites()).await.unwrap();
+    assert_eq!(reply.generation, 3);
+    let change = a.change().await;
+    assert_eq!(
+        (change.tunnels[0].peer.as_str(), change.tunnels[0].number),
+        ("B", 0)
+    );
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn who_leaves_the_mesh_takes_its_tunnels_down() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    let mut c = Agent::attach(&pki.gateway("C"), &controller.url, None)
+        .await
+        .unwrap();
+    c.config().await;
+    let mut a = Agent::attach(&pki.gateway("A"), &controller.url, None)
+        .await
+        .unwrap();
+    a.config().await;
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    assert_eq!(c.change().await.removed.len(), 2);
+    assert_eq!(a.change().await.removed.len(), 1);
+    drop(c);
+    // One that was away learns it when it comes back, also from another controller process.
+    controller.stop().await;
+    let controller = Controller::start(&pki.controller()).await;
+    let mut c = Agent::attach(&pki.gateway("C"), &controller.url, None)
+        .await
+        .unwrap();
+    let idle = c.config().await;
+    assert!(idle.tunnels.is_empty() && idle.sites.is_empty());
+    assert_eq!((idle.gateway.as_str(), idle.generation), ("C", 2));
+    // One that never was in it is left alone.
+    let mut x = Agent::attach(&pki.gateway("X"), &controller.url, None)
+        .await
+        .unwrap();
+    x.hears_nothing().await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_stream_of_a_gateway_replaces_the_first() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    let mut first = Agent::attach(&pki.gateway("A"), &controller.url, None)
+        .await
+        .unwrap();
+    first.config().await;
+    let mut second = Agent::attach(&pki.gateway("A"), &controller.url, None)
+        .await
+        .unwrap();
+    second.config().await;
+    let end = first.next().await;
+    assert!(
+        matches!(&end, Err(status) if status.code() == Code::Aborted),
+        "{end:?}"
+    );
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    second.change().await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn one_that_does_not_listen_delays_nobody_and_gets_the_latest() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    let mut deaf = Agent::attach(&pki.gateway("B"), &controller.url, None)
+        .await
+        .unwrap();
+    let mut a = Agent::attach(&pki.gateway("A"), &controller.url, None)
+        .await
+        .unwrap();
+    for round in 0..20 {
+        let overlay = format!("overlay = \"o{round}\"");
+        let text = TWO_SITES.replace("overlay = \"private\"", &overlay);
+        controller.apply(&pki, &text).await.unwrap();
+        if round == 0 {
+            a.config().await;
+        } else {
+            a.change().await;
+        }
+    }
+    assert_eq!(a.has.unwrap().overlay, "o19");
+    deaf.config().await;
+    while deaf.has.as_ref().unwrap().generation < 20 {
+        deaf.change().await;
+    }
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn bad_specifications_change_nothing() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    let bad = TWO_SITES
+        .replace("10.0.2.0/24", "10.0.1.0/24")
+        .replace("overlay", "overlai");
+    let error = controller.apply(&pki, &bad).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert_eq!(
+        error.message(),
+        "mesh.toml:9:1: \"overlai\" is not a key of gateway \"A\": did you mean \"overlay\"?\n\
+         mesh.toml:11:13: 10.0.1.0/24 of site two overlaps 10.0.1.0/24 of site one on line 6: a prefix belongs to one site"
+    );
+    // However many there are, the answer comes through.
+    let many: String = (0..9_000).map(|n| format!("k{n} = \"\u{e4}\"\n")).collect();
+    let error = controller.apply(&pki, &many).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().starts_with("mesh.toml:1:1: "), "{error}");
+    assert!(error.message().contains("… and "), "{error}");
+    assert_eq!(controller.topology(&pki).await.generation, 1);
+    let far_too_long = "#".repeat(routemesh_controller::spec::LONGEST_TEXT + (1 << 20));
+    assert!(controller.apply(&pki, &far_too_long).await.is_err());
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn the_certificate_decides_who_may_what() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    // An operator is no gateway, and a gateway no operator.
+    let operator = pki.identity(Role::Operator, "ann");
+    let refused = Agent::attach(&operator, &controller.url, None)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    let gateway = pki.gateway("A").dial(&controller.url).unwrap();
+    let mut as_operator = OperatorsClient::new(gateway);
+    let request = ApplyRequest::default();
+    let refused = as_operator.apply(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let refused = as_operator
+        .get_topology(GetTopologyRequest {})
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let refused = as_operator
+        .get_routes(GetRoutesRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    // The controller's own certificate is for serving only.
+    let own = Identity::load(&pki.controller()).unwrap();
+    assert!(Agent::attach(&own, &controller.url, None).await.is_err());
+    // Another mesh's certificate, shown by somebody who trusts this controller's authority.
+    let other = Pki::new();
+    let mut stranger = other.gateway("A");
+    stranger.ca = pki.gateway("A").ca;
+    assert!(
+        Agent::attach(&stranger, &controller.url, None)
+            .await
+            .is_err()
+    );
+    // And a client that does not trust this controller speaks to nobody.
+    assert!(
+        Agent::attach(&other.gateway("A"), &controller.url, None)
+            .await
+            .is_err()
+    );
+    // A client that says nothing holds up nobody.
+    let address = controller.url.trim_start_matches("https://");
+    let _mute: Vec<_> = {
+        let mut mute = Vec::new();
+        for _ in 0..20 {
+            mute.push(tokio::net::TcpStream::connect(address).await.unwrap());
+        }
+        mute
+    };
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    controller.stop().await;
+}

@@ -65,3 +65,181 @@ fn tie_break(path: &Path) -> (Ipv4Addr, usize, std::net::IpAddr, &crate::PeerId)
         &source.peer,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rib::Source;
+    use crate::wire::{AsPath, Attributes, NextHop, Origin, Segment};
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    /// An iBGP path from the peer with this number, by AS 1 and 2, changed.
+    fn path(number: u8, change: impl FnOnce(&mut Attributes, &mut Source)) -> Path {
+        let address = IpAddr::from([10, 0, 0, number]);
+        let mut source = Source {
+            peer: format!("P{number}").into(),
+            internal: true,
+            client: false,
+            router_id: Ipv4Addr::new(1, 1, 1, number),
+            address,
+        };
+        let mut attributes = Attributes {
+            as_path: AsPath(vec![Segment::Sequence(vec![1, 2])]),
+            local_pref: Some(100),
+            ..Attributes::default()
+        };
+        change(&mut attributes, &mut source);
+        Path {
+            source: Arc::new(source),
+            attributes: Arc::new(attributes),
+            next_hop: NextHop {
+                address,
+                link_local: None,
+            },
+            stale: false,
+            rejected: None,
+        }
+    }
+
+    fn through(ases: &[u32]) -> AsPath {
+        AsPath(vec![Segment::Sequence(ases.to_vec())])
+    }
+
+    /// The numbers of the paths selected, whichever way round they are given.
+    fn selected(paths: &[Path]) -> Vec<u8> {
+        let numbers = |paths: &[Path]| -> Vec<u8> {
+            let selected = select(paths).into_iter();
+            selected
+                .map(|path| path.source.router_id.octets()[3])
+                .collect()
+        };
+        let mut paths = paths.to_vec();
+        let first = numbers(&paths);
+        for _ in 0..paths.len() {
+            paths.rotate_left(1);
+            assert_eq!(numbers(&paths), first);
+        }
+        paths.reverse();
+        assert_eq!(numbers(&paths), first);
+        first
+    }
+
+    #[test]
+    fn every_step_decides_before_those_after_it() {
+        type Change = fn(&mut Attributes, &mut Source);
+        // Each makes the path better at its step than the one of the step before, which stays
+        // better at all later steps.
+        let steps: [Change; 6] = [
+            |it, _| it.local_pref = Some(101),
+            |it, _| it.as_path = through(&[1]),
+            |it, _| it.origin = Origin::Igp,
+            |it, _| it.med = Some(5),
+            |_, source| source.internal = false,
+            |_, _| {},
+        ];
+        let worst: Change = |it, source| {
+            it.local_pref = Some(100);
+            it.origin = Origin::Egp;
+            it.med = Some(10);
+            source.internal = true;
+        };
+        for (at, step) in steps.iter().enumerate().take(5) {
+            let better = path(9, |it, source| {
+                worst(it, source);
+                step(it, source);
+            });
+            let worse = path(1, |it, source| {
+                worst(it, source);
+                for later in steps.iter().skip(at + 1) {
+                    later(it, source);
+                }
+            });
+            assert_eq!(selected(&[better, worse]), [9], "step {at}");
+        }
+    }
+
+    #[test]
+    fn equal_paths_are_used_together_the_lowest_router_id_first() {
+        let paths = [path(3, |_, _| {}), path(1, |_, _| {}), path(2, |_, _| {})];
+        assert_eq!(selected(&paths), [1, 2, 3]);
+        assert!(select(&[]).is_empty());
+    }
+
+    #[test]
+    fn ties_are_broken_in_order() {
+        let lowest = Ipv4Addr::new(0, 0, 0, 1);
+        // The originator's id stands for the router id.
+        let reflected = path(9, |it, _| it.originator_id = Some(lowest));
+        assert_eq!(selected(&[path(1, |_, _| {}), reflected.clone()]), [9, 1]);
+        // Then the shorter cluster list.
+        let longer = path(2, |it, _| {
+            it.originator_id = Some(lowest);
+            it.cluster_list = vec![lowest];
+        });
+        assert_eq!(selected(&[longer.clone(), reflected.clone()]), [9, 2]);
+        // Then the lower address.
+        let other = path(8, |it, _| it.originator_id = Some(lowest));
+        assert_eq!(selected(&[reflected, longer, other]), [8, 9, 2]);
+    }
+
+    #[test]
+    fn med_counts_only_among_paths_of_one_neighbouring_as() {
+        let with = |number, med, neighbour| {
+            path(number, move |it, _| {
+                it.med = med;
+                it.as_path = through(&[neighbour, 2]);
+            })
+        };
+        assert_eq!(selected(&[with(1, Some(5), 1), with(2, Some(3), 1)]), [2]);
+        assert_eq!(
+            selected(&[with(1, Some(5), 1), with(2, Some(3), 7)]),
+            [1, 2]
+        );
+        // None is the best there is.
+        assert_eq!(selected(&[with(1, Some(5), 1), with(2, None, 1)]), [2]);
+        assert_eq!(selected(&[with(1, Some(0), 1), with(2, None, 1)]), [1, 2]);
+        // Where comparing pairs in turn would depend on the order.
+        let paths = [
+            with(1, Some(5), 1),
+            with(2, Some(9), 7),
+            with(3, Some(3), 1),
+        ];
+        assert_eq!(selected(&paths), [2, 3]);
+        // Paths of our own AS are compared with each other.
+        let own = |number, med| {
+            path(number, move |it, _| {
+                it.med = med;
+                it.as_path = AsPath::default();
+            })
+        };
+        assert_eq!(selected(&[own(1, Some(5)), own(2, Some(3))]), [2]);
+    }
+
+    #[test]
+    fn no_local_pref_counts_as_100() {
+        let without = path(1, |it, _| it.local_pref = None);
+        assert_eq!(selected(&[without.clone(), path(2, |_, _| {})]), [1, 2]);
+        let lower = path(2, |it, _| it.local_pref = Some(99));
+        assert_eq!(selected(&[without, lower]), [1]);
+    }
+
+    #[test]
+    fn a_set_counts_as_one_hop() {
+        let set = path(1, |it, _| {
+            it.as_path = AsPath(vec![
+                Segment::Sequence(vec![1]),
+                Segment::Set(vec![2, 3, 4]),
+            ]);
+        });
+        assert_eq!(selected(&[set, path(2, |_, _| {})]), [1, 2]);
+    }
+
+    #[test]
+    fn a_rejected_path_is_not_considered() {
+        let mut best = path(1, |it, _| it.local_pref = Some(200));
+        best.rejected = Some(crate::Rejection::NotAuthorized);
+        assert_eq!(selected(&[best.clone(), path(2, |_, _| {})]), [2]);
+        assert!(select(&[best]).is_empty());
+    }
+}

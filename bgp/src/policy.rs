@@ -180,3 +180,192 @@ fn martian(prefix: &IpNet) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{AsPath, Segment};
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn set(texts: &[&str]) -> PrefixSet {
+        PrefixSet::new(&texts.iter().map(|text| net(text)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_prefix_is_covered_when_it_is_equal_to_or_inside_a_member() {
+        let allowed = set(&[
+            "10.0.1.0/24",
+            "10.0.0.0/30",
+            "2001:db8:a1::/64",
+            "10.0.1.128/25",
+        ]);
+        let table = [
+            ("10.0.1.0/24", true),
+            ("10.0.1.0/25", true),
+            ("10.0.1.128/25", true),
+            ("10.0.1.255/32", true),
+            ("10.0.0.0/16", false),
+            ("10.0.0.0/24", false),
+            ("10.0.0.0/30", true),
+            ("10.0.0.4/32", false),
+            ("10.0.2.0/24", false),
+            ("0.0.0.0/0", false),
+            ("9.255.255.255/32", false),
+            ("2001:db8:a1::/64", true),
+            ("2001:db8:a1::1/128", true),
+            ("2001:db8:a1::/48", false),
+            ("2001:db8:a2::/64", false),
+            ("::/0", false),
+        ];
+        for (prefix, expected) in table {
+            assert_eq!(allowed.covers(&net(prefix)), expected, "{prefix}");
+        }
+        // Neighbours do not add up to what nobody listed.
+        let halves = set(&["10.0.0.0/25", "10.0.0.128/25"]);
+        assert!(!halves.covers(&net("10.0.0.0/24")));
+        assert!(!set(&[]).covers(&net("10.0.0.0/24")));
+        let all = set(&["0.0.0.0/0"]);
+        assert!(all.covers(&net("0.0.0.0/0")) && all.covers(&net("10.0.0.0/24")));
+        assert!(!all.covers(&net("::/0")));
+        // Host bits in the list are of no account.
+        assert!(set(&["10.0.1.7/24"]).covers(&net("10.0.1.0/24")));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_set_agrees_with_looking_at_every_member(
+            members in proptest::collection::vec((0..64_u32, 24..=32_u8), 0..20),
+            asked in (0..64_u32, 24..=32_u8),
+        ) {
+            let net = |(bits, length): (u32, u8)| {
+                let address = Ipv4Addr::from(0x0a00_0000 | bits << 4);
+                IpNet::new(address.into(), length).unwrap().trunc()
+            };
+            let members: Vec<IpNet> = members.into_iter().map(net).collect();
+            let asked = net(asked);
+            let expected = members.iter().any(|member| member.contains(&asked));
+            proptest::prop_assert_eq!(PrefixSet::new(&members).covers(&asked), expected);
+        }
+    }
+
+    #[test]
+    fn each_reason_is_found() {
+        const US: u32 = 65000;
+        const ID: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+        let local: IpAddr = "fd00::1".parse().unwrap();
+        let rules = |peer_asn| ImportRules {
+            asn: US,
+            router_id: ID,
+            local,
+            peer_asn,
+            allowed: set(&["10.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "::/0"]),
+        };
+        let through = |ases: &[u32]| Attributes {
+            as_path: AsPath(vec![Segment::Sequence(ases.to_vec())]),
+            ..Attributes::default()
+        };
+        let good = "fd00::2";
+        let empty = Attributes::default();
+        let originated = Attributes {
+            originator_id: Some(ID),
+            ..Attributes::default()
+        };
+        let reflected = Attributes {
+            cluster_list: vec![Ipv4Addr::new(10, 0, 0, 2), ID],
+            ..Attributes::default()
+        };
+        let first_as = |found| Rejection::FirstAs {
+            expected: 65001,
+            found,
+        };
+        let next_hop = |text: &str| Rejection::NextHop(text.parse().unwrap());
+        let table = [
+            (US, "10.0.1.0/24", &empty, good, None),
+            (US, "::/0", &empty, good, None),
+            (65001, "10.0.1.0/24", &through(&[65001, 7]), good, None),
+            (
+                US,
+                "11.0.1.0/24",
+                &empty,
+                good,
+                Some(Rejection::NotAuthorized),
+            ),
+            (US, "127.0.0.0/24", &empty, good, Some(Rejection::Martian)),
+            (US, "232.0.0.0/24", &empty, good, Some(Rejection::Martian)),
+            (US, "::1/128", &empty, good, Some(Rejection::Martian)),
+            (US, "fe80::/64", &empty, good, Some(Rejection::Martian)),
+            (US, "ff00::/8", &empty, good, Some(Rejection::Martian)),
+            (
+                US,
+                "10.0.1.0/24",
+                &through(&[7, US]),
+                good,
+                Some(Rejection::AsLoop(US)),
+            ),
+            (
+                65001,
+                "10.0.1.0/24",
+                &through(&[65001, US]),
+                good,
+                Some(Rejection::AsLoop(US)),
+            ),
+            (
+                65001,
+                "10.0.1.0/24",
+                &through(&[7, 65001]),
+                good,
+                Some(first_as(Some(7))),
+            ),
+            (65001, "10.0.1.0/24", &empty, good, Some(first_as(None))),
+            (
+                US,
+                "10.0.1.0/24",
+                &originated,
+                good,
+                Some(Rejection::OriginatorLoop),
+            ),
+            (
+                US,
+                "10.0.1.0/24",
+                &reflected,
+                good,
+                Some(Rejection::ClusterLoop),
+            ),
+            (
+                US,
+                "10.0.1.0/24",
+                &empty,
+                "fd00::1",
+                Some(next_hop("fd00::1")),
+            ),
+            (US, "10.0.1.0/24", &empty, "::", Some(next_hop("::"))),
+            (US, "10.0.1.0/24", &empty, "::1", Some(next_hop("::1"))),
+            (
+                US,
+                "10.0.1.0/24",
+                &empty,
+                "ff02::1",
+                Some(next_hop("ff02::1")),
+            ),
+            (
+                US,
+                "10.0.1.0/24",
+                &empty,
+                "255.255.255.255",
+                Some(next_hop("255.255.255.255")),
+            ),
+            (US, "10.0.1.0/24", &empty, "10.0.0.9", None),
+        ];
+        for (peer_asn, prefix, attributes, address, expected) in table {
+            let next_hop = NextHop {
+                address: address.parse().unwrap(),
+                link_local: None,
+            };
+            let found = rules(peer_asn).check(&net(prefix), attributes, &next_hop);
+            assert_eq!(found, expected, "{prefix} by {attributes:?} at {address}");
+        }
+    }
+}

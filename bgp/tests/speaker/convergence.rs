@@ -248,7 +248,7 @@ proptest! {
         delays in vec(0.0005..0.4_f64, 3),
         actions in vec((0.0..12.0_f64, action()), 0..14),
     ) {
-        let mut network = Network::new_mesh(&NAMES, ebgp, &delays);
+        let mut network = Network::mesh_with_delays(&NAMES, ebgp, &delays);
         for (wait, action) in &actions {
             // Mostly in quick succession: that is when things cross.
             let wait = if *wait < 6.0 { wait / 6.0 } else { *wait };

@@ -5,5 +5,7 @@
 mod convergence;
 mod network;
 mod restart;
+mod routes;
 mod sessions;
+mod solo;
 mod table;

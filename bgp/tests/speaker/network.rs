@@ -135,6 +135,8 @@ pub struct Network {
     stalled: Vec<Packet>,
     /// How long a slow reader takes to make room for more.
     pub slowness: Duration,
+    /// Whether to see to it that a table that changes gets another version.
+    pub look_at_versions: bool,
     /// What each table looked like when its version was last looked at.
     seen: BTreeMap<Name, (u64, Vec<(IpNet, Vec<Best>)>)>,
     /// Since when one side has a session that the other does not have.
@@ -157,6 +159,7 @@ impl Network {
             cut: BTreeSet::new(),
             stalled: Vec::new(),
             slowness: seconds(0.001),
+            look_at_versions: true,
             seen: BTreeMap::new(),
             half: BTreeMap::new(),
         }
@@ -175,11 +178,11 @@ impl Network {
 
     /// Speakers in full mesh, one AS or one each, with the prefixes of their numbers.
     pub fn mesh(names: &[Name], ebgp: bool) -> Self {
-        Self::new_mesh(names, ebgp, &[])
+        Self::mesh_with_delays(names, ebgp, &[])
     }
 
     /// The same with the delays of the links in seconds.
-    pub fn new_mesh(names: &[Name], ebgp: bool, delays: &[f64]) -> Self {
+    pub fn mesh_with_delays(names: &[Name], ebgp: bool, delays: &[f64]) -> Self {
         let mut network = Self::new();
         let names_after = |at: usize| names.iter().skip(at + 1);
         let links = names.iter().enumerate();
@@ -600,6 +603,9 @@ impl Network {
         let Some(speaker) = &self.nodes[name].speaker else {
             return;
         };
+        if !self.look_at_versions {
+            return;
+        }
         let version = speaker.loc_rib_version();
         let routes = || {
             speaker

@@ -1,7 +1,7 @@
 //! Graceful restart (RFC 4724), from both ends.
 
 use crate::network::*;
-use crate::table::{FIRST, Solo, announcement, messages, their_open};
+use crate::solo::{FIRST, Solo, announcement, messages, their_open};
 use routemesh_bgp::wire::{Family, GracefulRestart, Message, Update};
 use routemesh_bgp::{ConnId, Ending, Event, Input, Output, PeerState};
 use std::collections::BTreeSet;

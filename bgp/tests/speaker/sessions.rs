@@ -1,7 +1,13 @@
 //! How sessions come up and go down.
 
 use crate::network::*;
-use routemesh_bgp::PeerState;
+use crate::solo::{FIRST, Solo, announcement, b, bytes, their_open};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use routemesh_bgp::wire::{Family, Message, Open};
+use routemesh_bgp::{ConnId, Ending, Event, Input, PeerState};
+use std::net::Ipv4Addr;
+use std::time::Duration;
 
 #[test]
 fn two_speakers_meet_and_exchange_both_families() {
@@ -15,5 +21,333 @@ fn two_speakers_meet_and_exchange_both_families() {
             assert!(network.speaker(name).settled(network.now));
         }
         assert_eq!(network.connections("A", "B"), 1);
+    }
+}
+
+#[test]
+fn connections_that_cross_leave_one_without_losing_a_session() {
+    // Both start at once, or one a little later, over links of any speed.
+    for delay in [0.001, 0.05, 0.3] {
+        for lead in [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5] {
+            let mut network = Network::mesh_with_delays(&["A", "B"], false, &[delay]);
+            network.kill("A", false);
+            network.run(seconds(20.0));
+            network.start("A", false);
+            network.run(seconds(delay * lead));
+            network.input("B", Input::Alive { peer: "A".into() });
+            network.run(seconds(delay * 8.0));
+            for (name, peer) in [("A", "B"), ("B", "A")] {
+                let state = network.state(name, peer);
+                assert_eq!(state, PeerState::Established, "{delay} s, {lead}");
+            }
+            network.run(seconds(5.0));
+            assert_eq!(network.connections("A", "B"), 1, "{delay} s, {lead}");
+            assert_eq!(network.routes("A").len(), 2);
+            assert_eq!(network.routes("B").len(), 2);
+        }
+    }
+}
+
+#[test]
+fn an_established_session_stays_when_a_peer_without_graceful_restart_connects_again() {
+    let mut solo = Solo::new();
+    let mut open = their_open();
+    open.capabilities.graceful_restart = None;
+    solo.connected(true);
+    solo.receive(FIRST, &Message::Open(open.clone()));
+    solo.receive(FIRST, &Message::Keepalive);
+    solo.receive(FIRST, &announcement("10.0.1.0/24"));
+    solo.pass(Duration::from_secs(2));
+    solo.outputs();
+    solo.connected(false);
+    solo.receive(ConnId(2), &Message::Open(open));
+    assert_eq!(solo.outputs(), ["open 2", "6/7 2", "close 2"]);
+    assert_eq!(solo.state(), PeerState::Established);
+    assert_eq!(solo.speaker.loc_rib().count(), 1);
+}
+
+#[test]
+fn a_second_passive_connection_replaces_one_that_got_nowhere() {
+    let mut solo = Solo::new();
+    solo.connected(false);
+    solo.connected(false);
+    assert_eq!(
+        solo.outputs(),
+        ["connect", "open 1", "6/7 1", "close 1", "open 2"]
+    );
+    solo.receive(ConnId(2), &Message::Open(their_open()));
+    solo.receive(ConnId(2), &Message::Keepalive);
+    assert_eq!(solo.state(), PeerState::Established);
+}
+
+/// The hold time in force when we propose 9 s and the peer this.
+fn negotiated(hold_time: u16) -> Solo {
+    let mut solo = Solo::new();
+    solo.connected(true);
+    let open = Open {
+        hold_time,
+        ..their_open()
+    };
+    solo.receive(FIRST, &Message::Open(open));
+    solo.receive(FIRST, &Message::Keepalive);
+    solo.outputs();
+    solo
+}
+
+#[test]
+fn the_shorter_hold_time_is_in_force() {
+    for (theirs, expected) in [(90, 9), (6, 6), (3, 3)] {
+        let mut solo = negotiated(theirs);
+        let status = solo.speaker.peers().next().unwrap();
+        let expected = Duration::from_secs(expected);
+        assert_eq!(status.hold_time, Some(expected));
+        // A keepalive after a third; silence for all of it ends the session, any message does not.
+        solo.pass(expected / 3 - Duration::from_millis(1));
+        assert_eq!(solo.outputs(), Vec::<String>::new());
+        solo.pass(Duration::from_millis(1));
+        assert_eq!(solo.outputs(), ["keepalive 1"]);
+        let messages = [
+            Message::Keepalive,
+            announcement("10.0.1.0/24"),
+            Message::RouteRefresh(Family::Ipv4),
+        ];
+        for message in messages {
+            solo.receive(FIRST, &message);
+            solo.pass(expected - Duration::from_millis(1));
+            assert_eq!(solo.state(), PeerState::Established);
+        }
+        solo.pass(Duration::from_millis(1));
+        assert_eq!(solo.state(), PeerState::Active);
+    }
+}
+
+#[test]
+fn a_hold_time_of_zero_means_no_timers() {
+    let mut solo = negotiated(0);
+    solo.pass(Duration::from_secs(100_000));
+    assert_eq!(solo.outputs(), Vec::<String>::new());
+    assert_eq!(solo.state(), PeerState::Established);
+}
+
+#[test]
+fn an_identifier_may_be_ours_in_another_as_but_never_zero() {
+    let state_after = |router_id: Ipv4Addr| {
+        let mut solo = Solo::with(|config| {
+            config.peers.get_mut(&b()).unwrap().asn = 65001;
+        });
+        solo.connected(true);
+        let open = Open {
+            asn: 65001,
+            router_id,
+            ..their_open()
+        };
+        solo.receive(FIRST, &Message::Open(open));
+        solo.state()
+    };
+    assert_eq!(
+        state_after(Ipv4Addr::new(10, 0, 0, 2)),
+        PeerState::OpenConfirm
+    );
+    assert_eq!(state_after(Ipv4Addr::UNSPECIFIED), PeerState::Idle);
+}
+
+#[test]
+fn families_without_overlap_make_no_session() {
+    let mut solo = Solo::with(|config| {
+        let peer = config.peers.get_mut(&b()).unwrap();
+        peer.families.remove(&Family::Ipv6);
+    });
+    solo.connected(true);
+    let mut open = their_open();
+    open.capabilities.families.remove(&Family::Ipv4);
+    solo.receive(FIRST, &Message::Open(open));
+    assert_eq!(solo.outputs(), ["connect", "open 1", "2/7 1", "close 1"]);
+}
+
+#[test]
+fn pauses_after_errors_grow_and_end_with_success() {
+    let mut solo = Solo::new();
+    let mut pauses = Vec::new();
+    for conn in 1..8 {
+        solo.connected(false);
+        solo.receive(
+            ConnId(conn),
+            &Message::Open(Open {
+                asn: 1,
+                ..their_open()
+            }),
+        );
+        assert_eq!(solo.state(), PeerState::Idle);
+        solo.outputs();
+        let start = solo.now;
+        let until = solo
+            .speaker
+            .next_deadline()
+            .unwrap()
+            .min(start + Duration::from_secs(500));
+        solo.pass(until - start);
+        while solo.state() == PeerState::Idle {
+            let next = solo.speaker.next_deadline().unwrap();
+            solo.pass(next - solo.now);
+        }
+        pauses.push((solo.now - start).as_secs_f64());
+    }
+    for (pause, full) in pauses
+        .iter()
+        .zip([4.0, 8.0, 16.0, 32.0, 64.0, 120.0, 120.0])
+    {
+        assert!(*pause <= full && *pause >= full * 0.75, "{pauses:?}");
+    }
+    let error = solo.speaker.peers().next().unwrap().last_error;
+    assert_eq!(
+        error.as_deref(),
+        Some("OPEN Message Error: Bad Peer AS (sent)")
+    );
+    // A session that lasted wipes them out.
+    solo.connected(false);
+    solo.receive(ConnId(8), &Message::Open(their_open()));
+    solo.receive(ConnId(8), &Message::Keepalive);
+    for _ in 0..4 {
+        solo.pass(Duration::from_secs(3));
+        solo.receive(ConnId(8), &Message::Keepalive);
+    }
+    solo.input(Input::Closed { conn: ConnId(8) });
+    let next = solo.speaker.next_deadline().unwrap();
+    assert!(next <= solo.now + Duration::from_secs(1));
+}
+
+#[test]
+fn events_say_what_happened_to_a_session() {
+    let mut solo = Solo::new();
+    solo.reach(PeerState::Established);
+    solo.input(Input::Closed { conn: FIRST });
+    solo.connected(false);
+    solo.input(Input::Closed { conn: ConnId(2) });
+    solo.outputs();
+    let say = |event: &Event| match event {
+        Event::Up {
+            router_id,
+            families,
+            ..
+        } => format!("up {router_id} {}", families.len()),
+        Event::Down {
+            ending: Ending::Closed,
+            kept,
+            ..
+        } => format!("down, {} kept", kept.len()),
+        Event::Failed {
+            ending: Ending::Closed,
+            ..
+        } => "failed".into(),
+        other => panic!("{other:?}"),
+    };
+    let events: Vec<String> = solo.events.iter().map(say).collect();
+    assert_eq!(events, ["up 10.0.0.1 2", "down, 2 kept", "failed"]);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u16),
+    Connected(bool),
+    Open(u8),
+    Message(u8),
+    Closed,
+    ConnectFailed,
+    Dead,
+    Alive,
+    Refresh,
+    Writable,
+    Garbage(Vec<u8>),
+    /// A valid message with one byte changed.
+    Damaged(u8, usize, u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        1 => (0..12_000_u16).prop_map(Step::Pass),
+        1 => any::<bool>().prop_map(Step::Connected),
+        1 => (0..6_u8).prop_map(Step::Open),
+        4 => (0..6_u8).prop_map(Step::Message),
+        1 => Just(Step::Closed),
+        1 => Just(Step::ConnectFailed),
+        1 => Just(Step::Dead),
+        1 => Just(Step::Alive),
+        1 => Just(Step::Refresh),
+        1 => Just(Step::Writable),
+        1 => vec(any::<u8>(), 0..40).prop_map(Step::Garbage),
+        1 => (0..6_u8, any::<usize>(), any::<u8>()).prop_map(|(a, b, c)| Step::Damaged(a, b, c)),
+    ]
+}
+
+fn message(number: u8) -> Message {
+    match number {
+        0 => announcement("10.0.1.0/24"),
+        1 => announcement("2001:db8:a1::/64"),
+        2 => Message::RouteRefresh(Family::Ipv6),
+        3 => Message::Open(their_open()),
+        _ => Message::Keepalive,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever a peer and the network do: no panic, no timer that is due for ever, and counts
+    /// that agree with the table.
+    #[test]
+    fn any_sequence_of_events_leaves_a_sound_machine(
+        steps in vec((0..4_u64, step()), 0..60),
+    ) {
+        let mut solo = Solo::new();
+        let mut conns = 0;
+        for (back, step) in steps {
+            // Mostly the latest connection, sometimes one before it, which may be gone.
+            let conn = ConnId((conns - back.min(conns) / 2).max(1));
+            match step {
+                Step::Pass(millis) => solo.pass(Duration::from_millis(millis.into())),
+                Step::Connected(active) => {
+                    conns += 1;
+                    solo.connected(active);
+                }
+                Step::Open(kind) => {
+                    let mut open = their_open();
+                    match kind {
+                        0 => open.asn = 7,
+                        1 => open.hold_time = 3,
+                        2 => open.capabilities.graceful_restart = None,
+                        _ => {}
+                    }
+                    solo.receive(conn, &Message::Open(open));
+                }
+                Step::Message(number) => solo.receive(conn, &message(number)),
+                Step::Closed => solo.input(Input::Closed { conn }),
+                Step::ConnectFailed => solo.input(Input::ConnectFailed { peer: b() }),
+                Step::Dead => solo.input(Input::Dead { peer: b() }),
+                Step::Alive => solo.input(Input::Alive { peer: b() }),
+                Step::Refresh => solo.input(Input::Refresh { peer: b() }),
+                Step::Writable => solo.input(Input::Writable { conn }),
+                Step::Garbage(bytes) => solo.input(Input::Received { conn, bytes }),
+                Step::Damaged(number, at, byte) => {
+                    let mut bytes = bytes(&message(number));
+                    let at = at % bytes.len();
+                    bytes[at] = byte;
+                    solo.input(Input::Received { conn, bytes });
+                }
+            }
+            solo.outputs();
+            solo.speaker.timeout(solo.now);
+            let next = solo.speaker.next_deadline();
+            prop_assert!(next.is_none_or(|next| next > solo.now));
+            let status = solo.speaker.peers().next().unwrap();
+            let table = solo.speaker.adj_rib_in(&b()).count();
+            prop_assert_eq!(status.received, table);
+            prop_assert_eq!(status.rejected, solo.speaker.rejected().count());
+            if status.state != PeerState::Established && status.stale.is_empty() {
+                prop_assert_eq!(table, 0);
+            }
+        }
     }
 }

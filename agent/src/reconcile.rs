@@ -14,6 +14,7 @@ use crate::status::{self, Facts, bind};
 use crate::vici::{Definition, IkeSa, Secret, Vici, heal};
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
@@ -109,7 +110,7 @@ impl Gateway {
         let (routes, unresolved) = desired::routes(config, &view.loc_rib, &links);
         for next_hop in unresolved {
             let reason = "it is on no subnet of this gateway: give the interface an address there";
-            problems.push(problem(format!("next hop {next_hop}"), &reason));
+            problems.push(remark(format!("next hop {next_hop}"), reason));
         }
         let state = state(&observed, charon.as_ref());
         let (first, state) = match view.settled {
@@ -134,7 +135,7 @@ impl Gateway {
             // Not again at once: two programs that undo each other's work must not spin.
             changed = false;
             let reason = "was done and undone again: does another program claim the same object?";
-            problems.extend(ops.first().map(|op| problem(op, &reason)));
+            problems.extend(ops.first().map(|op| remark(op, reason)));
         }
         self.done = ops;
         if let Err(error) = self.kernel.set(kernel::tunnels(&desired.links)).await {
@@ -407,10 +408,24 @@ fn link_of(connection: &str) -> &str {
         .map_or(connection, |(link, _)| link)
 }
 
-fn problem(object: impl ToString, reason: &impl ToString) -> Problem {
+/// A problem told by an error and the causes beneath it, as far as it does not tell them itself.
+fn problem(object: impl ToString, error: &dyn Error) -> Problem {
+    let mut reason = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !reason.ends_with(&text) {
+            reason = format!("{reason}: {text}");
+        }
+        cause = error.source();
+    }
+    remark(object, &reason)
+}
+
+fn remark(object: impl ToString, reason: &str) -> Problem {
     Problem {
         object: object.to_string(),
-        reason: reason.to_string(),
+        reason: reason.to_owned(),
     }
 }
 

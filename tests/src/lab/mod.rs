@@ -13,9 +13,11 @@ pub mod observe;
 pub mod probe;
 pub mod process;
 pub mod report;
+pub mod settle;
 pub mod sniff;
 mod tables;
 pub mod topology;
+pub mod traffic;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -7,9 +7,11 @@ use routemesh_tests::lab::Lab;
 use routemesh_tests::lab::error::{LabError, Result};
 use routemesh_tests::lab::mesh::{Mesh, THREE_SITES};
 use routemesh_tests::lab::report::{measured, say, wait_until};
+use routemesh_tests::lab::settle::{COLD, SETTLE, await_full, await_paths};
 use routemesh_tests::lab::topology::{Gateway, Topology, prefixes};
+use routemesh_tests::lab::traffic::Traffic;
 
-use super::{COLD, SETTLE, Traffic, await_full, await_paths, gateway, mesh_up, spec_with_v3_3};
+use super::{gateway, mesh_up, spec_with_v3_3};
 
 const V2_1: Gateway = gateway(2, 1);
 
@@ -244,6 +246,7 @@ fn down_removes_what_is_ours_and_nothing_else() -> Result<()> {
     let lab = Lab::start("down", Topology::three_sites())?;
     let v1_1 = gateway(1, 1);
     plant(&lab, v1_1)?;
+    let foreign = lab.kernel_state(v1_1)?;
     let before = planted(&lab, v1_1)?;
     let mut mesh = mesh_up(&lab, THREE_SITES, "xfrm")?;
     kept("in the mesh", &before, &planted(&lab, v1_1)?)?;
@@ -256,11 +259,8 @@ fn down_removes_what_is_ours_and_nothing_else() -> Result<()> {
     );
     mesh.down(v1_1)?;
     kept("after down", &before, &planted(&lab, v1_1)?)?;
-    let ours: Vec<_> = lab
-        .kernel_state(v1_1)?
-        .into_iter()
-        .filter(|line| !before.contains(line))
-        .collect();
+    let left = lab.kernel_state(v1_1)?;
+    let ours: Vec<_> = left.difference(&foreign).collect();
     assert!(ours.is_empty(), "left after down: {ours:#?}");
     let connections = lab
         .charon(v1_1)

@@ -3,14 +3,16 @@
 use std::time::{Duration, Instant};
 
 use routemesh_tests::lab::Lab;
-use routemesh_tests::lab::error::Result;
-use routemesh_tests::lab::mesh::THREE_SITES;
+use routemesh_tests::lab::error::{LabError, Result};
+use routemesh_tests::lab::mesh::{Mesh, THREE_SITES};
 use routemesh_tests::lab::probe::Probe;
 use routemesh_tests::lab::report::{measured, say, wait_until};
+use routemesh_tests::lab::settle::{COLD, SETTLE};
 use routemesh_tests::lab::sniff::{Counts, Kind, Sniffer, in_clear};
 use routemesh_tests::lab::topology::{PUBLIC, Topology};
+use routemesh_tests::lab::traffic::Traffic;
 
-use super::{COLD, SETTLE, Traffic, mesh_up, spec_with_vti};
+use super::{mesh_up, spec_with_vti};
 
 #[test]
 fn a_mesh_of_xfrm_interfaces_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
@@ -90,7 +92,7 @@ fn esp(counts: &Counts) -> usize {
 }
 
 /// What `meshctl topology` says agrees with what the kernel and BIRD said.
-fn says_so_itself(mesh: &routemesh_tests::lab::mesh::Mesh<'_>) -> Result<()> {
+fn says_so_itself(mesh: &Mesh<'_>) -> Result<()> {
     wait_until("12 edges up in meshctl topology", COLD, || {
         let topology = mesh.topology()?;
         let edges = topology["edges"].as_array().cloned().unwrap_or_default();
@@ -98,7 +100,7 @@ fn says_so_itself(mesh: &routemesh_tests::lab::mesh::Mesh<'_>) -> Result<()> {
         if (edges.len(), up) == (12, 12) {
             return Ok(());
         }
-        Err(routemesh_tests::lab::error::LabError::Unexpected(format!(
+        Err(LabError::Unexpected(format!(
             "{up} of {} edges up",
             edges.len()
         )))

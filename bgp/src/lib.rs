@@ -9,6 +9,8 @@
 //! leaves one. What a peer says passes `policy` into the table, `decision` chooses among its
 //! paths, and `export` says what the other peers are told.
 
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod collision;
 mod config;
 mod decision;

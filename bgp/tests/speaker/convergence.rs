@@ -143,7 +143,7 @@ fn expected(network: &Network) -> BTreeMap<Name, Routes> {
                 let knows = *from == name || way.contains(&name);
                 if knows
                     || node.originated.contains(prefix)
-                    || !allowed(network, *from, name, prefix)
+                    || !allowed(network, from, name, prefix)
                 {
                     continue;
                 }

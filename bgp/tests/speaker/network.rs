@@ -74,6 +74,8 @@ pub struct Node {
     attempts: BTreeMap<Name, u64>,
 }
 
+type Table = Vec<(IpNet, Vec<Best>)>;
+
 /// One end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct End {
@@ -138,7 +140,7 @@ pub struct Network {
     /// Whether to see to it that a table that changes gets another version.
     pub look_at_versions: bool,
     /// What each table looked like when its version was last looked at.
-    seen: BTreeMap<Name, (u64, Vec<(IpNet, Vec<Best>)>)>,
+    seen: BTreeMap<Name, (u64, Table)>,
     /// Since when one side has a session that the other does not have.
     half: BTreeMap<[Name; 2], (Time, Time)>,
 }

@@ -105,7 +105,7 @@ fn a_prefix_that_a_peer_may_not_announce_is_refused_visibly_until_it_may() {
             .collect()
     };
     let refused = (name_of(3), net("10.0.4.0/24"), Rejection::NotAuthorized);
-    assert_eq!(rejected(&solo), [refused.clone()]);
+    assert_eq!(rejected(&solo), std::slice::from_ref(&refused));
     assert_eq!(solo.speaker.adj_rib_in(&name_of(3)).count(), 2);
     assert!(told(&mut solo, "10.0.4.0/24").is_empty());
 

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// The control plane of a Routemesh.
 #[derive(Parser)]
@@ -113,7 +114,7 @@ fn issue(args: &Issue) -> Result<(), Box<dyn Error>> {
 
 #[tokio::main]
 async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
-    let filter = EnvFilter::try_new(&args.log)
+    let filter = EnvFilter::try_new(directives(&args.log))
         .map_err(|error| format!("--log {}: {error}; try info", args.log))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -142,4 +143,12 @@ async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
     info!("listening on {}", listener.local_addr()?);
     serve::serve(listener, &identity, Arc::new(state), stop).await?;
     Ok(())
+}
+
+/// A level alone is ours; libraries speak up when something is wrong, or when they are named.
+fn directives(log: &str) -> String {
+    match log.parse::<LevelFilter>() {
+        Ok(level) => format!("warn,mesh_controller={level},routemesh_controller={level}"),
+        Err(_) => log.to_owned(),
+    }
 }

@@ -534,3 +534,36 @@ async fn the_certificate_decides_who_may_what() {
     controller.apply(&pki, TWO_SITES).await.unwrap();
     controller.stop().await;
 }
+
+#[tokio::test]
+async fn nothing_older_than_tls_1_3() {
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::rustls::crypto::ring::default_provider;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    let identity = pki.gateway("A");
+    let mut roots = RootCertStore::empty();
+    let pem = |text: &str| CertificateDer::from_pem_slice(text.as_bytes()).unwrap();
+    roots.add(pem(&identity.ca)).unwrap();
+    for (version, works) in [(&version::TLS12, false), (&version::TLS13, true)] {
+        let key = PrivateKeyDer::from_pem_slice(identity.expose_key().as_bytes()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots.clone())
+            .with_client_auth_cert(vec![pem(&identity.certificate)], key)
+            .unwrap();
+        let address = controller.url.trim_start_matches("https://");
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = routemesh_proto::CONTROLLER_NAME.try_into().unwrap();
+        let connected = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await;
+        assert_eq!(connected.is_ok(), works, "{version:?}");
+    }
+    controller.stop().await;
+}

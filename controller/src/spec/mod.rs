@@ -1,11 +1,12 @@
 //! The specification: text -> [`MeshSpec`]. Nothing of it counts before all of it is right.
 //!
-//! [`read`](self::read) takes the text apart value by value, [`check`](self::check) looks at
+//! `read` takes the text apart value by value, `check` looks at
 //! what must fit together; both go on after an error, so that the operator sees all at once.
 
 mod check;
 mod place;
 mod read;
+mod reader;
 mod values;
 
 pub use place::{At, Place, SpecError, SpecErrors};

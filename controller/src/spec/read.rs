@@ -1,16 +1,15 @@
-//! TOML -> values, one by one, each with its place.
+//! What stands in a specification, key by key.
 
 use super::place::{At, Lines, Place, SpecError, quote};
+use super::reader::{Reader, TWICE, Table, Value};
 use super::{Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, values};
 use ipnet::{IpNet, Ipv6Net};
-use std::ops::Range;
+use std::net::Ipv6Addr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 /// Beyond this, only the first syntax error is looked for.
 const RECOVERABLE: usize = 1 << 20;
-
-type Value<'t> = Spanned<DeValue<'t>>;
 
 /// The specification as far as it can be read, and what cannot.
 pub(super) fn read(text: &str) -> (Option<MeshSpec>, Vec<SpecError>) {
@@ -36,195 +35,14 @@ pub(super) fn read(text: &str) -> (Option<MeshSpec>, Vec<SpecError>) {
     (spec, reader.errors)
 }
 
-/// How the TOML parser says it.
-const TWICE: &str = "duplicate key";
-
-struct Reader<'t> {
-    lines: Lines<'t>,
-    errors: Vec<SpecError>,
-}
-
-/// A table, and what to call it in messages.
-struct Table<'r, 't> {
-    what: String,
-    place: Place,
-    entries: &'r DeTable<'t>,
-}
-
-impl<'r, 't> Table<'r, 't> {
-    fn get(&self, key: &str) -> Option<&'r Value<'t>> {
-        self.entries.get(key)
-    }
-}
-
 impl<'t> Reader<'t> {
-    fn at<T>(&self, span: Range<usize>, value: T) -> At<T> {
-        let place = self.lines.place(span.start);
-        At { value, place }
-    }
-
-    fn wrong(&mut self, place: Place, reason: impl Into<String>) {
-        let reason = reason.into();
-        self.errors.push(SpecError { place, reason });
-    }
-
-    fn syntax(&mut self, error: &toml::de::Error) {
-        let span = error.span().unwrap_or(0..0);
-        let place = self.lines.place(span.start);
-        let reason = if error.message() == TWICE {
-            let key = self.lines.text_at(span).trim_matches(['"', '\'']);
-            format!(
-                "{} is written twice: give it another name or remove one",
-                quote(key)
-            )
-        } else {
-            format!("not TOML: {}", error.message().replace('\n', ", "))
-        };
-        self.wrong(place, reason);
-    }
-
-    /// The value if its text is one, or the reason why it is not.
-    fn text<T>(
-        &mut self,
-        what: &str,
-        value: &Value<'t>,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<At<T>> {
-        let place = self.lines.place(value.span().start);
-        let parsed = match value.get_ref() {
-            DeValue::String(text) => parse(text),
-            other => Err(format!(
-                "{what} is of type {}: write it as a string in quotes",
-                other.type_str()
-            )),
-        };
-        match parsed {
-            Ok(value) => Some(At { value, place }),
-            Err(reason) => {
-                self.wrong(place, reason);
-                None
-            }
-        }
-    }
-
-    fn number<T>(
-        &mut self,
-        what: &str,
-        value: &Value<'t>,
-        parse: impl Fn(u64) -> Result<T, String>,
-    ) -> Option<T> {
-        let parsed = match value.get_ref() {
-            DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix())
-                .map_err(|_| format!("{what} cannot be {number}"))
-                .and_then(parse),
-            other => Err(format!(
-                "{what} is of type {}: write a number without quotes",
-                other.type_str()
-            )),
-        };
-        parsed
-            .map_err(|reason| self.wrong(self.lines.place(value.span().start), reason))
-            .ok()
-    }
-
-    /// The elements of an array that is not longer than `most`; `cure` says what to do where it
-    /// must not be empty.
-    fn array<'r>(
-        &mut self,
-        what: &str,
-        value: &'r Value<'t>,
-        most: usize,
-        cure: Option<&str>,
-    ) -> Vec<&'r Value<'t>> {
-        let wrong = match (value.get_ref(), cure) {
-            (DeValue::Array(values), Some(cure)) if values.is_empty() => {
-                format!("{what} is empty: {cure}")
-            }
-            (DeValue::Array(values), _) if values.len() <= most => return values.iter().collect(),
-            (DeValue::Array(values), _) => {
-                format!("{what} has {} entries, at most {most}", values.len())
-            }
-            (other, _) => format!(
-                "{what} is of type {}: write a list in brackets",
-                other.type_str()
-            ),
-        };
-        self.wrong(self.lines.place(value.span().start), wrong);
-        Vec::new()
-    }
-
-    fn table<'r>(
-        &mut self,
-        what: String,
-        place: Place,
-        value: &'r DeValue<'t>,
-        known: &[&str],
-    ) -> Option<Table<'r, 't>> {
-        let DeValue::Table(entries) = value else {
-            let kind = value.type_str();
-            self.wrong(place, format!("{what} is of type {kind}: write a table"));
-            return None;
-        };
-        self.known(&what, entries, known);
-        Some(Table {
-            what,
-            place,
-            entries,
-        })
-    }
-
-    fn known(&mut self, what: &str, entries: &DeTable<'t>, known: &[&str]) {
-        for key in entries.keys() {
-            if known.contains(&key.get_ref().as_ref()) {
-                continue;
-            }
-            let place = self.lines.place(key.span().start);
-            let cure = match nearest(key.get_ref(), known) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => format!("there are {}", known.join(", ")),
-            };
-            let key = quote(key.get_ref());
-            self.wrong(place, format!("{key} is not a key of {what}: {cure}"));
-        }
-    }
-
-    /// A table's named entries in the order of the file. A name that cannot be one is reported.
-    fn named<'r>(
-        &mut self,
-        what: &str,
-        place: Place,
-        value: &'r DeValue<'t>,
-    ) -> Vec<(At<String>, &'r DeValue<'t>)> {
-        let DeValue::Table(entries) = value else {
-            let kind = value.type_str();
-            self.wrong(place, format!("{what} is of type {kind}: write a table"));
-            return Vec::new();
-        };
-        let mut entries: Vec<_> = entries.iter().collect();
-        entries.sort_by_key(|(key, _)| key.span().start);
-        let mut named = Vec::new();
-        for (key, value) in entries {
-            let name = self.at(key.span(), key.get_ref().to_string());
-            if let Err(reason) = values::check_name(&name) {
-                self.wrong(name.place, reason);
-            }
-            named.push((name, value.get_ref()));
-        }
-        named
-    }
-
     fn mesh(&mut self, root: &DeTable<'t>) -> Option<MeshSpec> {
         self.known("a specification", root, &["mesh", "sites"]);
-        let top = Place { line: 1, column: 1 };
-        let Some((key, value)) = root.get_key_value("mesh") else {
-            self.wrong(
-                top,
-                "there is no [mesh]: write one with `as` and `interconnect`",
-            );
-            self.sites(root, 0);
-            return None;
+        let none = DeValue::Table(DeTable::new());
+        let (place, value) = match root.get_key_value("mesh") {
+            Some((key, value)) => (self.lines.place(key.span().start), value.get_ref()),
+            None => (Place { line: 1, column: 1 }, &none),
         };
-        let place = self.lines.place(key.span().start);
         const KNOWN: [&str; 6] = [
             "as",
             "interconnect",
@@ -233,7 +51,7 @@ impl<'t> Reader<'t> {
             "esp_proposals",
             "hold_time",
         ];
-        let mesh = self.table("[mesh]".to_owned(), place, value.get_ref(), &KNOWN)?;
+        let mesh = self.table("[mesh]".to_owned(), place, value, &KNOWN)?;
         let asn = self.required(&mesh, "as", "the AS of the mesh, like as = 65000");
         let asn = asn.and_then(|value| self.number("as", value, values::asn));
         let pool = self.required(
@@ -264,31 +82,19 @@ impl<'t> Reader<'t> {
             })
         });
         let sites = self.sites(root, asn.unwrap_or_default());
+        // What stands in for a value that was reported only serves to look for more errors.
         Some(MeshSpec {
-            asn: asn?,
-            interconnect: interconnect?,
+            asn: asn.unwrap_or_default(),
+            interconnect: interconnect.unwrap_or(At {
+                value: Ipv6Addr::UNSPECIFIED.into(),
+                place,
+            }),
             tunnel: tunnel.map_or(TunnelKind::Xfrm, |tunnel| tunnel.value),
             ike_proposals: ike,
             esp_proposals: esp,
             hold_time: hold_time.unwrap_or(9),
             sites,
         })
-    }
-
-    fn required<'r>(
-        &mut self,
-        table: &Table<'r, 't>,
-        key: &str,
-        what: &str,
-    ) -> Option<&'r Value<'t>> {
-        let value = table.get(key);
-        if value.is_none() {
-            self.wrong(
-                table.place,
-                format!("{} has no {key:?}: {what}", table.what),
-            );
-        }
-        value
     }
 
     fn proposals(&mut self, mesh: &Table<'_, 't>, key: &str, default: &str) -> Vec<String> {
@@ -452,44 +258,5 @@ impl<'t> Reader<'t> {
         }
         let name = self.text("a route protocol", value, values::protocol)?;
         Some(name.value)
-    }
-}
-
-/// The known key that somebody may have meant.
-fn nearest<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
-    let with_distance = known.iter().map(|key| (distance(written, key), *key));
-    with_distance
-        .filter(|(distance, key)| *distance <= key.len().div_ceil(3))
-        .min()
-        .map(|(_, key)| key)
-}
-
-/// How many letters to insert, remove or replace (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=a.len()).collect();
-    for (i, other) in b.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, letter) in a.iter().enumerate() {
-            let replaced = diagonal + usize::from(*letter != other);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[a.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_of_the_pen_is_recognised() {
-        let known = ["endpoints", "overlay", "routers"];
-        assert_eq!(nearest("endpoint", &known), Some("endpoints"));
-        assert_eq!(nearest("ruoters", &known), Some("routers"));
-        assert_eq!(nearest("colour", &known), None);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 }

@@ -7,9 +7,8 @@ use crate::rib::{Fate, Path};
 use crate::session::Ending;
 use crate::speaker::Speaker;
 use crate::wire::notification::cease;
-use crate::wire::{Attributes, Family, Fault, Notification, Update};
+use crate::wire::{Family, Fault, Notification, Update};
 use std::collections::BTreeSet;
-use std::ops::Bound;
 
 impl Speaker {
     /// Does what a peer's machine asks for.
@@ -99,8 +98,7 @@ impl Speaker {
             }
         }
         if !update.reach.is_empty() {
-            let attributes = accepted(update.attributes, source.internal);
-            let attributes = self.interner.intern(attributes);
+            let attributes = self.interner.intern(update.attributes);
             for reach in update.reach {
                 let of_path = peer.rules.check_path(&attributes, &reach.next_hop);
                 for prefix in reach.prefixes {
@@ -211,45 +209,21 @@ impl Speaker {
         }
     }
 
-    /// Queues the next UPDATEs, for one peer: they take turns. False if no peer is due any.
+    /// Queues the next UPDATEs, for one peer; false if no peer is due any. One after the other gets
+    /// as much as its connection can take.
     pub(crate) fn announce(&mut self) -> bool {
-        let after = match self.served.take() {
-            Some(served) => Bound::Excluded(served),
-            None => Bound::Unbounded,
-        };
-        let rotated = || {
-            let rest = self.peers.range((after.clone(), Bound::Unbounded));
-            rest.chain(self.peers.iter())
-        };
-        let ready = |peer: &Peer| peer.out.as_ref().is_some_and(|out| out.ready());
-        let next = rotated()
-            .find(|(_, peer)| ready(peer))
-            .map(|(id, _)| id.clone());
-        let Some(id) = next else {
+        let ready = |peer: &&mut Peer| peer.out.as_ref().is_some_and(|out| out.ready());
+        let Some(peer) = self.peers.values_mut().find(ready) else {
             return false;
         };
-        if let Some(peer) = self.peers.get_mut(&id)
-            && let Some(conn) = peer.established().map(|session| session.conn)
-            && let Some(out) = &mut peer.out
-        {
+        let conn = peer.established().map(|session| session.conn);
+        if let (Some(conn), Some(out)) = (conn, &mut peer.out) {
             let bytes = out.next(&self.rib, &peer.allowed_out, &mut self.interner);
             // A batch may turn out to change nothing.
             if !bytes.is_empty() {
                 self.outputs.push_back(Output::Send { conn, bytes });
             }
         }
-        self.served = Some(id);
         true
     }
-}
-
-/// What only counts inside an AS is not taken from another (RFC 4271 section 5.1.5, RFC 4456
-/// section 8).
-fn accepted(mut attributes: Attributes, internal: bool) -> Attributes {
-    if !internal {
-        attributes.local_pref = None;
-        attributes.originator_id = None;
-        attributes.cluster_list.clear();
-    }
-    attributes
 }

@@ -35,8 +35,6 @@ pub struct Speaker {
     pub(crate) rib: Rib,
     pub(crate) interner: Interner,
     pub(crate) outputs: VecDeque<Output>,
-    /// The peer that was given updates last: the others come first.
-    pub(crate) served: Option<PeerId>,
 }
 
 impl Speaker {
@@ -58,7 +56,6 @@ impl Speaker {
             rib: Rib::default(),
             interner: Interner::default(),
             outputs: VecDeque::new(),
-            served: None,
         };
         speaker.configure(config, now);
         speaker

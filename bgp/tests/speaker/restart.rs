@@ -259,6 +259,31 @@ fn two_that_restart_together_do_not_wait_for_each_other() {
 }
 
 #[test]
+fn a_peer_that_restarts_too_is_announced_to_but_its_routes_are_waited_for() {
+    let mut solo = Solo::restarted();
+    solo.connected(true);
+    let mut open = their_open();
+    open.capabilities
+        .graceful_restart
+        .as_mut()
+        .unwrap()
+        .restarting = true;
+    solo.receive(FIRST, &Message::Open(open));
+    solo.receive(FIRST, &Message::Keepalive);
+    assert!(solo.outputs().contains(&"end-of-rib 1".into()));
+    assert!(!solo.speaker.settled(solo.now));
+    for family in both() {
+        let end_of_rib = Some(family);
+        let update = Update {
+            end_of_rib,
+            ..Update::default()
+        };
+        solo.receive(FIRST, &Message::Update(update));
+    }
+    assert!(solo.speaker.settled(solo.now));
+}
+
+#[test]
 fn a_speaker_that_has_not_restarted_announces_at_once() {
     let mut network = two();
     network.add("C", speaker(3, 65000), prefixes_of(3));

@@ -67,6 +67,33 @@ fn an_established_session_stays_when_a_peer_without_graceful_restart_connects_ag
 }
 
 #[test]
+fn routes_survive_when_a_session_gives_way_to_a_crossed_connection() {
+    let mut solo = Solo::new();
+    // Stale from before.
+    solo.reach(PeerState::Established);
+    solo.receive(FIRST, &announcement("10.0.1.0/24"));
+    solo.input(Input::Closed { conn: FIRST });
+    // Theirs comes first and is established; our own, connected meanwhile, is the one that stays.
+    let (theirs, ours) = (ConnId(2), ConnId(3));
+    solo.connected(false);
+    solo.connected(true);
+    solo.receive(theirs, &Message::Open(their_open()));
+    solo.receive(theirs, &Message::Keepalive);
+    solo.receive(theirs, &announcement("10.0.3.0/24"));
+    solo.outputs();
+    let error = |solo: &Solo| solo.speaker.peers().next().unwrap().last_error;
+    let before = error(&solo);
+    solo.receive(ours, &Message::Open(their_open()));
+    assert_eq!(solo.outputs(), ["6/7 2", "close 2", "keepalive 3"]);
+    let routes = || solo.speaker.loc_rib().map(|(_, best)| best[0].stale);
+    assert_eq!(routes().collect::<Vec<_>>(), [true, true]);
+    solo.receive(ours, &Message::Keepalive);
+    assert_eq!(solo.state(), PeerState::Established);
+    // That is no error of anybody.
+    assert_eq!(error(&solo), before);
+}
+
+#[test]
 fn a_second_passive_connection_replaces_one_that_got_nowhere() {
     let mut solo = Solo::new();
     solo.connected(false);

@@ -392,12 +392,15 @@ async fn strange_routes_of_ours_are_seen_and_repaired() {
     let space = with_wan();
     space.ip("route add 10.1.0.0/24 via 192.0.2.9 proto 82 metric 50");
     space.ip("-6 route add blackhole 2001:db8:a1::/64 proto 82 metric 50");
+    space.ip("route add 10.3.0.0/24 dev wan proto 82 metric 50");
     let kernel = open(&space);
     let observed = kernel.observe().await.expect("observed");
     let strange: Vec<_> = observed.routes.values().collect();
-    assert_eq!(strange, [&Target::Group(NexthopId(0)); 2]);
+    assert_eq!(strange, [&Target::Group(NexthopId(0)); 3]);
     let mut ops = two_paths();
-    for key in observed.routes.into_keys() {
+    let direct = key("10.3.0.0/24", 50);
+    ops.push(Op::DelRoute { key: direct });
+    for key in observed.routes.into_keys().filter(|key| *key != direct) {
         ops.push(Op::PutRoute {
             key,
             target: Target::Group(GROUP),

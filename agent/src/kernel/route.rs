@@ -189,6 +189,22 @@ mod tests {
     }
 
     #[test]
+    fn only_plain_routes_of_the_main_table_count() {
+        let key = RouteKey {
+            prefix: "10.0.0.0/8".parse().expect("a prefix"),
+            metric: 50,
+        };
+        let request = put(&key, &Target::Unreachable, false);
+        assert!(decode(request.kind, &request.body).is_some());
+        // Source prefix length, type of service, table, and a cached entry's flag.
+        for (at, value) in [(2, 8), (3, 4), (4, 100), (9, 2)] {
+            let mut body = request.body.clone();
+            body[at] = value;
+            assert_eq!(decode(request.kind, &body), None, "octet {at}");
+        }
+    }
+
+    #[test]
     fn only_creation_is_exclusive() {
         let key = RouteKey {
             prefix: "::/0".parse().expect("a prefix"),

@@ -794,7 +794,7 @@ async fn namespaces_are_entered_on_a_thread_of_their_own() {
         std::fs::read_link("/proc/thread-self/ns/net").expect("a link"),
         here
     );
-    assert!(own.is(&own).expect("same") && !netns.is(&own).expect("not"));
+    assert!(own.is(&own) && !netns.is(&own));
 
     let file = format!("{}-file", space.0);
     std::fs::write(format!("/run/netns/{file}"), "").expect("written");

@@ -74,7 +74,7 @@ impl Kernel {
             Some(name) => Netns::named(name)?,
             None => own.clone(),
         };
-        let same = own.is(&netns)?;
+        let same = own.is(&netns);
         let open = |netns: &Netns| {
             let opened = netns.run(Channel::open)?;
             opened.map_err(|refusal| Error::Refused {

@@ -1,4 +1,5 @@
-//! What the kernel has: ours as [`State`](crate::state::State)'s maps, and of the rest what decisions need.
+//! What the kernel has: ours as the maps of [`State`](crate::state::State), and of the rest what
+//! decisions need.
 
 use super::link::{self, Address, Interface};
 use super::nexthop::{self, Kind};
@@ -22,7 +23,8 @@ pub struct Observed {
     pub nexthops: BTreeMap<NexthopId, Nexthop>,
     /// Our groups, as in [`State::groups`](crate::state::State::groups).
     pub groups: BTreeMap<NexthopId, BTreeSet<Member>>,
-    /// Our routes, as in [`State::routes`](crate::state::State::routes). One of a shape we never make has the target group 0.
+    /// Our routes, as in [`State::routes`](crate::state::State::routes). One of a shape we never
+    /// make has the target group 0.
     pub routes: BTreeMap<RouteKey, Target>,
     /// What the overlay's interfaces reach without a router, from which own address and through
     /// which interface; sorted, without loopback and link-local addresses.

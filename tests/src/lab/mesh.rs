@@ -63,10 +63,13 @@ impl<'lab> Mesh<'lab> {
             words(&["issue", kind, name, "--out", &out.display().to_string()])
         })?;
         mesh.start_controller()?;
-        // Ready when it answers; a refused specification is an answer too, and final.
+        // Ready when it answers, if only that it has no mesh yet.
         wait_until("the controller", Duration::from_secs(30), || {
             mesh.check_controller()?;
-            mesh.meshctl(&["topology"]).map(drop)
+            match mesh.meshctl(&["topology"]) {
+                Err(error) if error.to_string().contains("there is no mesh yet") => Ok(()),
+                other => other.map(drop),
+            }
         })?;
         mesh.apply(spec)?;
         Ok(mesh)

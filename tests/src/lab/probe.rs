@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::error::{LabError, Result};
 use super::host::Host;
 
@@ -81,6 +83,8 @@ impl Probe {
         let target = address(to.1, SINK_PORT)?;
         let sink = to.0.enter(|| UdpSocket::bind(target))?;
         let sink = sink.map_err(LabError::io(format!("{} {target}", to.0.name())))?;
+        // The thread that reads may be held up for seconds; that must not look like a loss.
+        setsockopt(&sink, sockopt::RcvBufForce, &(16 << 20)).map_err(LabError::os("buffer"))?;
         let mut sources = Vec::new();
         for (_, port) in (0..flows).zip(FIRST_PORT..) {
             let source = address(from.1, port)?;

@@ -4,6 +4,7 @@
 //! Each test brings up a lab of its own; run them one at a time, through `tests/vm/run`.
 
 mod disturb;
+mod faults;
 mod steady;
 
 use std::time::Instant;

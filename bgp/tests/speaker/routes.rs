@@ -317,6 +317,7 @@ fn who_learns_what_from_whom() {
 fn attributes_as_each_kind_of_peer_gets_them() {
     let mut solo = with(&[(3, US), (4, US), (7, THEM)], |config| {
         config.peers.get_mut(&name_of(4)).unwrap().client = true;
+        config.peers.insert(name_of(5), peer(2, 5, US));
     });
     let transitive = [0, 2, 0, 0, 0, 0, 0, 1];
     let non_transitive = [0x40, 4, 0, 0, 0, 0, 0, 1];
@@ -355,6 +356,19 @@ fn attributes_as_each_kind_of_peer_gets_them() {
     let told_of = told(&mut solo, "10.0.8.0/24");
     assert_eq!(told_of[&4].originator_id, Some(Ipv4Addr::new(10, 0, 0, 3)));
     assert_eq!(told_of[&4].cluster_list, [Ipv4Addr::new(10, 0, 0, 2)]);
+    // And that is each path's own, however alike the paths are.
+    solo.establish(5, US, |_| {});
+    solo.announce(5, "10.0.8.1/32", |_| {});
+    solo.announce(3, "10.0.8.0/32", |_| {});
+    let reflected = solo.told().remove(&4).unwrap();
+    let originators = reflected.iter().map(|it| {
+        let prefixes = it.reach.iter().flat_map(|it| &it.prefixes);
+        (prefixes.copied().collect(), it.attributes.originator_id)
+    });
+    let originators: BTreeMap<Vec<IpNet>, _> = originators.collect();
+    let expected = [("10.0.8.0/32", 3), ("10.0.8.1/32", 5)]
+        .map(|(prefix, from)| (vec![net(prefix)], Some(Ipv4Addr::new(10, 0, 0, from))));
+    assert_eq!(originators, BTreeMap::from(expected));
     // From another AS, it is no reflection, and MED is kept inside.
     solo.announce(7, "10.0.7.0/24", |it| {
         it.as_path = through(&[THEM]);
@@ -419,8 +433,9 @@ fn the_next_hop_is_always_our_address_of_the_session() {
         for prefix in prefixes {
             solo.announce(3, prefix, |_| {});
         }
-        let reach = solo.told().remove(&4).unwrap_or_default();
-        let reach: Vec<_> = reach.into_iter().flat_map(|it| it.reach).collect();
+        let updates = solo.told().remove(&4).unwrap_or_default();
+        assert!(updates.iter().all(|it| it.withdrawn.is_empty()));
+        let reach: Vec<_> = updates.into_iter().flat_map(|it| it.reach).collect();
         let families: Vec<_> = reach.iter().map(|it| Family::of(&it.prefixes[0])).collect();
         assert_eq!(families, expected, "IPv6 {over_ipv6}, RFC 8950 {extended}");
         let ours = if over_ipv6 { address(2) } else { v4(2) };

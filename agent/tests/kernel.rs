@@ -468,6 +468,19 @@ async fn the_neighbourhood_is_observed() {
 }
 
 #[tokio::test]
+async fn an_untouched_namespace_is_observed() {
+    // It has no main table yet.
+    let space = Space(format!("rm-test-{}-bare", std::process::id()));
+    run("ip", &["netns", "add", &space.0]);
+    let observed = open(&space).observe().await.expect("observed");
+    assert!(observed.foreign.is_empty() && observed.connected.is_empty());
+    assert_eq!(
+        observed.link_state,
+        BTreeMap::from([("lo".to_owned(), false)])
+    );
+}
+
+#[tokio::test]
 async fn links_of_strangers_are_left_alone() {
     let space = with_wan();
     space.ip("link add rm7 type veth peer name far7");

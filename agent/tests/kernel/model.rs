@@ -1,6 +1,5 @@
 //! Random operations, here and on a model of what the kernel makes of them.
 
-use crate::space::Space;
 use crate::{group, id, key, open, via, with_wan};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -170,12 +169,19 @@ async fn together(kernel: &Kernel, ops: &[Op]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn clear(space: &Space) {
-    // The routes over nexthops go with them; iproute2 cannot flush those.
-    space.ip("nexthop flush");
-    for family in ["-4", "-6"] {
-        space.ip(&format!("{family} route flush proto 82"));
-    }
+async fn clear(kernel: &Kernel) -> Result<(), TestCaseError> {
+    let observed = kernel.observe().await.expect("observed");
+    let routes = observed.routes.into_keys().map(|key| Op::DelRoute { key });
+    let groups = observed.groups.into_keys().map(|id| Op::DelGroup { id });
+    let nexthops = observed
+        .nexthops
+        .into_keys()
+        .map(|id| Op::DelNexthop { id });
+    let ops: Vec<Op> = routes.chain(groups).chain(nexthops).collect();
+    kernel.apply(&ops).await;
+    let observed = kernel.observe().await.expect("observed");
+    prop_assert_eq!(Model::from(observed), Model::default());
+    Ok(())
 }
 
 #[test]
@@ -190,12 +196,12 @@ fn the_kernel_does_as_the_model() {
     };
     let sequences = proptest::collection::vec(op(), 0..40);
     let result = TestRunner::new(config).run(&sequences, |ops| {
-        let result = runtime.block_on(one_by_one(&kernel, &ops));
-        clear(&space);
-        result?;
-        let result = runtime.block_on(together(&kernel, &ops));
-        clear(&space);
-        result
+        runtime.block_on(async {
+            clear(&kernel).await?;
+            one_by_one(&kernel, &ops).await?;
+            clear(&kernel).await?;
+            together(&kernel, &ops).await
+        })
     });
     result.unwrap_or_else(|error| panic!("{error}"));
 }

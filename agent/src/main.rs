@@ -181,14 +181,13 @@ fn cached(state_dir: &StateDir) -> Option<InForce> {
 
 async fn down(host: HostArgs) -> Result<ExitCode, Box<dyn Error>> {
     let state_dir = StateDir::open(&host.state_dir)?;
-    let config = state_dir.load()?;
-    let overlay = config
-        .as_ref()
-        .map(Config::try_from)
-        .transpose()?
-        .and_then(|config| config.overlay);
+    let Some(raw) = state_dir.load()? else {
+        println!("nothing to remove: no agent has run with this state directory");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let config = Config::try_from(&raw)?;
     let vici = Vici::new(host.vici);
-    let problems = reconcile::down(overlay.as_deref(), &vici, &state_dir).await?;
+    let problems = reconcile::down(&config, &vici, &state_dir).await?;
     for problem in &problems {
         eprintln!("{}: {}", problem.object, problem.reason);
     }

@@ -2,7 +2,7 @@
 //! heal, report. What it does is decided by `peers`, `desired`, `plan`, `vici::heal` and `status`;
 //! here it is only carried out, and what could not be carried out is named.
 
-use crate::bgp::Bgp;
+use crate::bgp::{self, Bgp};
 use crate::config::{Config, Tunnel};
 use crate::desired::{self, Links};
 use crate::kernel::{self, Kernel, Observed};
@@ -12,15 +12,19 @@ use crate::state::{Connection, State};
 use crate::state_dir::StateDir;
 use crate::status::{self, Facts, bind};
 use crate::vici::{Definition, IkeSa, Secret, Vici, heal};
+use routemesh_bgp::PeerState;
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 /// A silent peer is asked for a sign of life after this long.
 const DPD_DELAY: Duration = Duration::from_secs(10);
+/// How long peers are waited for to be told that this gateway goes.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// One gateway: its kernel, its charon, its speaker.
 pub struct Gateway {
@@ -149,7 +153,7 @@ impl Gateway {
         self.log(&problems);
         let status = status::status(Facts {
             config,
-            state: &desired,
+            state: &state,
             usable: &links.usable,
             sas: charon.as_ref().map(|c| c.sas.as_slice()),
             view: &view,
@@ -348,12 +352,13 @@ impl Gateway {
 
 /// Removes all that is ours from kernel and charon, and nothing else. What failed is returned.
 pub async fn down(
-    overlay: Option<&str>,
+    config: &Config,
     vici: &Vici,
     state_dir: &StateDir,
 ) -> Result<Vec<Problem>, kernel::Error> {
     let mut problems = Vec::new();
-    let kernel = Kernel::open(overlay)?;
+    let kernel = Kernel::open(config.overlay.as_deref())?;
+    take_leave(config, &kernel).await?;
     // SAs first: while the interface is there, nothing passes in clear.
     match vici.connections().await {
         Ok(connections) => {
@@ -380,6 +385,29 @@ pub async fn down(
         problems.push(problem(&error.op, &error.reason));
     }
     Ok(problems)
+}
+
+/// Peers keep the paths of an agent that went away for its return (RFC 4724). This one does not
+/// return: it opens the sessions once more, says that nothing was preserved, and closes them.
+async fn take_leave(config: &Config, kernel: &Kernel) -> Result<(), kernel::Error> {
+    let links = links(&kernel.observe().await?);
+    let bgp = Bgp::start(
+        kernel.overlay().clone(),
+        peers::speaker(config, &links),
+        false,
+    );
+    let established = |view: bgp::View| {
+        let mut peers = view.peers.into_values();
+        peers.all(|peer| peer.state == PeerState::Established)
+    };
+    let began = Instant::now();
+    while began.elapsed() < LEAVE && !established(bgp.view().await) {
+        sleep(Duration::from_millis(100)).await;
+    }
+    bgp.shutdown("gateway taken down").await;
+    // What was said has to leave the sockets before they go.
+    sleep(Duration::from_millis(100)).await;
+    Ok(())
 }
 
 /// Unloads a connection and closes its SAs, which would outlive it.

@@ -67,7 +67,7 @@ pub async fn run(
         }
         // The private side is now another namespace: what is in the old one is of no use there.
         info!("the overlay has changed: leaving {:?}", config.overlay);
-        match reconcile::down(config.overlay.as_deref(), &vici, &host.state_dir).await {
+        match reconcile::down(&config, &vici, &host.state_dir).await {
             Ok(problems) => problems
                 .iter()
                 .for_each(|p| error!("{}: {}", p.object, p.reason)),

@@ -244,3 +244,35 @@ fn two_agents_cannot_run_the_same_gateway() {
     assert!(!output.status.success());
     assert!(error.contains("another mesh-agent runs"), "{error}");
 }
+
+#[test]
+fn down_takes_leave_and_removes_what_is_ours_and_nothing_else() {
+    let lan = Lan::up();
+    for foreign in [
+        "route add 10.9.0.0/24 dev lan0 proto static",
+        "-6 route add unreachable 2001:db8:9::/64 metric 4294967295 proto 12",
+        "nexthop add id 7 via fd00:1::254 dev lan0",
+    ] {
+        lan.gateway.ip(foreign);
+    }
+    let agent = lan.agent();
+    lan.wait_for("routes of both families", || lan.routes() == ALL);
+    drop(agent);
+    let down = lan
+        .gateway
+        .command(env!("CARGO_BIN_EXE_mesh-agent"))
+        .args(["down", "--state-dir", &lan.file("state")])
+        .args(["--vici", &lan.file("no.vici")])
+        .output()
+        .expect("it runs");
+    // charon is away here, and whoever takes a gateway down has to know.
+    let told = String::from_utf8_lossy(&down.stderr);
+    assert!(told.contains("charon") && !down.status.success(), "{told}");
+    assert_eq!(lan.routes(), [""; 0]);
+    assert_eq!(lan.gateway.json("nexthop show proto 82"), [Value::Null; 0]);
+    let session = lan.birdc("show protocols all v11");
+    assert!(session.contains("Administrative shutdown"), "{session}");
+    assert!(lan.gateway.ip("route show").contains("10.9.0.0/24"));
+    assert!(lan.gateway.ip("-6 route show").contains("2001:db8:9::/64"));
+    assert_eq!(lan.gateway.json("nexthop show id 7").len(), 1);
+}

@@ -298,7 +298,7 @@ fn plant(lab: &Lab, gateway: Gateway) -> Result<()> {
         // A prefix of the mesh, by a foreigner and with a metric of its own.
         "route add 10.0.2.0/24 via 192.0.2.9 proto 99 metric 4000",
         "route add 2001:db8:a2::/64 dev foreign0 proto 99 metric 4000",
-        "-6 route add unreachable 2001:db8:dead::/48 proto 99",
+        "route add unreachable 2001:db8:dead::/48 proto 99",
         "rule add from 192.0.2.0/24 lookup 77 pref 7777",
         "route add default dev foreign0 table 77",
     ]))?;
@@ -309,8 +309,9 @@ fn plant(lab: &Lab, gateway: Gateway) -> Result<()> {
          if_id 0x77 aead rfc4106(gcm(aes)) 0x0123456789abcdef0123456789abcdef01234567 128",
         "xfrm policy add dir out src 2001:db8:77::/64 dst 2001:db8:78::/64 if_id 0x77 \
          tmpl src 2001:db8:77::1 dst 2001:db8:77::2 proto esp mode tunnel",
-        "rule add from 2001:db8:77::/64 lookup 77 pref 7777",
     ]))?;
+    let rule = "ip -6 rule add from 2001:db8:77::/64 lookup 77 pref 7777";
+    lab.underlay(gateway).run(&rule.split(' ').collect::<Vec<_>>())?;
     let file = lab.underlay(gateway).dir().join("foreign.swanctl");
     let text = "connections { foreign { version = 2\n remote_addrs = 2001:db8:77::2\n \
                 local { auth = psk }\n remote { auth = psk }\n \

@@ -474,10 +474,9 @@ async fn an_untouched_namespace_is_observed() {
     run("ip", &["netns", "add", &space.0]);
     let observed = open(&space).observe().await.expect("observed");
     assert!(observed.foreign.is_empty() && observed.connected.is_empty());
-    assert_eq!(
-        observed.link_state,
-        BTreeMap::from([("lo".to_owned(), false)])
-    );
+    // Some kernels put an idle tunnel or two into every namespace.
+    assert!(observed.link_state.contains_key("lo"));
+    assert!(observed.link_state.values().all(|usable| !usable));
 }
 
 #[tokio::test]

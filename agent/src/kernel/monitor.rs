@@ -1,7 +1,8 @@
 //! What the kernel tells by itself: a reason to look again, nothing more.
 
 use super::link;
-use super::socket::{enlarge, messages};
+use super::socket::enlarge;
+use super::wire::messages;
 use super::{Error, Kernel};
 use crate::netns::Netns;
 use netlink_sys::protocols::NETLINK_ROUTE;

@@ -116,7 +116,7 @@ pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Route> {
     let table = number(libc::RTA_TABLE).unwrap_or(table.into());
     // Ours have neither source nor type of service; cached entries are no routes.
     let plain = source_length == 0 && tos == 0 && flags & libc::RTM_F_CLONED == 0;
-    if kind != libc::RTM_NEWROUTE || table != libc::RT_TABLE_MAIN.into() || !plain {
+    if kind != libc::RTM_NEWROUTE || table != u32::from(libc::RT_TABLE_MAIN) || !plain {
         return None;
     }
     let unspecified: IpAddr = match i32::from(family) {

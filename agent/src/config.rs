@@ -338,7 +338,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_run_is_refused_by_name() {
-        let cases: [(fn(&mut proto::Config), &str); 10] = [
+        type Spoil = fn(&mut proto::Config);
+        let cases: [(Spoil, &str); 10] = [
             (|c| c.asn = 0, "config: asn is \"0\""),
             (|c| c.hold_time = 2, "config: hold_time is \"2\""),
             (|c| c.gateway = "a/b".into(), "config: gateway is \"a/b\""),

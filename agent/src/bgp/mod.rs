@@ -17,6 +17,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
+/// What the sockets tell may wait up to this many.
+const EVENTS: usize = 256;
+
 /// What the speaker knows at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {
@@ -53,7 +56,7 @@ impl Bgp {
     pub fn start(overlay: Netns, config: SpeakerConfig, restarting: bool) -> Self {
         let (commands, inbox) = mpsc::channel(64);
         let (changed, changes) = watch::channel(0);
-        let (io, events) = mpsc::channel(256);
+        let (io, events) = mpsc::channel(EVENTS);
         let epoch = Instant::now();
         let driver = Driver {
             speaker: Speaker::new(config.clone(), restarting, Duration::ZERO),
@@ -64,6 +67,7 @@ impl Bgp {
             connections: BTreeMap::new(),
             next: 0,
             listeners: BTreeMap::new(),
+            attempts: BTreeMap::new(),
         };
         tokio::spawn(driver.run(inbox, events, changed));
         Self {
@@ -132,6 +136,7 @@ struct Driver {
     connections: BTreeMap<ConnId, mpsc::Sender<Vec<u8>>>,
     next: u64,
     listeners: BTreeMap<IpAddr, AbortHandle>,
+    attempts: BTreeMap<PeerId, AbortHandle>,
 }
 
 impl Driver {
@@ -142,35 +147,47 @@ impl Driver {
         changed: watch::Sender<u64>,
     ) {
         self.listen();
-        let mut version = self.speaker.loc_rib_version();
+        let mut before = self.summary();
         // A listener whose port was taken is tried again.
         let mut relisten = tokio::time::interval(Duration::from_secs(5));
         loop {
-            let mut news = self.perform();
-            if self.speaker.loc_rib_version() != version {
-                version = self.speaker.loc_rib_version();
-                news = true;
+            // What has arrived counts before a timer that it may put off; but not for ever.
+            for event in std::iter::from_fn(|| events.try_recv().ok()).take(EVENTS) {
+                self.event(event);
             }
-            if news {
+            let now = self.now();
+            if self.speaker.next_deadline().is_some_and(|due| due <= now) {
+                self.speaker.timeout(now);
+            }
+            let news = self.perform();
+            let after = self.summary();
+            if news || after != before {
                 changed.send_modify(|n| *n += 1);
             }
+            before = after;
             let deadline = self.speaker.next_deadline();
             let wake = deadline.map_or(self.epoch + Duration::from_secs(86_400 * 365), |d| {
                 self.epoch + d
             });
             tokio::select! {
+                Some(event) = events.recv() => self.event(event),
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => break,
                 },
-                Some(event) = events.recv() => self.event(event),
-                () = sleep_until(wake) => self.speaker.timeout(self.epoch.elapsed()),
+                () = sleep_until(wake) => {}
                 _ = relisten.tick() => self.listen(),
             }
         }
         for listener in self.listeners.values() {
             listener.abort();
         }
+    }
+
+    /// What a view depends on, beside the peers' states, of which there are events.
+    fn summary(&self) -> (u64, bool) {
+        let speaker = &self.speaker;
+        (speaker.loc_rib_version(), speaker.settled(self.now()))
     }
 
     fn now(&self) -> Duration {
@@ -183,6 +200,8 @@ impl Driver {
             Command::Configure(config) => {
                 if self.config != *config {
                     self.config = *config;
+                    let peers = &self.config.peers;
+                    self.attempts.retain(|peer, _| peers.contains_key(peer));
                     self.speaker.configure(self.config.clone(), now);
                     self.listen();
                 }
@@ -277,17 +296,22 @@ impl Driver {
         news
     }
 
-    fn connect(&self, peer: PeerId) {
+    fn connect(&mut self, peer: PeerId) {
         let Some(config) = self.config.peers.get(&peer) else {
             return;
         };
+        let name = peer.clone();
         let connecting = sockets::connect(self.overlay.clone(), config.local, config.remote);
         let io = self.io.clone();
-        tokio::spawn(async move {
+        let attempt = tokio::spawn(async move {
             let stream = connecting.await;
             // The driver may have ended.
             let _ = io.send(Io::Connected { peer, stream }).await;
         });
+        // A new attempt replaces the old one, whose failure would count against it.
+        if let Some(old) = self.attempts.insert(name, attempt.abort_handle()) {
+            old.abort();
+        }
     }
 
     /// One listener per local address in use.

@@ -8,10 +8,11 @@ use crate::desired::{self, Links};
 use crate::kernel::{self, Kernel, Observed};
 use crate::peers;
 use crate::plan::{self, Op};
-use crate::state::{Connection, State};
+use crate::state::{Connection, State, Target};
 use crate::state_dir::StateDir;
 use crate::status::{self, Facts, bind};
 use crate::vici::{Definition, IkeSa, Secret, Vici, heal};
+use ipnet::IpNet;
 use routemesh_bgp::PeerState;
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +134,8 @@ impl Gateway {
             .chain(plan::plan(&desired, &state))
             .collect();
         let failed = self.perform(&ops, &definitions).await;
+        let in_kernel = if failed.is_empty() { &desired } else { &state };
+        self.bgp.installed(forwarded(in_kernel)).await;
         let mut changed = !ops.is_empty() && failed.is_empty();
         problems.extend(failed);
         if changed && ops == self.done {
@@ -463,6 +466,13 @@ fn links(observed: &Observed) -> Links {
         connected: observed.connected.clone(),
         usable: up.map(|(name, _)| name.clone()).collect(),
     }
+}
+
+/// Prefixes that carry traffic.
+fn forwarded(state: &State) -> BTreeSet<IpNet> {
+    let routes = state.routes.iter();
+    let over_group = routes.filter(|(_, target)| matches!(target, Target::Group(_)));
+    over_group.map(|(key, _)| key.prefix).collect()
 }
 
 fn digests(definitions: &BTreeMap<String, Definition>) -> BTreeMap<String, Connection> {

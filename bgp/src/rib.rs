@@ -133,6 +133,8 @@ pub(crate) struct Rib {
     version: u64,
     /// Prefixes whose winner changed since [`Rib::take_changed`].
     changed: Vec<IpNet>,
+    /// What the kernel forwards; `None` while nobody has told.
+    installed: Option<BTreeSet<IpNet>>,
 }
 
 impl Rib {
@@ -224,15 +226,40 @@ impl Rib {
         std::mem::take(&mut self.changed)
     }
 
-    /// What is to be announced for a prefix.
+    /// Makes `prefixes` the whole set that the kernel forwards.
+    pub(crate) fn install(&mut self, prefixes: BTreeSet<IpNet>) {
+        let entries = &self.entries;
+        let known = |prefix: &IpNet| entries.contains_key(prefix);
+        let before = match &self.installed {
+            Some(before) => before.clone(),
+            // Until now all counted as installed.
+            None => entries.keys().copied().collect(),
+        };
+        let differ = prefixes.symmetric_difference(&before).copied();
+        self.changed.extend(differ.filter(known));
+        self.installed = Some(prefixes);
+    }
+
+    /// What is to be announced for a prefix: of what is learnt, only what the kernel forwards, or
+    /// the traffic that it attracts would be lost.
     pub(crate) fn winner(&self, prefix: &IpNet) -> Option<Winner<'_>> {
-        self.entries.get(prefix).and_then(Entry::winner)
+        let winner = self.entries.get(prefix).and_then(Entry::winner)?;
+        self.forwards(prefix, winner).then_some(winner)
+    }
+
+    fn forwards(&self, prefix: &IpNet, winner: Winner<'_>) -> bool {
+        match (&self.installed, winner) {
+            (None, _) | (_, Winner::Local) => true,
+            (Some(installed), Winner::Learnt(_)) => installed.contains(prefix),
+        }
     }
 
     /// All that is to be announced.
     pub(crate) fn winners(&self) -> impl Iterator<Item = (IpNet, Winner<'_>)> {
         let entries = self.entries.iter();
-        entries.filter_map(|(prefix, entry)| Some((*prefix, entry.winner()?)))
+        entries
+            .filter_map(|(prefix, entry)| Some((*prefix, entry.winner()?)))
+            .filter(|(prefix, winner)| self.forwards(prefix, *winner))
     }
 
     /// The learnt prefixes in use, with their ECMP sets.

@@ -15,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 /// A BGP speaker: give it inputs and the time, do what it puts out, read its routes.
 ///
 /// After every call of [`input`](Self::input), [`timeout`](Self::timeout),
-/// [`configure`](Self::configure), [`originate`](Self::originate) and
-/// [`shutdown`](Self::shutdown): take outputs until there are none, then see to it that `timeout`
+/// [`configure`](Self::configure), [`originate`](Self::originate),
+/// [`installed`](Self::installed) and [`shutdown`](Self::shutdown): take outputs until there are none, then see to it that `timeout`
 /// is called at [`next_deadline`](Self::next_deadline). Bytes that wait in sockets go in before a
 /// `timeout`, so that a driver that was held up does not take its peers for dead.
 #[derive(Debug)]
@@ -125,6 +125,14 @@ impl Speaker {
         self.rib.originate(&prefixes);
         self.propagate();
         self.timeout(now);
+    }
+
+    /// Makes `prefixes` the whole set of learnt prefixes that the kernel forwards. From the first
+    /// call on, others are not announced yet: a neighbour would send traffic that goes nowhere.
+    pub fn installed(&mut self, prefixes: BTreeSet<IpNet>, now: Time) {
+        self.rib.install(prefixes);
+        self.propagate();
+        self.settle(now);
     }
 
     /// Ends all sessions, with a text for the operators at the other ends (RFC 9003), for good.

@@ -36,6 +36,7 @@ pub struct View {
 enum Command {
     Configure(Box<SpeakerConfig>),
     Originate(BTreeSet<IpNet>),
+    Installed(BTreeSet<IpNet>),
     Dead(PeerId),
     Alive(PeerId),
     View(oneshot::Sender<View>),
@@ -85,6 +86,11 @@ impl Bgp {
     /// Replaces the set of prefixes that are announced from here.
     pub async fn originate(&self, prefixes: BTreeSet<IpNet>) {
         self.send(Command::Originate(prefixes)).await;
+    }
+
+    /// Replaces the set of learnt prefixes that the kernel forwards, which may be announced.
+    pub async fn installed(&self, prefixes: BTreeSet<IpNet>) {
+        self.send(Command::Installed(prefixes)).await;
     }
 
     /// The way to this peer is known to be dead.
@@ -207,6 +213,7 @@ impl Driver {
                 }
             }
             Command::Originate(prefixes) => self.speaker.originate(prefixes, now),
+            Command::Installed(prefixes) => self.speaker.installed(prefixes, now),
             Command::Dead(peer) => self.speaker.input(Input::Dead { peer }, now),
             Command::Alive(peer) => self.speaker.input(Input::Alive { peer }, now),
             // Whoever asked may have gone.

@@ -670,3 +670,42 @@ fn a_hundred_thousand_prefixes_arrive_everywhere_and_go_again() {
     network.run(RESTART + seconds(60.0));
     assert_eq!(network.speaker("C").loc_rib().count(), 0);
 }
+
+#[test]
+fn what_the_kernel_does_not_forward_yet_is_not_announced() {
+    let mut solo = with(&[(3, US), (4, THEM)], |_| {});
+    solo.speaker.installed(BTreeSet::new(), solo.now);
+    solo.announce(3, "10.0.3.0/24", |_| {});
+    assert_eq!(used(&solo, "10.0.3.0/24"), ["3"]);
+    assert!(told(&mut solo, "10.0.3.0/24").is_empty());
+
+    let installed = BTreeSet::from([net("10.0.3.0/24")]);
+    solo.speaker.installed(installed.clone(), solo.now);
+    assert_eq!(told(&mut solo, "10.0.3.0/24").len(), 1);
+    solo.speaker.installed(installed, solo.now);
+    assert!(told(&mut solo, "10.0.3.0/24").is_empty());
+    // Our own is not for the kernel to say.
+    solo.speaker
+        .originate(BTreeSet::from([net("10.0.2.0/24")]), solo.now);
+    assert_eq!(told(&mut solo, "10.0.2.0/24").len(), 2);
+
+    solo.speaker.installed(BTreeSet::new(), solo.now);
+    assert_eq!(withdrawn(&mut solo), [(4, net("10.0.3.0/24"))]);
+}
+
+#[test]
+fn a_session_that_begins_is_told_only_what_the_kernel_forwards() {
+    let mut solo = with(&[(3, US)], peers(&[(3, US), (4, THEM)]));
+    solo.speaker.installed(nets(&["10.0.3.0/24"]), solo.now);
+    solo.announce(3, "10.0.3.0/24", |_| {});
+    solo.announce(3, "10.0.4.0/24", |_| {});
+    solo.establish(4, THEM, |_| {});
+    let told: Vec<IpNet> = solo
+        .told()
+        .into_values()
+        .flatten()
+        .flat_map(|update| update.reach)
+        .flat_map(|reach| reach.prefixes)
+        .collect();
+    assert_eq!(told, [net("10.0.3.0/24")]);
+}

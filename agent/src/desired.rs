@@ -2,7 +2,7 @@
 //!
 //! Two steps. [`routes`] resolves every path in use to a [`Nexthop`] and finds what cannot be
 //! resolved. [`desired`] numbers nexthops and groups, keeping the numbers of what the kernel holds
-//! already, and adds interfaces, connections and the `unreachable` routes.
+//! already, and adds interfaces and the `unreachable` routes.
 
 use crate::config::{Config, Tunnel};
 use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
@@ -92,20 +92,13 @@ pub fn routes(
     (routes, unresolved)
 }
 
-/// What should be in kernel and charon.
+/// What should be in the kernel.
 ///
-/// `connections` are the digests by name. Until `settled` (every peer has told all it knows) what
+/// Until `settled` (every peer has told all it knows) what
 /// is observed stays as it is beside what is new, so that nothing is deleted for want of knowledge.
-pub fn desired(
-    config: &Config,
-    connections: BTreeMap<String, crate::state::Connection>,
-    routes: &Routes,
-    settled: bool,
-    observed: &State,
-) -> State {
+pub fn desired(config: &Config, routes: &Routes, settled: bool, observed: &State) -> State {
     let mut state = State {
         links: config.tunnels.values().map(link).collect(),
-        connections,
         ..State::default()
     };
     let mut ids = Ids::new(observed);
@@ -153,6 +146,17 @@ pub fn desired(
         keep(&mut state, observed);
     }
     state
+}
+
+/// Keeps interfaces that are wanted no more for as long as charon has something for them
+/// (`in_charon`; `None` where that is not known): an SA must not outlive its interface.
+pub fn keep_links(state: &mut State, observed: &State, in_charon: Option<&BTreeSet<&str>>) {
+    for (name, link) in &observed.links {
+        if in_charon.is_none_or(|links| links.contains(name.as_str())) {
+            let entry = state.links.entry(name.clone());
+            entry.or_insert_with(|| link.clone());
+        }
+    }
 }
 
 fn link(tunnel: &Tunnel) -> (String, Link) {
@@ -218,7 +222,6 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Connection;
     use routemesh_proto as proto;
 
     /// Site one, this one, behind a router; site two with two gateways.
@@ -295,7 +298,7 @@ mod tests {
         let config = config();
         let (routes, unresolved) = routes(&config, loc_rib, &links());
         assert_eq!(unresolved, BTreeSet::new());
-        desired(&config, BTreeMap::new(), &routes, settled, observed)
+        desired(&config, &routes, settled, observed)
     }
 
     fn target(state: &State, prefix: &str, metric: u32) -> Option<Target> {
@@ -440,20 +443,24 @@ mod tests {
 
     #[test]
     fn tunnels_become_links_with_their_interconnect() {
-        let connection = Connection { digest: "d".into() };
-        let connections = BTreeMap::from([("rm1-V2-1".to_owned(), connection)]);
-        let state = desired(
-            &config(),
-            connections.clone(),
-            &Routes::new(),
-            true,
-            &State::default(),
-        );
+        let state = make(&BTreeMap::new(), true, &State::default());
         let addresses = &state.links["rm1"].addresses;
-        assert_eq!(
-            addresses.first().map(ToString::to_string),
-            Some("2001:db8:ff::2/127".into())
-        );
-        assert_eq!(state.connections, connections);
+        let first = addresses.first().map(ToString::to_string);
+        assert_eq!(first, Some("2001:db8:ff::2/127".into()));
+    }
+
+    #[test]
+    fn an_interface_goes_only_after_all_that_charon_has_for_it() {
+        let mut observed = make(&BTreeMap::new(), true, &State::default());
+        let old = observed.links["rm1"].clone();
+        observed.links.insert("rm9".into(), old);
+        let kept = |in_charon: Option<&BTreeSet<&str>>| {
+            let mut state = make(&BTreeMap::new(), true, &observed);
+            keep_links(&mut state, &observed, in_charon);
+            state.links.contains_key("rm9")
+        };
+        assert!(kept(None));
+        assert!(kept(Some(&BTreeSet::from(["rm1", "rm9"]))));
+        assert!(!kept(Some(&BTreeSet::from(["rm1"]))));
     }
 }

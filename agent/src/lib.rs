@@ -8,9 +8,10 @@
 //! |---|---|
 //! | [`config`], [`peers`], [`desired`], [`plan`], [`status`], [`vici::heal`] | decide: pure functions over values |
 //! | [`kernel`], [`netns`], [`vici`], [`bgp`], [`control`], [`state_dir`] | observe and apply: decide nothing |
-//! | [`reconcile`], [`run`] | one pass, and the reasons for the next |
+//! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
 pub mod bgp;
+pub mod charon;
 pub mod config;
 pub mod control;
 pub mod desired;
@@ -18,6 +19,7 @@ pub mod kernel;
 pub mod netns;
 pub mod peers;
 pub mod plan;
+pub mod problem;
 pub mod reconcile;
 pub mod run;
 pub mod state;

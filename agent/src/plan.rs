@@ -5,41 +5,9 @@
 //! is gone while its groups live on is deleted first ([`shrink`]), which takes it out of all of
 //! them in one message, however many routes they serve.
 
-use crate::kernel::Op as KernelOp;
+use crate::kernel::Op;
 use crate::state::{Link, Nexthop, NexthopId, Side, State};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-
-/// One step towards the desired state. Each may be done twice.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Op {
-    /// To be done by the kernel.
-    Kernel(KernelOp),
-    /// Load this connection into charon.
-    Load(String),
-    /// Take this connection from charon, with its SAs.
-    Unload(String),
-}
-
-impl Op {
-    /// The kernel's part of it, if it has one.
-    pub fn kernel(&self) -> Option<&KernelOp> {
-        match self {
-            Self::Kernel(op) => Some(op),
-            Self::Load(_) | Self::Unload(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kernel(op) => op.fmt(f),
-            Self::Load(name) => write!(f, "load connection {name}"),
-            Self::Unload(name) => write!(f, "unload connection {name}"),
-        }
-    }
-}
 
 /// Nexthops that nothing wants any more and whose groups all have others to go on with: the ids to
 /// delete at once, and the state that this leaves.
@@ -61,7 +29,7 @@ pub fn shrink(observed: &State, wanted: &BTreeSet<&Nexthop>) -> (Vec<Op>, State)
     for id in observed.nexthops.keys() {
         if gone(id) && !bereft.contains(id) {
             forget_nexthop(&mut state, *id);
-            ops.push(Op::Kernel(KernelOp::DelNexthop { id: *id }));
+            ops.push(Op::DelNexthop { id: *id });
         }
     }
     (ops, state)
@@ -115,59 +83,36 @@ pub fn plan(desired: &State, observed: &State) -> Vec<Op> {
     for (name, link) in &desired.links {
         put_link(name, link, observed.links.get(name), &mut ops);
     }
-    // The interface comes before its SA: without it, traffic would pass in clear.
-    for (name, connection) in &desired.connections {
-        if observed.connections.get(name) != Some(connection) {
-            ops.push(Op::Load(name.clone()));
-        }
-    }
-    kernel(
-        changed(&desired.nexthops, &observed.nexthops).map(|(id, nexthop)| KernelOp::PutNexthop {
+    ops.extend(
+        changed(&desired.nexthops, &observed.nexthops).map(|(id, nexthop)| Op::PutNexthop {
             id: *id,
             nexthop: nexthop.clone(),
             replace: observed.nexthops.contains_key(id),
         }),
-        &mut ops,
     );
-    kernel(
-        changed(&desired.groups, &observed.groups).map(|(id, members)| KernelOp::PutGroup {
+    ops.extend(
+        changed(&desired.groups, &observed.groups).map(|(id, members)| Op::PutGroup {
             id: *id,
             members: members.clone(),
             replace: observed.groups.contains_key(id),
         }),
-        &mut ops,
     );
-    kernel(
-        changed(&desired.routes, &observed.routes).map(|(key, target)| KernelOp::PutRoute {
+    ops.extend(
+        changed(&desired.routes, &observed.routes).map(|(key, target)| Op::PutRoute {
             key: *key,
             target: *target,
             replace: observed.routes.contains_key(key),
         }),
-        &mut ops,
     );
-    kernel(
-        gone(&desired.routes, &observed.routes).map(|(key, _)| KernelOp::DelRoute { key: *key }),
-        &mut ops,
+    ops.extend(gone(&desired.routes, &observed.routes).map(|(key, _)| Op::DelRoute { key: *key }));
+    ops.extend(gone(&desired.groups, &observed.groups).map(|(id, _)| Op::DelGroup { id: *id }));
+    ops.extend(
+        gone(&desired.nexthops, &observed.nexthops).map(|(id, _)| Op::DelNexthop { id: *id }),
     );
-    kernel(
-        gone(&desired.groups, &observed.groups).map(|(id, _)| KernelOp::DelGroup { id: *id }),
-        &mut ops,
-    );
-    kernel(
-        gone(&desired.nexthops, &observed.nexthops).map(|(id, _)| KernelOp::DelNexthop { id: *id }),
-        &mut ops,
-    );
-    for (name, _) in gone(&desired.connections, &observed.connections) {
-        ops.push(Op::Unload(name.clone()));
-    }
     for (name, link) in gone(&desired.links, &observed.links) {
         ops.push(del_link(name, link));
     }
     ops
-}
-
-fn kernel(new: impl Iterator<Item = KernelOp>, ops: &mut Vec<Op>) {
-    ops.extend(new.map(Op::Kernel));
 }
 
 /// Entries of `desired` that are missing or different in `observed`.
@@ -191,17 +136,17 @@ fn gone<'a, K: Ord, V>(
 }
 
 fn del_link(name: &str, link: &Link) -> Op {
-    Op::Kernel(KernelOp::DelLink {
+    Op::DelLink {
         name: name.to_owned(),
         side: link.side,
-    })
+    }
 }
 
 fn put_link(name: &str, link: &Link, old: Option<&Link>, ops: &mut Vec<Op>) {
-    let mut push = |op| ops.push(Op::Kernel(op));
+    let mut push = |op| ops.push(op);
     let owned = || name.to_owned();
     if old.is_none() {
-        push(KernelOp::AddLink {
+        push(Op::AddLink {
             name: owned(),
             kind: link.kind.clone(),
             mtu: link.mtu,
@@ -210,25 +155,25 @@ fn put_link(name: &str, link: &Link, old: Option<&Link>, ops: &mut Vec<Op>) {
     // A move takes addresses away and sets the interface down.
     let settled = old.filter(|old| old.side == link.side);
     if settled.is_none() && link.side == Side::Overlay {
-        push(KernelOp::MoveLink { name: owned() });
+        push(Op::MoveLink { name: owned() });
     }
     let has = |address| settled.is_some_and(|old| old.addresses.contains(address));
     for address in link.addresses.iter().filter(|address| !has(address)) {
-        push(KernelOp::AddAddress {
+        push(Op::AddAddress {
             link: owned(),
             address: *address,
         });
     }
     for address in settled.iter().flat_map(|old| &old.addresses) {
         if !link.addresses.contains(address) {
-            push(KernelOp::DelAddress {
+            push(Op::DelAddress {
                 link: owned(),
                 address: *address,
             });
         }
     }
     if settled.is_none_or(|old| (old.up, old.mtu) != (link.up, link.mtu)) {
-        push(KernelOp::SetLink {
+        push(Op::SetLink {
             name: owned(),
             up: link.up,
             mtu: link.mtu,
@@ -239,25 +184,14 @@ fn put_link(name: &str, link: &Link, old: Option<&Link>, ops: &mut Vec<Op>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Connection, LinkKind, Member, RouteKey, Target, ours};
+    use crate::state::{LinkKind, Member, RouteKey, Target, ours};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// What kernel and charon do with an operation. Whatever they would refuse fails the test.
-    fn apply(state: &mut State, op: &Op, desired: &State) {
-        match op {
-            Op::Load(name) => {
-                let connection = desired.connections[name].clone();
-                state.connections.insert(name.clone(), connection);
-            }
-            Op::Unload(name) => assert!(state.connections.remove(name).is_some()),
-            Op::Kernel(op) => apply_kernel(state, op),
-        }
-    }
-
-    fn apply_kernel(state: &mut State, op: &KernelOp) {
+    /// What the kernel does with an operation. Whatever it would refuse fails the test.
+    fn apply(state: &mut State, op: &Op) {
         match op.clone() {
-            KernelOp::AddLink { name, kind, mtu } => {
+            Op::AddLink { name, kind, mtu } => {
                 let link = Link {
                     side: Side::Underlay,
                     kind,
@@ -267,20 +201,20 @@ mod tests {
                 };
                 assert!(state.links.insert(name, link).is_none(), "{op}: exists");
             }
-            KernelOp::MoveLink { name } => {
+            Op::MoveLink { name } => {
                 let link = state.links.get_mut(&name).unwrap();
                 (link.side, link.up) = (Side::Overlay, false);
                 link.addresses.clear();
             }
-            KernelOp::SetLink { name, up, mtu } => {
+            Op::SetLink { name, up, mtu } => {
                 let link = state.links.get_mut(&name).unwrap();
                 (link.up, link.mtu) = (up, mtu);
             }
-            KernelOp::DelLink { name, side } => {
+            Op::DelLink { name, side } => {
                 assert_eq!(state.links[&name].side, side);
                 forget_link(state, &name);
             }
-            KernelOp::AddAddress { link, address } => {
+            Op::AddAddress { link, address } => {
                 assert!(
                     state
                         .links
@@ -290,7 +224,7 @@ mod tests {
                         .insert(address)
                 );
             }
-            KernelOp::DelAddress { link, address } => {
+            Op::DelAddress { link, address } => {
                 assert!(
                     state
                         .links
@@ -300,7 +234,7 @@ mod tests {
                         .remove(&address)
                 );
             }
-            KernelOp::PutNexthop {
+            Op::PutNexthop {
                 id,
                 nexthop,
                 replace,
@@ -315,7 +249,7 @@ mod tests {
                     "{op}"
                 );
             }
-            KernelOp::PutGroup {
+            Op::PutGroup {
                 id,
                 members,
                 replace,
@@ -326,18 +260,18 @@ mod tests {
                 );
                 assert_eq!(state.groups.insert(id, members).is_some(), replace, "{op}");
             }
-            KernelOp::DelNexthop { id } => {
+            Op::DelNexthop { id } => {
                 assert!(state.nexthops.contains_key(&id), "{op}: no such nexthop");
                 forget_nexthop(state, id);
             }
-            KernelOp::DelGroup { id } => {
+            Op::DelGroup { id } => {
                 assert!(
                     !state.routes.values().any(|t| *t == Target::Group(id)),
                     "{op}: in use"
                 );
                 assert!(state.groups.remove(&id).is_some(), "{op}: no such group");
             }
-            KernelOp::PutRoute {
+            Op::PutRoute {
                 key,
                 target,
                 replace,
@@ -347,7 +281,7 @@ mod tests {
                 }
                 assert_eq!(state.routes.insert(key, target).is_some(), replace, "{op}");
             }
-            KernelOp::DelRoute { key } => assert!(state.routes.remove(&key).is_some(), "{op}"),
+            Op::DelRoute { key } => assert!(state.routes.remove(&key).is_some(), "{op}"),
         }
     }
 
@@ -376,50 +310,43 @@ mod tests {
             0..4,
         );
         let routes = proptest::collection::btree_map(0u8..6, 10u32..15, 0..6);
-        let connections = proptest::collection::btree_map("rm[0-3]-V", "[ab]", 0..4);
-        (links, nexthops, groups, routes, connections).prop_map(
-            |(links, nexthops, groups, routes, connections)| {
-                let mut state = State {
-                    links,
-                    connections: connections
-                        .into_iter()
-                        .map(|(name, digest)| (name, Connection { digest }))
-                        .collect(),
-                    ..State::default()
+        (links, nexthops, groups, routes).prop_map(|(links, nexthops, groups, routes)| {
+            let mut state = State {
+                links,
+                ..State::default()
+            };
+            for (id, (host, link)) in nexthops {
+                if state.links.contains_key(&link) {
+                    let gateway = format!("fe80::{host}").parse().unwrap();
+                    state
+                        .nexthops
+                        .insert(NexthopId(id), Nexthop { gateway, link });
+                }
+            }
+            for (id, members) in groups {
+                let members: BTreeSet<Member> = members
+                    .into_iter()
+                    .map(|id| Member {
+                        id: NexthopId(id),
+                        weight: 1,
+                    })
+                    .filter(|m| state.nexthops.contains_key(&m.id))
+                    .collect();
+                if !members.is_empty() {
+                    state.groups.insert(NexthopId(id), members);
+                }
+            }
+            for (n, group) in routes {
+                let prefix = format!("10.{n}.0.0/16").parse().unwrap();
+                let group = NexthopId(group);
+                let (metric, target) = match state.groups.contains_key(&group) {
+                    true => (ours::METRIC, Target::Group(group)),
+                    false => (ours::METRIC_UNREACHABLE, Target::Unreachable),
                 };
-                for (id, (host, link)) in nexthops {
-                    if state.links.contains_key(&link) {
-                        let gateway = format!("fe80::{host}").parse().unwrap();
-                        state
-                            .nexthops
-                            .insert(NexthopId(id), Nexthop { gateway, link });
-                    }
-                }
-                for (id, members) in groups {
-                    let members: BTreeSet<Member> = members
-                        .into_iter()
-                        .map(|id| Member {
-                            id: NexthopId(id),
-                            weight: 1,
-                        })
-                        .filter(|m| state.nexthops.contains_key(&m.id))
-                        .collect();
-                    if !members.is_empty() {
-                        state.groups.insert(NexthopId(id), members);
-                    }
-                }
-                for (n, group) in routes {
-                    let prefix = format!("10.{n}.0.0/16").parse().unwrap();
-                    let group = NexthopId(group);
-                    let (metric, target) = match state.groups.contains_key(&group) {
-                        true => (ours::METRIC, Target::Group(group)),
-                        false => (ours::METRIC_UNREACHABLE, Target::Unreachable),
-                    };
-                    state.routes.insert(RouteKey { prefix, metric }, target);
-                }
-                state
-            },
-        )
+                state.routes.insert(RouteKey { prefix, metric }, target);
+            }
+            state
+        })
     }
 
     /// What an agent can ask for: its links are all in the overlay.
@@ -442,7 +369,7 @@ mod tests {
         fn a_plan_carried_out_leads_to_what_was_desired(desired in desirable(), observed in state()) {
             let mut state = observed.clone();
             for op in plan(&desired, &observed) {
-                apply(&mut state, &op, &desired);
+                apply(&mut state, &op);
             }
             prop_assert_eq!(state, desired);
         }
@@ -453,7 +380,7 @@ mod tests {
             let (ops, shrunk) = shrink(&observed, &wanted);
             let mut state = observed.clone();
             for op in &ops {
-                apply(&mut state, op, &observed);
+                apply(&mut state, op);
             }
             prop_assert_eq!(&state, &shrunk);
             prop_assert_eq!(state.routes, observed.routes);
@@ -487,27 +414,8 @@ mod tests {
             &observed,
             &BTreeSet::from([&observed.nexthops[&NexthopId(1)]]),
         );
-        let gone = KernelOp::DelNexthop { id: NexthopId(0) };
-        assert_eq!(ops, [Op::Kernel(gone)]);
+        let gone = Op::DelNexthop { id: NexthopId(0) };
+        assert_eq!(ops, [gone]);
         assert_eq!(plan(&shrunk, &shrunk), []);
-    }
-
-    #[test]
-    fn the_interface_is_there_before_its_sa() {
-        let mut desired = State::default();
-        let link = Link {
-            side: Side::Overlay,
-            kind: LinkKind::Xfrm { if_id: 1 },
-            up: true,
-            mtu: 1500,
-            addresses: BTreeSet::new(),
-        };
-        desired.links.insert("rm0".into(), link);
-        let connection = Connection { digest: "d".into() };
-        desired.connections.insert("rm0-V2-1".into(), connection);
-        let make = plan(&desired, &State::default());
-        assert_eq!(make.last(), Some(&Op::Load("rm0-V2-1".into())));
-        let undo = plan(&State::default(), &desired);
-        assert_eq!(undo.first(), Some(&Op::Unload("rm0-V2-1".into())));
     }
 }

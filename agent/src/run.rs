@@ -1,16 +1,18 @@
 //! The daemon's life: passes, and the reasons for them.
 
+use crate::charon::{Keeper, Seen};
 use crate::config::Config;
 use crate::control::InForce;
 use crate::kernel;
 use crate::reconcile::{self, Gateway, Pass};
 use crate::state_dir::StateDir;
-use crate::vici::{self, Vici};
+use crate::vici::Vici;
 use routemesh_proto::{Identity, Problem, Status};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info};
 
@@ -45,14 +47,7 @@ pub async fn run(
             }
             continue;
         };
-        let vici = Vici::new(host.vici.clone());
-        let started = Gateway::start(
-            &config,
-            vici.clone(),
-            host.identity.clone(),
-            host.state_dir.clone(),
-        );
-        let gateway = match started.await {
+        let gateway = match Gateway::start(&config).await {
             Ok(gateway) => gateway,
             Err(failure) => {
                 error!("cannot start: {failure}");
@@ -67,6 +62,7 @@ pub async fn run(
         }
         // The private side is now another namespace: what is in the old one is of no use there.
         info!("the overlay has changed: leaving {:?}", config.overlay);
+        let vici = Vici::new(host.vici.clone());
         match reconcile::down(&config, &vici, &host.state_dir).await {
             Ok(problems) => problems
                 .iter()
@@ -99,7 +95,17 @@ async fn live(
             return Ended::Failed;
         }
     };
-    let mut charon_events = vici::events(host.vici.clone());
+    let (wanted, connections) = watch::channel(None);
+    let (seen, mut charon) = watch::channel(Seen::default());
+    let keeper = Keeper {
+        vici: Vici::new(host.vici.clone()),
+        socket: host.vici.clone(),
+        identity: host.identity.clone(),
+        state_dir: host.state_dir.clone(),
+        bgp: gateway.bgp().clone(),
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keeper.run(connections, seen));
     let mut bgp_changes = gateway.bgp().changes();
     let overlay = in_force.borrow().as_ref().map(|f| f.config.overlay.clone());
     loop {
@@ -116,7 +122,9 @@ async fn live(
         }
         let began = Instant::now();
         let mut due = began + TICK;
-        match gateway.pass(&config).await {
+        let seen = charon.borrow_and_update().clone();
+        let pass = gateway.pass(&config, &host.identity, &seen, &wanted);
+        match pass.await {
             Ok(Pass {
                 status: mut report,
                 again,
@@ -138,15 +146,7 @@ async fn live(
         tokio::select! {
             changed = in_force.changed() => if changed.is_err() { return Ended::Failed },
             _ = kernel_events.next() => {}
-            Some(event) = charon_events.recv() => {
-                let mut event = Some(event);
-                while let Some(one) = event {
-                    if let vici::Event::ConnectionDown(name) = one {
-                        gateway.connection_down(&config, &name).await;
-                    }
-                    event = charon_events.try_recv().ok();
-                }
-            }
+            Ok(()) = charon.changed() => {}
             _ = bgp_changes.changed() => {}
             () = sleep_until(due) => {}
         }

@@ -27,7 +27,7 @@ pub mod ours {
     pub const METRIC_UNREACHABLE: u32 = u32::MAX;
 }
 
-/// Everything of ours in kernel and charon.
+/// Everything of ours in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// Tunnel interfaces by name.
@@ -38,8 +38,6 @@ pub struct State {
     pub groups: BTreeMap<NexthopId, BTreeSet<Member>>,
     /// Routes in the overlay's main table.
     pub routes: BTreeMap<RouteKey, Target>,
-    /// IKE connections loaded in charon, by name.
-    pub connections: BTreeMap<String, Connection>,
 }
 
 /// A tunnel interface.

@@ -1,9 +1,10 @@
 //! What is reported: observed state in the words of routemesh.proto. Pure.
 
 use crate::bgp::View;
+use crate::charon::carries;
 use crate::config::{Config, Tunnel};
-use crate::state::{LinkKind, State, Target};
-use crate::vici::{Bind, ChildState, IkeSa, IkeState};
+use crate::state::{State, Target};
+use crate::vici::{IkeSa, IkeState};
 use ipnet::IpNet;
 use routemesh_bgp::PeerStatus;
 use routemesh_proto as proto;
@@ -93,21 +94,6 @@ fn ike(sas: Option<&[IkeSa]>, tunnel: &Tunnel) -> &'static str {
     } else {
         "down"
     }
-}
-
-/// What a tunnel's SAs are bound to.
-pub fn bind(tunnel: &Tunnel) -> Bind {
-    match tunnel.kind {
-        LinkKind::Xfrm { if_id } => Bind::IfId(if_id),
-        LinkKind::Vti { key, .. } => Bind::Mark(key),
-    }
-}
-
-/// The SA has a child that takes this tunnel's packets.
-pub fn carries(sa: &IkeSa, tunnel: &Tunnel) -> bool {
-    sa.children
-        .iter()
-        .any(|child| child.state == ChildState::Installed && child.bind == Some(bind(tunnel)))
 }
 
 fn router(facts: &Facts, router: &crate::config::Router) -> proto::RouterStatus {

@@ -1,0 +1,384 @@
+//! Keeps charon as it should be, in a loop of its own: a charon that is slow, stuck or gone holds
+//! up nothing in the kernel.
+//!
+//! The kernel's pass says which connections are wanted, and names only those whose interface is
+//! ready: without the interface, an SA would let traffic pass in clear. This loop says what charon
+//! has; the kernel's pass keeps an interface for as long as charon has something for it.
+
+use crate::bgp::Bgp;
+use crate::config::{Config, Tunnel};
+use crate::problem::problem;
+use crate::state::{Connection, LinkKind};
+use crate::state_dir::StateDir;
+use crate::vici::heal::{self, Action, History};
+use crate::vici::{self, Bind, ChildState, Definition, Event, IkeSa, Secret, Vici};
+use routemesh_proto::{Identity, Problem};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::{sleep, sleep_until};
+use tracing::{debug, info};
+
+/// A silent peer is asked for a sign of life after this long.
+const DPD_DELAY: Duration = Duration::from_secs(10);
+/// Between two looks at least: what happens meanwhile is dealt with together.
+const BREATH: Duration = Duration::from_millis(50);
+/// And at most, for whatever was missed.
+const TICK: Duration = Duration::from_secs(10);
+
+/// Connections by name.
+pub type Definitions = BTreeMap<String, Definition>;
+
+/// What charon has of ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Charon {
+    /// Loaded connections, by name.
+    pub connections: BTreeMap<String, Connection>,
+    /// Their SAs.
+    pub sas: Vec<IkeSa>,
+}
+
+impl Charon {
+    /// Interfaces that something in charon belongs to.
+    pub fn links(&self) -> BTreeSet<&str> {
+        let sas = self.sas.iter().map(|sa| &sa.connection);
+        self.connections
+            .keys()
+            .chain(sas)
+            .map(|name| link_of(name))
+            .collect()
+    }
+}
+
+/// The outcome of one look.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// `None` where charon does not answer, or was not asked yet.
+    pub charon: Option<Charon>,
+    /// What could not be done.
+    pub problems: Vec<Problem>,
+}
+
+/// The connections of all tunnels.
+pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
+    let define = |tunnel: &Tunnel| Definition {
+        local_addrs: vec![tunnel.local_endpoint.clone()],
+        remote_addrs: vec![tunnel.remote_endpoint.clone()],
+        local_id: config.gateway.clone(),
+        remote_id: tunnel.peer.clone(),
+        certificate_pem: identity.certificate.clone(),
+        ca_pem: identity.ca.clone(),
+        ike_proposals: config.ike_proposals.clone(),
+        esp_proposals: config.esp_proposals.clone(),
+        bind: bind(tunnel),
+        initiate: tunnel.initiate,
+        dpd_delay: DPD_DELAY,
+    };
+    let tunnels = config.tunnels.values();
+    tunnels.map(|t| (t.name(), define(t))).collect()
+}
+
+/// What a tunnel's SAs are bound to.
+fn bind(tunnel: &Tunnel) -> Bind {
+    match tunnel.kind {
+        LinkKind::Xfrm { if_id } => Bind::IfId(if_id),
+        LinkKind::Vti { key, .. } => Bind::Mark(key),
+    }
+}
+
+/// The SA has a child that takes this tunnel's packets.
+pub fn carries(sa: &IkeSa, tunnel: &Tunnel) -> bool {
+    installed(sa, bind(tunnel))
+}
+
+fn installed(sa: &IkeSa, bind: Bind) -> bool {
+    let mut children = sa.children.iter();
+    children.any(|child| child.state == ChildState::Installed && child.bind == Some(bind))
+}
+
+/// The interface that a connection's name begins with.
+pub fn link_of(connection: &str) -> &str {
+    connection
+        .split_once('-')
+        .map_or(connection, |(link, _)| link)
+}
+
+/// A step towards the wanted connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Op {
+    Load(String),
+    /// With its SAs.
+    Unload(String),
+}
+
+/// What differs, new before old.
+fn plan(wanted: &Definitions, observed: &BTreeMap<String, Connection>) -> Vec<Op> {
+    let differs = |(name, definition): &(&String, &Definition)| {
+        let loaded = observed.get(*name).map(|connection| &connection.digest);
+        loaded != Some(&definition.digest())
+    };
+    let load = wanted
+        .iter()
+        .filter(differs)
+        .map(|(name, _)| Op::Load(name.clone()));
+    let gone = observed.keys().filter(|name| !wanted.contains_key(*name));
+    load.chain(gone.cloned().map(Op::Unload)).collect()
+}
+
+/// One gateway's charon.
+pub struct Keeper {
+    /// Its commands.
+    pub vici: Vici,
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Whose key it is given.
+    pub identity: Identity,
+    /// Remembers which key that was.
+    pub state_dir: Arc<StateDir>,
+    /// Told of tunnels that lost their last SA.
+    pub bgp: Bgp,
+}
+
+impl Keeper {
+    /// Looks and mends, whenever something is wanted, happened, or is due. Nothing is touched before
+    /// it is known what is wanted: an earlier run's tunnels may be up. Ends with `wanted`.
+    pub async fn run(
+        self,
+        mut wanted: watch::Receiver<Option<Definitions>>,
+        seen: watch::Sender<Seen>,
+    ) {
+        let mut events = vici::events(self.socket.clone());
+        let mut history = History::default();
+        let mut down = BTreeSet::new();
+        loop {
+            let began = Instant::now();
+            let known = wanted.borrow_and_update().clone();
+            let Some(definitions) = known else {
+                if wanted.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let (look, again) = self.look(&definitions, &mut history).await;
+            if let Some(charon) = &look.charon {
+                self.tell_bgp(&definitions, charon, &std::mem::take(&mut down))
+                    .await;
+            }
+            seen.send_replace(look);
+            sleep(BREATH).await;
+            let due = again.map_or(began + TICK, |at| at.min(began + TICK));
+            tokio::select! {
+                changed = wanted.changed() => if changed.is_err() { return },
+                Some(event) = events.recv() => {
+                    let more = std::iter::from_fn(|| events.try_recv().ok());
+                    down.extend(std::iter::once(event).chain(more).filter_map(connection_down));
+                }
+                () = sleep_until(due.into()) => {}
+            }
+        }
+    }
+
+    /// charon said that an SA of these connections is gone. Where that was the last one, the
+    /// tunnel is dead, and BGP need not wait for its hold timer.
+    async fn tell_bgp(&self, definitions: &Definitions, charon: &Charon, down: &BTreeSet<String>) {
+        for name in down {
+            let Some(definition) = definitions.get(name) else {
+                continue;
+            };
+            if !charon.sas.iter().any(|sa| installed(sa, definition.bind)) {
+                info!("tunnel {name} has lost its last SA");
+                self.bgp.dead(name).await;
+            }
+        }
+    }
+
+    /// Observes, plans, applies, heals; says when the next look is due at the latest.
+    async fn look(&self, wanted: &Definitions, history: &mut History) -> (Seen, Option<Instant>) {
+        let mut problems = Vec::new();
+        let mut charon = match self.observe().await {
+            Ok(charon) => charon,
+            Err(error) => {
+                problems.push(problem("charon", &error));
+                let charon = None;
+                return (Seen { charon, problems }, None);
+            }
+        };
+        for op in plan(wanted, &charon.connections) {
+            let (name, done) = match op {
+                Op::Load(name) => {
+                    let done = self.load(&name, wanted, &mut charon).await;
+                    (name, done)
+                }
+                Op::Unload(name) => {
+                    let done = unload(&self.vici, &name).await;
+                    info!("unload connection {name}");
+                    charon.connections.remove(&name);
+                    (name, done)
+                }
+            };
+            if let Err(error) = done {
+                problems.push(problem(format!("connection {name}"), &error));
+            }
+        }
+        let heal = heal::wanted(&tunnels(wanted), &charon.sas, history, Instant::now());
+        *history = heal.history;
+        for action in heal.actions {
+            debug!("{action:?}");
+            if let Err(error) = self.perform(&action).await {
+                problems.push(problem("charon", &error));
+            }
+        }
+        let charon = Some(charon);
+        (Seen { charon, problems }, heal.again)
+    }
+
+    /// What charon has. Our key is part of it: a charon that was restarted has none.
+    async fn observe(&self) -> Result<Charon, vici::Error> {
+        let held = self.vici.keys().await?;
+        let saved = self.state_dir.key_id();
+        if saved.is_none_or(|id| !held.contains(&id)) {
+            let key = Secret::new(self.identity.expose_key().to_owned());
+            let id = self.vici.load_key(&key).await?;
+            self.state_dir.save_key_id(&id);
+        }
+        Ok(Charon {
+            connections: self.vici.connections().await?,
+            sas: self.vici.sas().await?,
+        })
+    }
+
+    async fn load(
+        &self,
+        name: &str,
+        wanted: &Definitions,
+        charon: &mut Charon,
+    ) -> Result<(), vici::Error> {
+        let Some(definition) = wanted.get(name) else {
+            return Ok(());
+        };
+        self.vici.load(name, definition).await?;
+        info!("load connection {name}");
+        let digest = definition.digest();
+        charon
+            .connections
+            .insert(name.to_owned(), Connection { digest });
+        Ok(())
+    }
+
+    async fn perform(&self, action: &Action) -> Result<(), vici::Error> {
+        match action {
+            Action::Initiate { connection, child } => self.vici.initiate(connection, child).await,
+            Action::Terminate { unique_id } => self.vici.terminate(*unique_id).await,
+            Action::TerminateChild { unique_id } => self.vici.terminate_child(*unique_id).await,
+        }
+    }
+}
+
+fn connection_down(event: Event) -> Option<String> {
+    match event {
+        Event::ConnectionDown(name) => Some(name),
+        _ => None,
+    }
+}
+
+fn tunnels(wanted: &Definitions) -> Vec<heal::Wanted> {
+    let tunnel = |(name, definition): (&String, &Definition)| heal::Wanted {
+        connection: name.clone(),
+        child: definition.digest(),
+        bind: definition.bind,
+        initiate: definition.initiate,
+    };
+    wanted.iter().map(tunnel).collect()
+}
+
+/// Unloads a connection and closes its SAs, which would outlive it.
+async fn unload(vici: &Vici, name: &str) -> Result<(), vici::Error> {
+    vici.unload(name).await?;
+    for sa in vici.sas().await?.iter().filter(|sa| sa.connection == name) {
+        vici.terminate(sa.unique_id).await?;
+    }
+    Ok(())
+}
+
+/// Takes all that is ours from charon, and nothing else. What failed is returned.
+pub async fn down(vici: &Vici, state_dir: &StateDir) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    match vici.connections().await {
+        Ok(connections) => {
+            for name in connections.keys() {
+                if let Err(error) = unload(vici, name).await {
+                    problems.push(problem(format!("connection {name}"), &error));
+                }
+            }
+        }
+        Err(error) => problems.push(problem("charon", &error)),
+    }
+    if problems.is_empty()
+        && let Some(id) = state_dir.key_id()
+        && let Err(error) = vici.unload_key(&id).await
+    {
+        problems.push(problem("private key", &error));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(peer: &str) -> Definition {
+        Definition {
+            local_addrs: vec!["192.0.2.1".into()],
+            remote_addrs: vec!["198.51.100.1".into()],
+            local_id: "V1-1".into(),
+            remote_id: peer.into(),
+            certificate_pem: String::new(),
+            ca_pem: String::new(),
+            ike_proposals: Vec::new(),
+            esp_proposals: Vec::new(),
+            bind: Bind::IfId(1),
+            initiate: true,
+            dpd_delay: DPD_DELAY,
+        }
+    }
+
+    #[test]
+    fn what_differs_is_loaded_and_what_is_not_wanted_goes() {
+        let wanted: Definitions = ["rm1-a", "rm2-b", "rm3-c"]
+            .map(|name| (name.to_owned(), definition(name)))
+            .into();
+        let loaded = |digest: String| Connection { digest };
+        let observed = BTreeMap::from([
+            ("rm1-a".to_owned(), loaded(wanted["rm1-a"].digest())),
+            ("rm2-b".to_owned(), loaded("another".into())),
+            ("rm9-x".to_owned(), loaded("old".into())),
+        ]);
+        let ops = plan(&wanted, &observed);
+        let load = |name: &str| Op::Load(name.into());
+        assert_eq!(
+            ops,
+            [load("rm2-b"), load("rm3-c"), Op::Unload("rm9-x".into())]
+        );
+
+        let digests = wanted
+            .iter()
+            .map(|(name, d)| (name.clone(), loaded(d.digest())));
+        assert_eq!(plan(&wanted, &digests.collect()), []);
+    }
+
+    #[test]
+    fn interfaces_are_known_by_their_connections() {
+        let charon = Charon {
+            connections: BTreeMap::from([(
+                "rm12-V2-1".to_owned(),
+                Connection {
+                    digest: String::new(),
+                },
+            )]),
+            sas: Vec::new(),
+        };
+        assert_eq!(charon.links(), BTreeSet::from(["rm12"]));
+    }
+}

@@ -29,7 +29,7 @@ hosts() {
     on R1 ping 2001:db8:a2::1             bird R1 show route
     ipsec V1-1                            on public tcpdump -ni switch
     cut V2-1                              mend V2-1
-    tail -f $lab/V1-1/agent.log           hosts (this), exit (removes all)
+    tail -f /tmp/routemesh-lab/V1-1/agent.log           hosts (this), exit (removes all)
 
 HOSTS
 }

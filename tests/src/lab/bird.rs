@@ -12,7 +12,7 @@ use super::error::{LabError, Result};
 use super::host::Host;
 use super::process::Process;
 use super::report::wait_until;
-use super::topology::{Gateway, prefixes, private4};
+use super::topology::{Gateway, prefixes, private4, private6};
 
 /// A running BIRD.
 #[derive(Debug)]
@@ -104,8 +104,28 @@ fn configuration(site: usize, gateways: &[Gateway]) -> String {
 router id {id};
 timeformat protocol iso long ms;
 protocol device {{ scan time 5; }}
-protocol kernel {{ ipv4 {{ import none; export where source = RTS_BGP; }}; merge paths on; }}
-protocol kernel {{ ipv6 {{ import none; export where source = RTS_BGP; }}; merge paths on; }}
+protocol kernel {{
+    ipv4 {{
+        import none;
+        export filter {{
+            if source != RTS_BGP then reject;
+            krt_prefsrc = {id};
+            accept;
+        }};
+    }};
+    merge paths on;
+}}
+protocol kernel {{
+    ipv6 {{
+        import none;
+        export filter {{
+            if source != RTS_BGP then reject;
+            krt_prefsrc = {own};
+            accept;
+        }};
+    }};
+    merge paths on;
+}}
 protocol static own6 {{ ipv6; route {own6} via "net0"; }}
 protocol static own4 {{ ipv4; route {own4} via "net0"; }}
 template bgp lan_gateway {{
@@ -119,6 +139,7 @@ template bgp lan_gateway {{
 }}
 "#,
         id = private4(site),
+        own = private6(site),
     );
     for gateway in gateways {
         let name = gateway.name().replace('-', "_");

@@ -7,7 +7,7 @@
 
 use crate::bgp::Bgp;
 use crate::config::{Config, Tunnel};
-use crate::problem::problem;
+use crate::problem::{problem, remark};
 use crate::state::{Connection, LinkKind};
 use crate::state_dir::StateDir;
 use crate::vici::heal::{self, Action, History};
@@ -25,6 +25,8 @@ use tracing::{debug, info};
 const DPD_DELAY: Duration = Duration::from_secs(10);
 /// Between two looks at least: what happens meanwhile is dealt with together.
 const BREATH: Duration = Duration::from_millis(50);
+/// How long SAs are waited for to be closed.
+const CLOSE: Duration = Duration::from_secs(5);
 /// And at most, for whatever was missed.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -36,7 +38,7 @@ pub type Definitions = BTreeMap<String, Definition>;
 pub struct Charon {
     /// Loaded connections, by name.
     pub connections: BTreeMap<String, Connection>,
-    /// Their SAs.
+    /// SAs, also those of connections that are not loaded any more.
     pub sas: Vec<IkeSa>,
 }
 
@@ -139,19 +141,21 @@ pub struct Keeper {
     pub state_dir: Arc<StateDir>,
     /// Told of tunnels that lost their last SA.
     pub bgp: Bgp,
+    /// The id of the key that this run has loaded.
+    pub key: Option<String>,
 }
 
 impl Keeper {
     /// Looks and mends, whenever something is wanted, happened, or is due. Nothing is touched before
     /// it is known what is wanted: an earlier run's tunnels may be up. Ends with `wanted`.
     pub async fn run(
-        self,
+        mut self,
         mut wanted: watch::Receiver<Option<Definitions>>,
         seen: watch::Sender<Seen>,
     ) {
         let mut events = vici::events(self.socket.clone());
         let mut history = History::default();
-        let mut down = BTreeSet::new();
+        let mut told = Vec::new();
         loop {
             let began = Instant::now();
             let known = wanted.borrow_and_update().clone();
@@ -161,50 +165,58 @@ impl Keeper {
                 }
                 continue;
             };
-            let (look, again) = self.look(&definitions, &mut history).await;
-            if let Some(charon) = &look.charon {
-                self.tell_bgp(&definitions, charon, &std::mem::take(&mut down))
-                    .await;
-            }
+            let (look, again) = self.look(&definitions, &mut history, &mut told).await;
             seen.send_replace(look);
             sleep(BREATH).await;
             let due = again.map_or(began + TICK, |at| at.min(began + TICK));
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
                 Some(event) = events.recv() => {
-                    let more = std::iter::from_fn(|| events.try_recv().ok());
-                    down.extend(std::iter::once(event).chain(more).filter_map(connection_down));
+                    told.push(event);
+                    // The channel is bounded, and so is this.
+                    told.extend(std::iter::from_fn(|| events.try_recv().ok()));
                 }
                 () = sleep_until(due.into()) => {}
             }
         }
     }
 
-    /// charon said that an SA of these connections is gone. Where that was the last one, the
-    /// tunnel is dead, and BGP need not wait for its hold timer.
-    async fn tell_bgp(&self, definitions: &Definitions, charon: &Charon, down: &BTreeSet<String>) {
-        for name in down {
-            let Some(definition) = definitions.get(name) else {
+    /// Where charon says that an SA is gone and that was the last one, the tunnel is dead, and BGP
+    /// need not wait for its hold timer; where one is new, it need not wait to connect.
+    async fn tell_bgp(&self, definitions: &Definitions, charon: &Charon, told: Vec<Event>) {
+        for event in told {
+            let (Event::ConnectionDown(name) | Event::ConnectionUp(name)) = event else {
                 continue;
             };
-            if !charon.sas.iter().any(|sa| installed(sa, definition.bind)) {
+            let Some(definition) = definitions.get(&name) else {
+                continue;
+            };
+            if charon.sas.iter().any(|sa| installed(sa, definition.bind)) {
+                self.bgp.alive(&name).await;
+            } else {
                 info!("tunnel {name} has lost its last SA");
-                self.bgp.dead(name).await;
+                self.bgp.dead(&name).await;
             }
         }
     }
 
     /// Observes, plans, applies, heals; says when the next look is due at the latest.
-    async fn look(&self, wanted: &Definitions, history: &mut History) -> (Seen, Option<Instant>) {
+    async fn look(
+        &mut self,
+        wanted: &Definitions,
+        history: &mut History,
+        told: &mut Vec<Event>,
+    ) -> (Seen, Option<Instant>) {
+        let unreachable = |error: &vici::Error| Seen {
+            charon: None,
+            problems: vec![problem("charon", error)],
+        };
         let mut problems = Vec::new();
         let mut charon = match self.observe().await {
             Ok(charon) => charon,
-            Err(error) => {
-                problems.push(problem("charon", &error));
-                let charon = None;
-                return (Seen { charon, problems }, None);
-            }
+            Err(error) => return (unreachable(&error), None),
         };
+        self.tell_bgp(wanted, &charon, std::mem::take(told)).await;
         for op in plan(wanted, &charon.connections) {
             let (name, done) = match op {
                 Op::Load(name) => {
@@ -218,16 +230,23 @@ impl Keeper {
                     (name, done)
                 }
             };
-            if let Err(error) = done {
-                problems.push(problem(format!("connection {name}"), &error));
+            match done {
+                Ok(()) => {}
+                Err(error) if is_refusal(&error) => {
+                    problems.push(problem(format!("connection {name}"), &error));
+                }
+                // It would take the rest just as long to fail.
+                Err(error) => return (unreachable(&error), None),
             }
         }
         let heal = heal::wanted(&tunnels(wanted), &charon.sas, history, Instant::now());
         *history = heal.history;
         for action in heal.actions {
             debug!("{action:?}");
-            if let Err(error) = self.perform(&action).await {
-                problems.push(problem("charon", &error));
+            match self.perform(&action).await {
+                Ok(()) => {}
+                Err(error) if is_refusal(&error) => problems.push(problem("charon", &error)),
+                Err(error) => return (unreachable(&error), None),
             }
         }
         let charon = Some(charon);
@@ -235,13 +254,18 @@ impl Keeper {
     }
 
     /// What charon has. Our key is part of it: a charon that was restarted has none.
-    async fn observe(&self) -> Result<Charon, vici::Error> {
+    async fn observe(&mut self) -> Result<Charon, vici::Error> {
         let held = self.vici.keys().await?;
         let saved = self.state_dir.key_id();
-        if saved.is_none_or(|id| !held.contains(&id)) {
+        // Once in every run: since the last, the key may have been renewed.
+        if self.key.as_ref().is_none_or(|id| !held.contains(id)) {
             let key = Secret::new(self.identity.expose_key().to_owned());
             let id = self.vici.load_key(&key).await?;
+            if let Some(old) = saved.filter(|old| *old != id && held.contains(old)) {
+                self.vici.unload_key(&old).await?;
+            }
             self.state_dir.save_key_id(&id);
+            self.key = Some(id);
         }
         Ok(Charon {
             connections: self.vici.connections().await?,
@@ -276,11 +300,12 @@ impl Keeper {
     }
 }
 
-fn connection_down(event: Event) -> Option<String> {
-    match event {
-        Event::ConnectionDown(name) => Some(name),
-        _ => None,
-    }
+/// charon answered, if only to say no.
+fn is_refusal(error: &vici::Error) -> bool {
+    matches!(
+        error,
+        vici::Error::Refused { .. } | vici::Error::TooLong { .. }
+    )
 }
 
 fn tunnels(wanted: &Definitions) -> Vec<heal::Wanted> {
@@ -304,24 +329,35 @@ async fn unload(vici: &Vici, name: &str) -> Result<(), vici::Error> {
 
 /// Takes all that is ours from charon, and nothing else. What failed is returned.
 pub async fn down(vici: &Vici, state_dir: &StateDir) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    match vici.connections().await {
-        Ok(connections) => {
-            for name in connections.keys() {
-                if let Err(error) = unload(vici, name).await {
-                    problems.push(problem(format!("connection {name}"), &error));
-                }
-            }
+    match clear(vici, state_dir).await {
+        Ok(0) => Vec::new(),
+        Ok(left) => vec![remark(
+            "charon",
+            &format!("{left} SAs are still waiting for their peers; they end by themselves"),
+        )],
+        Err(error) => vec![problem("charon", &error)],
+    }
+}
+
+/// Returns how many SAs are still being closed after a while: a peer may not answer.
+async fn clear(vici: &Vici, state_dir: &StateDir) -> Result<usize, vici::Error> {
+    for name in vici.connections().await?.keys() {
+        vici.unload(name).await?;
+    }
+    for sa in vici.sas().await? {
+        vici.terminate(sa.unique_id).await?;
+    }
+    if let Some(id) = state_dir.key_id() {
+        vici.unload_key(&id).await?;
+    }
+    let began = Instant::now();
+    loop {
+        let left = vici.sas().await?.len();
+        if left == 0 || began.elapsed() > CLOSE {
+            return Ok(left);
         }
-        Err(error) => problems.push(problem("charon", &error)),
+        sleep(BREATH).await;
     }
-    if problems.is_empty()
-        && let Some(id) = state_dir.key_id()
-        && let Err(error) = vici.unload_key(&id).await
-    {
-        problems.push(problem("private key", &error));
-    }
-    problems
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ impl Links {
         self.connected
             .iter()
             .filter(|(net, _, _)| net.contains(&neighbour))
-            .max_by_key(|(net, _, _)| net.prefix_len())
+            .min_by_key(|(net, _, _)| std::cmp::Reverse(net.prefix_len()))
             .map(|(_, own, link)| (link.as_str(), *own))
     }
 }

@@ -113,6 +113,7 @@ async fn run(
         Some(path) => {
             let raw = read_config(path)?;
             let new = InForce::new(raw).map_err(|e| format!("{}: {e}", path.display()))?;
+            leave_old_overlay(&state_dir, &new, &host.vici).await?;
             // Also for `down`, which has nothing else to tell it where the private side is.
             state_dir.save(&new.raw)?;
             Some(new)
@@ -153,6 +154,30 @@ async fn run(
     ended?;
     info!("stopping; tunnels and routes stay, `mesh-agent down` removes them");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Takes down what an earlier run with another private side left there, where this one would not
+/// look for it.
+async fn leave_old_overlay(
+    state_dir: &StateDir,
+    new: &InForce,
+    vici: &Path,
+) -> Result<(), Box<dyn Error>> {
+    let Some(old) = cached(state_dir) else {
+        return Ok(());
+    };
+    if old.config.overlay == new.config.overlay {
+        return Ok(());
+    }
+    info!("the overlay has changed: leaving {:?}", old.config.overlay);
+    let vici = Vici::new(vici.to_owned());
+    match reconcile::down(&old.config, &vici, state_dir)
+        .await?
+        .first()
+    {
+        None => Ok(()),
+        Some(problem) => Err(format!("{}: {}", problem.object, problem.reason).into()),
+    }
 }
 
 /// The cached config, if there is a sound one: a gateway boots without its controller.

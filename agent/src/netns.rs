@@ -75,6 +75,11 @@ impl Netns {
         Self::open(None, PathBuf::from(OWN))
     }
 
+    /// The name it was opened by; `None` for the process's own.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// The namespace that `ip netns add` gave this name.
     pub fn named(name: &str) -> Result<Self, Error> {
         if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {

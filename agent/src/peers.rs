@@ -41,6 +41,16 @@ pub fn speaker(config: &Config, links: &Links) -> SpeakerConfig {
     }
 }
 
+/// The interface towards each peer.
+pub fn links(config: &Config, links: &Links) -> Vec<(String, String)> {
+    let tunnels = config.tunnels.values().map(|t| (t.name(), t.link()));
+    let routers = config.routers.iter().filter_map(|router| {
+        let (link, _) = links.towards(router.address)?;
+        Some((router.address.to_string(), link.to_owned()))
+    });
+    tunnels.chain(routers).collect()
+}
+
 fn gateway(config: &Config, tunnel: &Tunnel) -> PeerConfig {
     PeerConfig {
         asn: tunnel.peer_asn,

@@ -6,7 +6,7 @@
 //! them in one message, however many routes they serve.
 
 use crate::kernel::Op;
-use crate::state::{Link, Nexthop, NexthopId, Side, State};
+use crate::state::{Link, Nexthop, NexthopId, RouteKey, Side, State, Target};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Nexthops that nothing wants any more and whose groups all have others to go on with: the ids to
@@ -50,8 +50,8 @@ pub fn forget_nexthop(state: &mut State, id: NexthopId) {
         keep
     });
     state.routes.retain(|_, target| match target {
-        crate::state::Target::Group(group) => !emptied.contains(group),
-        crate::state::Target::Unreachable => true,
+        Target::Group(group) => !emptied.contains(group),
+        Target::Unreachable => true,
     });
 }
 
@@ -73,6 +73,15 @@ pub fn forget_link(state: &mut State, name: &str) {
 pub fn plan(desired: &State, observed: &State) -> Vec<Op> {
     let mut ops = Vec::new();
     let mut observed = observed.clone();
+    // They stand on nothing, and keep traffic from the default route while the rest is made.
+    let barriers = |(_, target): &(&RouteKey, &Target)| **target == Target::Unreachable;
+    let put_route = |(key, target): (&RouteKey, &Target), observed: &State| Op::PutRoute {
+        key: *key,
+        target: *target,
+        replace: observed.routes.contains_key(key),
+    };
+    let missing = changed(&desired.routes, &observed.routes).filter(barriers);
+    ops.extend(missing.map(|route| put_route(route, &observed)));
     // A kind cannot be changed on a living interface, and two cannot share a name.
     for (name, link) in &desired.links {
         if let Some(old) = observed.links.get(name).filter(|old| old.kind != link.kind) {
@@ -97,13 +106,8 @@ pub fn plan(desired: &State, observed: &State) -> Vec<Op> {
             replace: observed.groups.contains_key(id),
         }),
     );
-    ops.extend(
-        changed(&desired.routes, &observed.routes).map(|(key, target)| Op::PutRoute {
-            key: *key,
-            target: *target,
-            replace: observed.routes.contains_key(key),
-        }),
-    );
+    let missing = changed(&desired.routes, &observed.routes).filter(|it| !barriers(it));
+    ops.extend(missing.map(|route| put_route(route, &observed)));
     ops.extend(gone(&desired.routes, &observed.routes).map(|(key, _)| Op::DelRoute { key: *key }));
     ops.extend(gone(&desired.groups, &observed.groups).map(|(id, _)| Op::DelGroup { id: *id }));
     ops.extend(
@@ -184,7 +188,7 @@ fn put_link(name: &str, link: &Link, old: Option<&Link>, ops: &mut Vec<Op>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{LinkKind, Member, RouteKey, Target, ours};
+    use crate::state::{LinkKind, Member, ours};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 

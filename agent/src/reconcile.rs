@@ -8,7 +8,7 @@ use crate::bgp::{self, Bgp};
 use crate::charon::{self, Definitions, Seen};
 use crate::config::Config;
 use crate::desired::{self, Links};
-use crate::kernel::{self, Kernel, Observed, Op};
+use crate::kernel::{self, Claim, Kernel, Observed, Op};
 use crate::peers;
 use crate::plan;
 use crate::problem::{problem, remark};
@@ -34,7 +34,8 @@ pub struct Gateway {
     bgp: Bgp,
     usable: BTreeSet<String>,
     problems: Vec<Problem>,
-    done: Vec<Op>,
+    tried: Vec<Op>,
+    _claim: Claim,
 }
 
 /// What came of a pass.
@@ -51,6 +52,7 @@ impl Gateway {
     /// run left them for us: a graceful restart.
     pub async fn start(config: &Config) -> Result<Self, kernel::Error> {
         let kernel = Kernel::open(config.overlay.as_deref())?;
+        let claim = kernel.claim()?;
         let observed = kernel.observe().await?;
         let restarting = !observed.groups.is_empty();
         if restarting {
@@ -61,12 +63,15 @@ impl Gateway {
         }
         // With its peers from the first moment: without any, it would have nobody to wait for.
         let speaker = peers::speaker(config, &links(&observed));
+        let originated = peers::originated(config, &observed.foreign);
+        let overlay = kernel.overlay().clone();
         Ok(Self {
-            bgp: Bgp::start(kernel.overlay().clone(), speaker, restarting),
+            bgp: Bgp::start(overlay, speaker, originated, restarting),
             kernel,
             usable: BTreeSet::new(),
             problems: Vec::new(),
-            done: Vec::new(),
+            tried: Vec::new(),
+            _claim: claim,
         })
     }
 
@@ -90,9 +95,6 @@ impl Gateway {
         wanted: &watch::Sender<Option<Definitions>>,
     ) -> Result<Pass, kernel::Error> {
         let mut problems = seen.problems.clone();
-        if let Err(error) = self.kernel.set(kernel::forwarding()).await {
-            problems.push(problem("kernel settings", &error));
-        }
         let observed = self.kernel.observe().await?;
         let links = links(&observed);
         self.tell_bgp(config, &links).await;
@@ -104,6 +106,9 @@ impl Gateway {
         for next_hop in unresolved {
             let reason = "it is on no subnet of this gateway: give the interface an address there";
             problems.push(remark(format!("next hop {next_hop}"), reason));
+        }
+        for (address, reason) in &view.deaf {
+            problems.push(remark(format!("address {address}"), reason));
         }
         let (first, state) = match view.settled {
             true => plan::shrink(&state(&observed), &routes.values().flatten().collect()),
@@ -117,7 +122,15 @@ impl Gateway {
             .chain(plan::plan(&desired, &state))
             .collect();
         let failed = self.perform(&ops).await;
-        let in_kernel = if failed.is_empty() { &desired } else { &state };
+        let in_kernel = match failed.is_empty() {
+            true => desired.clone(),
+            false => self::state(&self.kernel.observe().await?),
+        };
+        let in_kernel = &in_kernel;
+        // Last: before the `unreachable` routes are there, nothing is forwarded.
+        if let Err(error) = self.kernel.set(kernel::forwarding()).await {
+            problems.push(problem("kernel settings", &error));
+        }
         self.bgp.installed(forwarded(in_kernel)).await;
         want(
             wanted,
@@ -128,15 +141,15 @@ impl Gateway {
         if let Err(error) = self.kernel.set(kernel::tunnels(&in_kernel.links)).await {
             problems.push(problem("kernel settings", &error));
         }
-        let mut again = (!ops.is_empty() && failed.is_empty()).then(Instant::now);
-        problems.extend(failed);
-        if again.is_some() && ops == self.done {
-            // Not again at once: two programs that undo each other's work must not spin.
-            again = None;
+        // Not at once for the same again: two programs that undo each other's work must not spin.
+        let same = ops == self.tried;
+        let again = (!ops.is_empty() && !same).then(Instant::now);
+        if same && failed.is_empty() && self.problems.is_empty() {
             let reason = "was done and undone again: does another program claim the same object?";
             problems.extend(ops.first().map(|op| remark(op, reason)));
         }
-        self.done = ops;
+        problems.extend(failed);
+        self.tried = ops;
         self.log(&problems);
         let status = status::status(Facts {
             config,
@@ -154,11 +167,10 @@ impl Gateway {
     /// Tells the speaker who its peers are, and which of them cannot or can again be reached.
     async fn tell_bgp(&mut self, config: &Config, links: &Links) {
         self.bgp.configure(peers::speaker(config, links)).await;
-        for tunnel in config.tunnels.values() {
-            let link = tunnel.link();
+        for (peer, link) in peers::links(config, links) {
             match (self.usable.contains(&link), links.usable.contains(&link)) {
-                (true, false) => self.bgp.dead(&tunnel.name()).await,
-                (false, true) => self.bgp.alive(&tunnel.name()).await,
+                (true, false) => self.bgp.dead(&peer).await,
+                (false, true) => self.bgp.alive(&peer).await,
                 _ => {}
             }
         }
@@ -195,6 +207,7 @@ pub async fn down(
     state_dir: &StateDir,
 ) -> Result<Vec<Problem>, kernel::Error> {
     let kernel = Kernel::open(config.overlay.as_deref())?;
+    let _claim = kernel.claim()?;
     take_leave(config, &kernel).await?;
     // SAs first: while the interface is there, nothing passes in clear.
     let mut problems = charon::down(vici, state_dir).await;
@@ -209,7 +222,7 @@ pub async fn down(
 async fn take_leave(config: &Config, kernel: &Kernel) -> Result<(), kernel::Error> {
     let links = links(&kernel.observe().await?);
     let speaker = peers::speaker(config, &links);
-    let bgp = Bgp::start(kernel.overlay().clone(), speaker, false);
+    let bgp = Bgp::start(kernel.overlay().clone(), speaker, BTreeSet::new(), false);
     let established = |view: bgp::View| {
         let mut peers = view.peers.into_values();
         peers.all(|peer| peer.state == PeerState::Established)

@@ -4,6 +4,7 @@ use crate::charon::{Keeper, Seen};
 use crate::config::Config;
 use crate::control::InForce;
 use crate::kernel;
+use crate::problem::problem;
 use crate::reconcile::{self, Gateway, Pass};
 use crate::state_dir::StateDir;
 use crate::vici::Vici;
@@ -50,7 +51,6 @@ pub async fn run(
         let gateway = match Gateway::start(&config).await {
             Ok(gateway) => gateway,
             Err(failure) => {
-                error!("cannot start: {failure}");
                 report(&status, &config, "gateway", &failure);
                 sleep(Duration::from_secs(2)).await;
                 continue;
@@ -103,6 +103,7 @@ async fn live(
         identity: host.identity.clone(),
         state_dir: host.state_dir.clone(),
         bgp: gateway.bgp().clone(),
+        key: None,
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run(connections, seen));
@@ -118,7 +119,13 @@ async fn live(
         };
         if Some(&config.overlay) != overlay.as_ref() {
             gateway.bgp().shutdown("overlay changed").await;
+            // What is on its way to charon arrives before the clean-up looks.
+            tasks.shutdown().await;
             return Ended::Moved;
+        }
+        if gateway.kernel().is_orphaned() {
+            error!("the overlay namespace was deleted, and perhaps made again");
+            return Ended::Failed;
         }
         let began = Instant::now();
         let mut due = began + TICK;
@@ -138,7 +145,6 @@ async fn live(
                 });
             }
             Err(failure) => {
-                error!("{failure}");
                 report(status, &config, "kernel", &failure);
             }
         }
@@ -146,21 +152,30 @@ async fn live(
         tokio::select! {
             changed = in_force.changed() => if changed.is_err() { return Ended::Failed },
             _ = kernel_events.next() => {}
-            Ok(()) = charon.changed() => {}
-            _ = bgp_changes.changed() => {}
+            changed = charon.changed() => if changed.is_err() {
+                error!("the loop over charon has ended unexpectedly");
+                return Ended::Failed;
+            },
+            changed = bgp_changes.changed() => if changed.is_err() {
+                error!("the BGP speaker has ended unexpectedly");
+                return Ended::Failed;
+            },
             () = sleep_until(due) => {}
         }
     }
 }
 
+/// Adds a failure to what was last reported, and says it once.
 fn report(status: &watch::Sender<Status>, config: &Config, object: &str, error: &kernel::Error) {
-    status.send_replace(Status {
-        generation: config.generation,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        problems: vec![Problem {
-            object: object.to_owned(),
-            reason: error.to_string(),
-        }],
-        ..Status::default()
+    let problems = vec![problem(object, error)];
+    status.send_if_modified(|status| {
+        let news = status.problems != problems;
+        if news {
+            error!("{object}: {error}");
+            status.generation = config.generation;
+            env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
+            status.problems = problems;
+        }
+        news
     });
 }

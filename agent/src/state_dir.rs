@@ -1,6 +1,7 @@
 //! What an agent keeps on disk: the config in force, so that it boots without a controller, and a
 //! lock, so that two agents never run the same gateway.
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use routemesh_proto::Config;
 use std::fs::{File, OpenOptions};
@@ -61,8 +62,13 @@ impl StateDir {
             .mode(0o600)
             .open(dir.join("lock"))
             .map_err(io)?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| StateError::Locked(dir.to_owned()))?;
+        let lock =
+            Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(
+                |(_, errno)| match errno {
+                    Errno::EWOULDBLOCK => StateError::Locked(dir.to_owned()),
+                    other => io(other.into()),
+                },
+            )?;
         Ok(Self {
             dir: dir.to_owned(),
             _lock: lock,

@@ -15,7 +15,7 @@ use std::time::Duration;
 pub struct Facts<'a> {
     /// The config in force.
     pub config: &'a Config,
-    /// The kernel after the pass.
+    /// The kernel as the pass found it.
     pub state: &'a State,
     /// Interfaces that can carry packets.
     pub usable: &'a BTreeSet<String>,

@@ -690,7 +690,22 @@ async fn settings_are_written_once_and_only_in_the_overlay() {
         .iter()
         .map(|setting| read(None, &setting.key))
         .collect();
+    // The default route of a host that hears router advertisements has to survive forwarding.
+    let accept_ra = |link: &str| read(Some(&space.0), &format!("net.ipv6.conf.{link}.accept_ra"));
+    let off = "net.ipv6.conf.far.accept_ra=0";
+    run(
+        "ip",
+        &["netns", "exec", &space.0, "sysctl", "-q", "-w", off],
+    );
+    assert_eq!(
+        (accept_ra("wan").trim(), accept_ra("far").trim()),
+        ("1", "0")
+    );
     let changed = kernel.set(forwarding()).await.expect("set");
+    assert_eq!(
+        (accept_ra("wan").trim(), accept_ra("far").trim()),
+        ("2", "0")
+    );
     assert!(
         changed
             .iter()

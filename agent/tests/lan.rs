@@ -228,21 +228,27 @@ fn a_killed_agent_leaves_its_routes_and_the_next_one_takes_them_over() {
 }
 
 #[test]
-fn two_agents_cannot_run_the_same_gateway() {
+fn two_agents_cannot_run_the_same_gateway_nor_share_a_namespace() {
     let lan = Lan::up();
     let _agent = lan.agent();
     lan.wait_for("the first", || !lan.routes().is_empty());
-    let output = lan
-        .gateway
-        .command(env!("CARGO_BIN_EXE_mesh-agent"))
-        .args(["run", "--config", &lan.file("config.toml")])
-        .args(["--identity", &lan.file("")])
-        .args(["--state-dir", &lan.file("state")])
-        .output()
-        .expect("it runs");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success());
+    let down = |state: &str| {
+        let output = lan
+            .gateway
+            .command(env!("CARGO_BIN_EXE_mesh-agent"))
+            .args(["down", "--state-dir", &lan.file(state)])
+            .output()
+            .expect("it runs");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let error = down("state");
     assert!(error.contains("another mesh-agent runs"), "{error}");
+    fs::create_dir(lan.file("other")).expect("made");
+    fs::copy(lan.file("config.toml"), lan.file("other/config.toml")).expect("copied");
+    let error = down("other");
+    assert!(error.contains("has an agent already"), "{error}");
+    assert!(!lan.routes().is_empty());
 }
 
 #[test]

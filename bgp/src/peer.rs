@@ -89,7 +89,6 @@ impl Peer {
         let same = ours.asn == config.asn
             && ours.local == config.local
             && ours.remote == config.remote
-            && ours.hold_time == config.hold_time
             && ours.families == config.families
             && ours.client == config.client
             && self.us.asn == us.asn

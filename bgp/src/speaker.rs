@@ -62,7 +62,8 @@ impl Speaker {
     }
 
     /// Makes `config` what is in force. Peers that are new or gone, or differ in more than import,
-    /// export and `max_prefixes`, are connected, ended, or reset; nothing happens to the others.
+    /// export, `max_prefixes` and the hold time, are connected, ended, or reset; nothing happens to
+    /// the others. A hold time counts from the next session on.
     /// After [`Speaker::shutdown`] there is nothing more to configure.
     pub fn configure(&mut self, config: SpeakerConfig, now: Time) {
         if self.stopped {

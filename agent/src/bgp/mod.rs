@@ -31,6 +31,8 @@ pub struct View {
     pub rejected: Vec<(String, IpNet, String)>,
     /// Every peer has told all it knows, or was waited for long enough.
     pub settled: bool,
+    /// Own addresses on which no peer can connect, and why.
+    pub deaf: BTreeMap<IpAddr, String>,
 }
 
 enum Command {
@@ -53,14 +55,22 @@ pub struct Bgp {
 
 impl Bgp {
     /// Starts a speaker. `restarting`: the kernel still forwards by what an earlier
-    /// run had learnt, so that peers are asked to be patient (RFC 4724).
-    pub fn start(overlay: Netns, config: SpeakerConfig, restarting: bool) -> Self {
+    /// run had learnt, so that peers are asked to be patient (RFC 4724). What begins here is known
+    /// before the first peer could be told that it has heard all.
+    pub fn start(
+        overlay: Netns,
+        config: SpeakerConfig,
+        originated: BTreeSet<IpNet>,
+        restarting: bool,
+    ) -> Self {
         let (commands, inbox) = mpsc::channel(64);
         let (changed, changes) = watch::channel(0);
         let (io, events) = mpsc::channel(EVENTS);
         let epoch = Instant::now();
+        let mut speaker = Speaker::new(config.clone(), restarting, Duration::ZERO);
+        speaker.originate(originated, Duration::ZERO);
         let driver = Driver {
-            speaker: Speaker::new(config.clone(), restarting, Duration::ZERO),
+            speaker,
             config,
             overlay,
             epoch,
@@ -69,6 +79,7 @@ impl Bgp {
             next: 0,
             listeners: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            deaf: BTreeMap::new(),
         };
         tokio::spawn(driver.run(inbox, events, changed));
         Self {
@@ -143,6 +154,8 @@ struct Driver {
     next: u64,
     listeners: BTreeMap<IpAddr, AbortHandle>,
     attempts: BTreeMap<PeerId, AbortHandle>,
+    /// Addresses without a listener, and why.
+    deaf: BTreeMap<IpAddr, String>,
 }
 
 impl Driver {
@@ -217,7 +230,13 @@ impl Driver {
             Command::Dead(peer) => self.speaker.input(Input::Dead { peer }, now),
             Command::Alive(peer) => self.speaker.input(Input::Alive { peer }, now),
             // Whoever asked may have gone.
-            Command::View(reply) => drop(reply.send(view(&self.speaker, now))),
+            Command::View(reply) => {
+                let deaf = self.deaf.clone();
+                drop(reply.send(View {
+                    deaf,
+                    ..view(&self.speaker, now)
+                }));
+            }
             Command::Shutdown(reason, reply) => {
                 self.speaker.shutdown(&reason, now);
                 self.perform();
@@ -324,6 +343,7 @@ impl Driver {
     /// One listener per local address in use.
     fn listen(&mut self) {
         let wanted: BTreeSet<IpAddr> = self.config.peers.values().map(|p| p.local).collect();
+        self.deaf.retain(|local, _| wanted.contains(local));
         self.listeners.retain(|local, listener| {
             let keep = wanted.contains(local);
             if !keep {
@@ -337,13 +357,17 @@ impl Driver {
             }
             match sockets::listen(&self.overlay, local) {
                 Ok(listener) => {
+                    self.deaf.remove(&local);
                     let task = tokio::spawn(connection::accept(listener, self.io.clone()));
                     self.listeners.insert(local, task.abort_handle());
                 }
-                Err(error) => warn!(
-                    "cannot listen on {local} port 179: {error}; peers cannot connect from their \
-                     side (is another BGP daemon bound to all addresses?)"
-                ),
+                Err(error) => {
+                    let reason = format!(
+                        "cannot listen on port 179: {error}; peers cannot connect from their side \
+                         (is another BGP daemon bound to all addresses?)"
+                    );
+                    self.deaf.insert(local, reason);
+                }
             }
         }
     }
@@ -394,5 +418,6 @@ fn view(speaker: &Speaker, now: Duration) -> View {
             .map(|(peer, prefix, reason)| (peer.to_string(), prefix, reason.to_string()))
             .collect(),
         settled: speaker.settled(now),
+        deaf: BTreeMap::new(),
     }
 }

@@ -25,6 +25,8 @@ pub use sysctl::{Setting, forwarding, tunnels};
 
 use crate::netns::{self, Netns};
 use socket::Channel;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::UnixListener;
 
 /// Why the kernel could not be reached or observed.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,14 @@ pub enum Error {
         /// How it was refused.
         refusal: Refusal,
     },
+    /// There is one agent per namespace.
+    #[error("network namespace {netns} has an agent already ({source}); stop that one first")]
+    Claimed {
+        /// Where.
+        netns: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A kernel setting cannot be written.
     #[error("sysctl {key} cannot be set to {value}: {source}")]
     Sysctl {
@@ -54,6 +64,17 @@ pub enum Error {
     #[error("sysctl settings could not be written within {0} s")]
     SysctlTimeout(u64),
 }
+
+/// Name of the abstract socket that stands for the claim.
+const CLAIM: &str = "routemesh-agent";
+
+/// The right to be the agent of two namespaces. Abstract sockets belong to their network namespace
+/// and go with their process, however it ends.
+#[derive(Debug)]
+pub struct Claim(
+    #[allow(dead_code, reason = "held, not used")] UnixListener,
+    #[allow(dead_code, reason = "held, not used")] Option<UnixListener>,
+);
 
 /// The kernel, in the underlay and in the overlay.
 pub struct Kernel {
@@ -95,6 +116,32 @@ impl Kernel {
             own,
             same,
         })
+    }
+
+    /// Makes this process the only agent in both namespaces, for as long as the claim is held: two
+    /// would take each other's interfaces, routes and connections for leftovers of their own.
+    pub fn claim(&self) -> Result<Claim, Error> {
+        let claim = |netns: &Netns| {
+            let name = std::os::unix::net::SocketAddr::from_abstract_name(CLAIM);
+            let bind = || name.and_then(|name| UnixListener::bind_addr(&name));
+            let bound = netns.run(bind)?;
+            bound.map_err(|source| Error::Claimed {
+                netns: netns.to_string(),
+                source,
+            })
+        };
+        let underlay = claim(&self.own)?;
+        let overlay = match self.same {
+            true => None,
+            false => Some(claim(&self.netns)?),
+        };
+        Ok(Claim(underlay, overlay))
+    }
+
+    /// The overlay's name stands for another namespace by now, or for none.
+    pub fn is_orphaned(&self) -> bool {
+        let named = self.netns.name().map(Netns::named);
+        named.is_some_and(|named| !named.is_ok_and(|named| named.is(&self.netns)))
     }
 
     /// The overlay's namespace, for the sockets that belong there.

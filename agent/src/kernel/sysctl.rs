@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+const FORWARDING: &str = "net.ipv6.conf.all.forwarding";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A setting and the value it is to have.
@@ -45,7 +46,7 @@ impl Setting {
 pub fn forwarding() -> Vec<Setting> {
     vec![
         Setting::new("net.ipv4.ip_forward", "1"),
-        Setting::new("net.ipv6.conf.all.forwarding", "1"),
+        Setting::new(FORWARDING, "1"),
         // Flows spread by ports too, or all of a pair of hosts share one tunnel.
         Setting::new("net.ipv4.fib_multipath_hash_policy", "1"),
         Setting::new("net.ipv6.fib_multipath_hash_policy", "1"),
@@ -92,6 +93,13 @@ fn write_different(netns: &Netns, settings: Vec<Setting>) -> Result<Vec<Setting>
     // Which namespace's settings are seen under /proc/sys/net depends on who looks.
     netns.run(|| {
         let mut changed = Vec::new();
+        if settings.iter().any(|it| it.key == FORWARDING) {
+            keep_advertised_routes().map_err(|source| Error::Sysctl {
+                key: "net.ipv6.conf.*.accept_ra".into(),
+                value: "2".into(),
+                source,
+            })?;
+        }
         for setting in settings {
             match write(&setting) {
                 Ok(false) => {}
@@ -107,9 +115,29 @@ fn write_different(netns: &Netns, settings: Vec<Setting>) -> Result<Vec<Setting>
     })?
 }
 
+/// A host that forwards takes no router advertisements, and forgets what it learnt from them, its
+/// default route among it, unless its interfaces are told to take them all the same.
+fn keep_advertised_routes() -> io::Result<()> {
+    if read(&path(FORWARDING))? != "0" {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir("/proc/sys/net/ipv6/conf")? {
+        let file = entry?.path().join("accept_ra");
+        let takes = std::fs::read_to_string(&file).is_ok_and(|value| value.trim() == "1");
+        // An interface may vanish meanwhile.
+        if takes
+            && let Err(error) = std::fs::write(&file, "2")
+            && file.exists()
+        {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
 /// Whether it was written.
 fn write(setting: &Setting) -> io::Result<bool> {
-    let path = PathBuf::from("/proc/sys").join(setting.key.replace('.', "/"));
+    let path = path(&setting.key);
     let value = read(&path)?;
     let wanted = match (
         &setting.instead_of,
@@ -126,6 +154,10 @@ fn write(setting: &Setting) -> io::Result<bool> {
     }
     std::fs::write(&path, &setting.value)?;
     Ok(true)
+}
+
+fn path(key: &str) -> PathBuf {
+    PathBuf::from("/proc/sys").join(key.replace('.', "/"))
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -593,10 +593,14 @@ fn peers_come_go_and_are_reset_as_the_configuration_says() {
     assert_eq!(solo.outputs(), ["6/3 4", "close 4"]);
     assert_eq!(used(&solo, "10.0.3.0/24"), ["3"]);
     assert_eq!(solo.speaker.peers().count(), 2);
-    // One that has to be reset, and is tried again at once.
+    // A hold time is for the next session to negotiate.
     change_peer(&mut solo, &mut config, 3, |it| {
         it.hold_time = Duration::from_secs(30)
     });
+    assert!(solo.outputs().is_empty());
+    assert_eq!(used(&solo, "10.0.3.0/24"), ["3"]);
+    // One that has to be reset, and is tried again at once.
+    change_peer(&mut solo, &mut config, 3, |it| it.client = !it.client);
     assert_eq!(solo.outputs(), ["6/6 3", "close 3", "connect"]);
     assert!(used(&solo, "10.0.3.0/24").is_empty());
     // Ourselves.

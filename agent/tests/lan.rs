@@ -29,6 +29,7 @@ impl Drop for Daemon {
 struct Lan {
     gateway: Space,
     router: Space,
+    asn: u32,
     dir: TempDir,
     _bird: Daemon,
 }
@@ -36,6 +37,10 @@ struct Lan {
 impl Lan {
     /// The router, AS 65001, announces what site one owns and a prefix that it does not.
     fn up() -> Self {
+        Self::with(65001)
+    }
+
+    fn with(asn: u32) -> Self {
         let (gateway, router) = (Space::new(), Space::new());
         let dir = tempfile::tempdir().expect("a directory");
         gateway.ip(&format!(
@@ -46,12 +51,14 @@ impl Lan {
         router.ip("addr add fd00:1::254/64 dev lan0 nodad");
         gateway.ip("link set lan0 up");
         router.ip("link set lan0 up");
-        let conf = "router id 192.0.2.254; protocol device {}
-            protocol static s4 { ipv4; route 10.0.1.0/24 unreachable; route 10.66.0.0/24 unreachable; }
-            protocol static s6 { ipv6; route 2001:db8:a1::/64 unreachable; }
-            protocol bgp v11 { local fd00:1::254 as 65001; neighbor fd00:1::1 as 65000;
-                ipv4 { import all; export all; extended next hop on; };
-                ipv6 { import all; export all; }; }";
+        let conf = format!(
+            "router id 192.0.2.254; protocol device {{}}
+            protocol static s4 {{ ipv4; route 10.0.1.0/24 unreachable; route 10.66.0.0/24 unreachable; }}
+            protocol static s6 {{ ipv6; route 2001:db8:a1::/64 unreachable; }}
+            protocol bgp v11 {{ local fd00:1::254 as {asn}; neighbor fd00:1::1 as 65000;
+                ipv4 {{ import all; export all; extended next hop on; next hop self; }};
+                ipv6 {{ import all; export all; next hop self; }}; }}"
+        );
         let file = |name: &str| dir.path().join(name).display().to_string();
         fs::write(file("bird.conf"), conf).expect("written");
         let bird = router
@@ -65,6 +72,7 @@ impl Lan {
         Self {
             gateway,
             router,
+            asn,
             dir,
             _bird: Daemon(bird),
         }
@@ -92,7 +100,7 @@ impl Lan {
             ],
             routers: vec![Router {
                 address: "fd00:1::254".into(),
-                asn: 65001,
+                asn: self.asn,
             }],
             ..Config::default()
         };
@@ -281,4 +289,11 @@ fn down_takes_leave_and_removes_what_is_ours_and_nothing_else() {
     assert!(lan.gateway.ip("route show").contains("10.9.0.0/24"));
     assert!(lan.gateway.ip("-6 route show").contains("2001:db8:9::/64"));
     assert_eq!(lan.gateway.json("nexthop show id 7").len(), 1);
+}
+
+#[test]
+fn a_router_in_the_same_as_is_as_good() {
+    let lan = Lan::with(65000);
+    let _agent = lan.agent();
+    lan.wait_for("routes of both families", || lan.routes() == ALL);
 }

@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 
 use routemesh_tests::lab::Lab;
 use routemesh_tests::lab::error::{LabError, Result};
-use routemesh_tests::lab::mesh::{Mesh, THREE_SITES};
+use routemesh_tests::lab::mesh::Mesh;
 use routemesh_tests::lab::report::{measured, say, wait_until};
 use routemesh_tests::lab::settle::{COLD, SETTLE, await_full, await_paths};
 use routemesh_tests::lab::topology::{Gateway, Topology, prefixes};
 use routemesh_tests::lab::traffic::Traffic;
 
-use super::{gateway, mesh_up, spec_with_v3_3};
+use super::{gateway, link_kind, mesh_up, spec, spec_with_v3_3};
 
 const V2_1: Gateway = gateway(2, 1);
 
 #[test]
 fn a_prefix_withdrawn_by_its_router_is_gone_everywhere() -> Result<()> {
     let lab = Lab::start("withdrawal", Topology::three_sites())?;
-    let _mesh = mesh_up(&lab, THREE_SITES, "xfrm")?;
+    let _mesh = mesh_up(&lab, &spec())?;
     let gateways = lab.topology().gateways();
     let start = Instant::now();
     lab.bird(3).ask("disable own6")?;
@@ -55,7 +55,7 @@ fn a_prefix_withdrawn_by_its_router_is_gone_everywhere() -> Result<()> {
 #[test]
 fn a_gateway_cut_off_is_routed_around_and_taken_back() -> Result<()> {
     let lab = Lab::start("cut", Topology::three_sites())?;
-    let mut mesh = mesh_up(&lab, THREE_SITES, "xfrm")?;
+    let mut mesh = mesh_up(&lab, &spec())?;
     let traffic = Traffic::start(&lab, 1, 2)?;
     std::thread::sleep(Duration::from_secs(2));
     say("cutting V2-1 off");
@@ -89,7 +89,7 @@ fn a_gateway_cut_off_is_routed_around_and_taken_back() -> Result<()> {
     await_full(
         &lab,
         &mut mesh,
-        "xfrm",
+        link_kind(),
         &lab.topology().gateways(),
         SETTLE * 2,
     )?;
@@ -106,7 +106,7 @@ fn a_gateway_cut_off_is_routed_around_and_taken_back() -> Result<()> {
 #[test]
 fn an_agent_killed_and_started_again_keeps_the_kernel_state() -> Result<()> {
     let lab = Lab::start("restart", Topology::three_sites())?;
-    let mut mesh = mesh_up(&lab, THREE_SITES, "xfrm")?;
+    let mut mesh = mesh_up(&lab, &spec())?;
     for pause in [Duration::from_millis(200), Duration::from_secs(8)] {
         let what = format!(
             "agent of V2-1 killed, back after {:.1} s",
@@ -123,7 +123,13 @@ fn an_agent_killed_and_started_again_keeps_the_kernel_state() -> Result<()> {
         }
         mesh.start_agent(V2_1)?;
         let start = Instant::now();
-        await_full(&lab, &mut mesh, "xfrm", &lab.topology().gateways(), SETTLE)?;
+        await_full(
+            &lab,
+            &mut mesh,
+            link_kind(),
+            &lab.topology().gateways(),
+            SETTLE,
+        )?;
         let seconds = start.elapsed().as_secs_f64();
         say(format_args!(
             "full mesh again {seconds:.1} s after the start"
@@ -148,7 +154,7 @@ fn kept(when: &str, before: &BTreeSet<String>, after: &BTreeSet<String>) -> Resu
 #[test]
 fn the_mesh_does_not_need_its_controller() -> Result<()> {
     let lab = Lab::start("controller", Topology::three_sites())?;
-    let mut mesh = mesh_up(&lab, THREE_SITES, "xfrm")?;
+    let mut mesh = mesh_up(&lab, &spec())?;
     let traffic = Traffic::start(&lab, 1, 2)?;
     std::thread::sleep(Duration::from_secs(1));
     mesh.kill_controller();
@@ -180,7 +186,13 @@ fn the_mesh_does_not_need_its_controller() -> Result<()> {
     copy(&aside, &cached)?;
     mesh.start_agent(v3_2)?;
     let start = Instant::now();
-    await_full(&lab, &mut mesh, "xfrm", &lab.topology().gateways(), COLD)?;
+    await_full(
+        &lab,
+        &mut mesh,
+        link_kind(),
+        &lab.topology().gateways(),
+        COLD,
+    )?;
     let seconds = start.elapsed().as_secs_f64();
     measured(
         "an agent up from its cached config, no controller",
@@ -204,11 +216,11 @@ fn a_gateway_added_disturbs_no_other_tunnel() -> Result<()> {
         .split_last()
         .map(|(last, old)| (*last, old))
         .expect("gateways");
-    let mut mesh = Mesh::without_agents(&lab, THREE_SITES)?;
+    let mut mesh = Mesh::without_agents(&lab, &spec())?;
     for &gateway in old {
         mesh.start_agent(gateway)?;
     }
-    await_full(&lab, &mut mesh, "xfrm", old, COLD)?;
+    await_full(&lab, &mut mesh, link_kind(), old, COLD)?;
     let before: Result<Vec<_>> = old.iter().map(|g| without_groups(&lab, *g)).collect();
     let before = before?;
     let traffic = Traffic::start(&lab, 1, 2)?;
@@ -216,7 +228,7 @@ fn a_gateway_added_disturbs_no_other_tunnel() -> Result<()> {
     say("meshctl apply, with V3-3");
     mesh.apply(&spec_with_v3_3())?;
     mesh.start_agent(v3_3)?;
-    await_full(&lab, &mut mesh, "xfrm", &all, COLD)?;
+    await_full(&lab, &mut mesh, link_kind(), &all, COLD)?;
     let seconds = start.elapsed().as_secs_f64();
     measured(
         "a gateway added, in use everywhere",
@@ -248,7 +260,7 @@ fn down_removes_what_is_ours_and_nothing_else() -> Result<()> {
     plant(&lab, v1_1)?;
     let foreign = lab.kernel_state(v1_1)?;
     let before = planted(&lab, v1_1)?;
-    let mut mesh = mesh_up(&lab, THREE_SITES, "xfrm")?;
+    let mut mesh = mesh_up(&lab, &spec())?;
     kept("in the mesh", &before, &planted(&lab, v1_1)?)?;
     mesh.stop_agent(v1_1)?;
     let state = lab.kernel_state(v1_1)?;

@@ -2,15 +2,14 @@
 
 use routemesh_tests::lab::Lab;
 use routemesh_tests::lab::error::Result;
-use routemesh_tests::lab::mesh::THREE_SITES;
 use routemesh_tests::lab::topology::{Topology, prefixes};
 
-use super::{gateway, mesh_up};
+use super::{gateway, mesh_up, spec};
 
 #[test]
 fn every_check_fails_where_something_is_wrong() -> Result<()> {
     let lab = Lab::start("faults", Topology::three_sites())?;
-    let mut mesh = mesh_up(&lab, THREE_SITES, "xfrm")?;
+    let mut mesh = mesh_up(&lab, &spec())?;
     let gateways = lab.topology().gateways();
     let v1_1 = gateway(1, 1);
     let (overlay, underlay) = (lab.overlay(v1_1), lab.underlay(v1_1));

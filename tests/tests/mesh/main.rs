@@ -3,6 +3,7 @@
 //!
 //! Each test brings up a lab of its own; run them one at a time, through `tests/vm/run`.
 
+mod announce;
 mod disturb;
 mod faults;
 mod steady;
@@ -21,22 +22,42 @@ const fn gateway(site: usize, member: usize) -> Gateway {
     Gateway { site, member }
 }
 
+/// The kind of tunnel that this run of the tests is about, in the specification's word.
+fn tunnel() -> String {
+    std::env::var("LAB_TUNNEL").unwrap_or_else(|_| "xfrm".into())
+}
+
+/// The same in the kernel's word, outer addresses being IPv6.
+fn link_kind() -> &'static str {
+    match tunnel().as_str() {
+        "vti" => "vti6",
+        _ => "xfrm",
+    }
+}
+
+/// The example's specification, with tunnels of this run's kind.
+fn spec() -> String {
+    let mesh = format!("[mesh]\ntunnel = \"{}\"\n", tunnel());
+    THREE_SITES.replacen("[mesh]\n", &mesh, 1)
+}
+
 /// A mesh of the three sites, waited for until every tunnel carries every prefix.
-fn mesh_up<'lab>(lab: &'lab Lab, spec: &str, kind: &str) -> Result<Mesh<'lab>> {
+fn mesh_up<'lab>(lab: &'lab Lab, spec: &str) -> Result<Mesh<'lab>> {
     let start = Instant::now();
     let mut mesh = Mesh::start(lab, spec)?;
-    await_full(lab, &mut mesh, kind, &lab.topology().gateways(), COLD)?;
+    await_full(
+        lab,
+        &mut mesh,
+        link_kind(),
+        &lab.topology().gateways(),
+        COLD,
+    )?;
     let seconds = start.elapsed().as_secs_f64();
     say(format_args!("mesh is up, {seconds:.0} s after its start"));
     Ok(mesh)
 }
 
-/// The example's specification with tunnels of another kind.
-fn spec_with_vti() -> String {
-    THREE_SITES.replacen("[mesh]\n", "[mesh]\ntunnel = \"vti\"\n", 1)
-}
-
-/// The example's specification with a third gateway at site three.
+/// The same with a third gateway at site three.
 fn spec_with_v3_3() -> String {
     let third = r#"
 [sites.three.gateways.V3-3]
@@ -44,5 +65,5 @@ endpoints = ["2001:db8:3::3"]
 overlay = "V3-3-private"
 routers = [{ address = "fd00:3::254", as = 65003 }]
 "#;
-    format!("{THREE_SITES}{third}")
+    format!("{}{third}", spec())
 }

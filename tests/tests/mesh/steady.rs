@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use routemesh_tests::lab::Lab;
 use routemesh_tests::lab::error::{LabError, Result};
-use routemesh_tests::lab::mesh::{Mesh, THREE_SITES};
+use routemesh_tests::lab::mesh::Mesh;
 use routemesh_tests::lab::probe::Probe;
 use routemesh_tests::lab::report::{measured, say, wait_until};
 use routemesh_tests::lab::settle::{COLD, SETTLE};
@@ -12,25 +12,17 @@ use routemesh_tests::lab::sniff::{Counts, Kind, Sniffer, in_clear};
 use routemesh_tests::lab::topology::{PUBLIC, Topology};
 use routemesh_tests::lab::traffic::Traffic;
 
-use super::{mesh_up, spec_with_vti};
+use super::{mesh_up, spec, tunnel};
 
 #[test]
-fn a_mesh_of_xfrm_interfaces_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
-    carries_all_traffic_encrypted("xfrm", THREE_SITES, "xfrm")
-}
-
-#[test]
-fn a_mesh_of_vti_interfaces_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
-    carries_all_traffic_encrypted("vti", &spec_with_vti(), "vti6")
-}
-
-fn carries_all_traffic_encrypted(name: &str, spec: &str, kind: &str) -> Result<()> {
-    let lab = Lab::start(name, Topology::three_sites())?;
+fn a_mesh_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
+    let name = tunnel();
+    let lab = Lab::start(&name, Topology::three_sites())?;
     let sniffer = Sniffer::start(lab.host(PUBLIC))?;
     let start = Instant::now();
     // All 24 tunnel ends; two-member groups for both families of every remote site; IPv4 over
     // IPv6 next hops; both paths in the routers' BIRD and kernel.
-    let mesh = mesh_up(&lab, spec, kind)?;
+    let mesh = mesh_up(&lab, &spec())?;
     assert_eq!(lab.tunnels().len(), 12);
     let gateways = lab.topology().gateways();
     for &gateway in &gateways {

@@ -155,7 +155,7 @@ impl Keeper {
     ) {
         let mut events = vici::events(self.socket.clone());
         let mut history = History::default();
-        let mut told = Vec::new();
+        let mut told = BTreeSet::new();
         loop {
             let began = Instant::now();
             let known = wanted.borrow_and_update().clone();
@@ -172,9 +172,8 @@ impl Keeper {
             tokio::select! {
                 changed = wanted.changed() => if changed.is_err() { return },
                 Some(event) = events.recv() => {
-                    told.push(event);
-                    // The channel is bounded, and so is this.
-                    told.extend(std::iter::from_fn(|| events.try_recv().ok()));
+                    let more = std::iter::from_fn(|| events.try_recv().ok());
+                    told.extend(std::iter::once(event).chain(more).filter_map(up_or_down));
                 }
                 () = sleep_until(due.into()) => {}
             }
@@ -183,11 +182,8 @@ impl Keeper {
 
     /// Where charon says that an SA is gone and that was the last one, the tunnel is dead, and BGP
     /// need not wait for its hold timer; where one is new, it need not wait to connect.
-    async fn tell_bgp(&self, definitions: &Definitions, charon: &Charon, told: Vec<Event>) {
-        for event in told {
-            let (Event::ConnectionDown(name) | Event::ConnectionUp(name)) = event else {
-                continue;
-            };
+    async fn tell_bgp(&self, definitions: &Definitions, charon: &Charon, told: BTreeSet<String>) {
+        for name in told {
             let Some(definition) = definitions.get(&name) else {
                 continue;
             };
@@ -205,7 +201,7 @@ impl Keeper {
         &mut self,
         wanted: &Definitions,
         history: &mut History,
-        told: &mut Vec<Event>,
+        told: &mut BTreeSet<String>,
     ) -> (Seen, Option<Instant>) {
         let unreachable = |error: &vici::Error| Seen {
             charon: None,
@@ -297,6 +293,14 @@ impl Keeper {
             Action::Terminate { unique_id } => self.vici.terminate(*unique_id).await,
             Action::TerminateChild { unique_id } => self.vici.terminate_child(*unique_id).await,
         }
+    }
+}
+
+/// The connection that has an SA more or less.
+fn up_or_down(event: Event) -> Option<String> {
+    match event {
+        Event::ConnectionUp(name) | Event::ConnectionDown(name) => Some(name),
+        Event::Resync | Event::Lost | Event::Rekeyed(_) => None,
     }
 }
 

@@ -19,11 +19,11 @@ tools: ## Install what the other targets need
 	@tests/tools
 
 .PHONY: build
-build: ## The three programs, optimised, in target/release
+build: tools ## The three programs, optimised, in target/release
 	cargo build --release --bins
 
 .PHONY: check
-check: ## Formatting, lints, licences and sources of dependencies
+check: tools ## Formatting, lints, licences and sources of dependencies
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny check bans licenses sources
@@ -33,11 +33,11 @@ advisories: tools ## Known defects of dependencies (needs github.com, so not a p
 	cargo deny check advisories
 
 .PHONY: unit
-unit: ## All tests that need no ESP
+unit: tools ## All tests that need no ESP
 	cargo nextest run --workspace
 
 .PHONY: lab-test
-lab-test: ## All tests that need ESP: the mesh in the lab, and others
+lab-test: tools ## All tests that need ESP: the mesh in the lab, and others
 	tests/vm/suite
 
 .PHONY: test

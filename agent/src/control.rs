@@ -12,14 +12,12 @@ use routemesh_proto::{agent_message, controller_message};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
-/// A status goes out at least this often, as a sign of life.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
-/// And at most this often.
+/// Every pass makes a status, which goes out as a sign of life; at most this often.
 const BREATH: Duration = Duration::from_millis(250);
 /// Pauses between attempts to reach the controller; the last one repeats.
 const PAUSES: [u64; 5] = [1, 2, 4, 8, 15];
@@ -122,8 +120,8 @@ impl Link<'_> {
             .into_inner();
         info!("connected to the controller");
         let mut held = self.in_force.borrow().as_ref().map(|f| f.raw.clone());
-        let mut tick = interval(SIGN_OF_LIFE);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // This controller has not seen the last one.
+        status.mark_changed();
         let mut next_report = Instant::now();
         loop {
             let changed = async {
@@ -139,7 +137,6 @@ impl Link<'_> {
                     }
                     continue;
                 }
-                _ = tick.tick() => {}
                 Ok(()) = changed => {}
             }
             let report = status.borrow_and_update().clone();

@@ -1,6 +1,6 @@
 //! `mesh-agent`: the gateway daemon's command line.
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 use routemesh_agent::config::Config;
 use routemesh_agent::control::{self, InForce};
 use routemesh_agent::reconcile;
@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// Runs one gateway of a Routemesh mesh: tunnels, BGP and routes as its config says.
 #[derive(Parser)]
@@ -32,12 +33,13 @@ struct Cli {
 enum Command {
     /// Run the gateway until stopped. Stopping (SIGTERM) leaves kernel and charon as they are, so
     /// that traffic flows on; `down` removes everything.
+    #[command(group = ArgGroup::new("source").required(true))]
     Run {
         /// The controller, e.g. https://[2001:db8::1]:7179
-        #[arg(long, conflicts_with = "config", required_unless_present = "config")]
+        #[arg(long, group = "source")]
         controller: Option<String>,
         /// Take the config from this file, without a controller.
-        #[arg(long)]
+        #[arg(long, group = "source")]
         config: Option<PathBuf>,
         /// Directory with ca.pem, cert.pem and key.pem, as `mesh-controller issue` writes it.
         #[arg(long, default_value = "/etc/routemesh/identity")]
@@ -64,7 +66,18 @@ struct HostArgs {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    // A word alone that is no level would be taken for a module, and all else be silent.
+    let known = cli.log.contains('=') || cli.log.parse::<LevelFilter>().is_ok();
+    let filter = match EnvFilter::try_new(&cli.log) {
+        Ok(filter) if known => filter,
+        _ => {
+            eprintln!(
+                "mesh-agent: --log {}: one of error, warn, info, debug, trace",
+                cli.log
+            );
+            return ExitCode::FAILURE;
+        }
+    };
     let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt()
         .with_ansi(color)
@@ -111,7 +124,9 @@ async fn run(
     let state_dir = Arc::new(StateDir::open(&host.state_dir)?);
     let first = match config {
         Some(path) => {
-            let raw = read_config(path)?;
+            let raw = read_config(path).map_err(|error| {
+                format!("{error}\n(a specification of a whole mesh goes to `meshctl apply`)")
+            })?;
             let new = InForce::new(raw).map_err(|e| format!("{}: {e}", path.display()))?;
             leave_old_overlay(&state_dir, &new, &host.vici).await?;
             // Also for `down`, which has nothing else to tell it where the private side is.
@@ -198,7 +213,7 @@ fn cached(state_dir: &StateDir) -> Option<InForce> {
         }
         Ok(None) => None,
         Err(error) => {
-            warn!("{error}");
+            warn!("starting without the cached config: {error}");
             None
         }
     }

@@ -1,7 +1,6 @@
 //! The daemon's life: passes, and the reasons for them.
 
 use crate::charon::{Keeper, Seen};
-use crate::config::Config;
 use crate::control::InForce;
 use crate::kernel;
 use crate::problem::problem;
@@ -36,22 +35,31 @@ pub struct Host {
 pub async fn run(
     host: Host,
     mut in_force: watch::Receiver<Option<InForce>>,
-    refused: watch::Receiver<Option<Problem>>,
+    mut refused: watch::Receiver<Option<Problem>>,
     status: watch::Sender<Status>,
 ) {
     loop {
         let first = in_force.borrow_and_update().clone();
         let Some(InForce { config, .. }) = first else {
             info!("no config yet: waiting for the controller");
-            if in_force.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = in_force.changed() => if changed.is_err() {
+                    return;
+                },
+                Ok(()) = refused.changed() => {
+                    status.send_replace(Status {
+                        version: env!("CARGO_PKG_VERSION").to_owned(),
+                        problems: refused.borrow_and_update().clone().into_iter().collect(),
+                        ..Status::default()
+                    });
+                }
             }
             continue;
         };
         let gateway = match Gateway::start(&config).await {
             Ok(gateway) => gateway,
             Err(failure) => {
-                report(&status, &config, "gateway", &failure);
+                report(&status, "gateway", &failure);
                 sleep(Duration::from_secs(2)).await;
                 continue;
             }
@@ -138,14 +146,10 @@ async fn live(
             }) => {
                 due = due.min(again.map_or(due, Instant::from_std));
                 report.problems.extend(refused.borrow().clone());
-                status.send_if_modified(|old| {
-                    let changed = *old != report;
-                    *old = report;
-                    changed
-                });
+                status.send_replace(report);
             }
             Err(failure) => {
-                report(status, &config, "kernel", &failure);
+                report(status, "kernel", &failure);
             }
         }
         sleep(BREATH).await;
@@ -165,16 +169,19 @@ async fn live(
     }
 }
 
-/// Adds a failure to what was last reported, and says it once.
-fn report(status: &watch::Sender<Status>, config: &Config, object: &str, error: &kernel::Error) {
+/// Reports a failure in place of what is not known any more, and says it once.
+fn report(status: &watch::Sender<Status>, object: &str, error: &kernel::Error) {
     let problems = vec![problem(object, error)];
     status.send_if_modified(|status| {
         let news = status.problems != problems;
         if news {
             error!("{object}: {error}");
-            status.generation = config.generation;
-            env!("CARGO_PKG_VERSION").clone_into(&mut status.version);
-            status.problems = problems;
+            *status = Status {
+                generation: status.generation,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                problems,
+                ..Status::default()
+            };
         }
         news
     });

@@ -30,8 +30,8 @@ pub enum StateError {
         /// Why.
         source: io::Error,
     },
-    /// The cached config is torn or was edited.
-    #[error("{}: {source}; remove the file to start without it", path.display())]
+    /// A config that is torn, was edited, or is something else.
+    #[error("{} is not a gateway's config: {source}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -191,7 +191,7 @@ mod tests {
         std::fs::write(dir.path().join("config.toml"), "generation = \n").unwrap();
         let error = state.load().unwrap_err().to_string();
         assert!(
-            error.contains("config.toml") && error.contains("remove the file"),
+            error.contains("config.toml") && error.contains("not a gateway's config"),
             "{error}"
         );
     }

@@ -6,5 +6,6 @@
 mod charon;
 #[path = "vici/misbehaving.rs"]
 mod misbehaving;
+mod space;
 #[path = "vici/tunnel.rs"]
 mod tunnel;

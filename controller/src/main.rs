@@ -30,18 +30,17 @@ enum Command {
     Init(Init),
     /// Make an identity (ca.pem, cert.pem, key.pem) for a gateway or an operator.
     Issue(Issue),
+    /// Make the controller a new certificate before the old one runs out. Restart it afterwards.
+    Renew(Init),
     /// Serve agents and operators.
     Run(Run),
 }
 
 #[derive(Args)]
 struct Init {
-    /// The controller's directory; it is made.
-    #[arg(long, default_value = "/var/lib/routemesh/controller")]
+    /// The controller's directory.
+    #[arg(long, default_value = "/var/lib/routemesh-controller")]
     dir: PathBuf,
-    /// Addresses or host names that the controller is dialled at.
-    #[arg(long = "name", value_name = "ADDRESS", num_args = 1..)]
-    names: Vec<String>,
     /// How long the controller's certificate lasts.
     #[arg(long, default_value_t = 730, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
@@ -51,7 +50,7 @@ struct Init {
 #[command(group = ArgGroup::new("whose").required(true))]
 struct Issue {
     /// The controller's directory.
-    #[arg(long, default_value = "/var/lib/routemesh/controller")]
+    #[arg(long, default_value = "/var/lib/routemesh-controller")]
     dir: PathBuf,
     /// For this gateway, as it is called in the specification.
     #[arg(long, value_name = "NAME", group = "whose")]
@@ -70,7 +69,7 @@ struct Issue {
 #[derive(Args)]
 struct Run {
     /// The controller's directory.
-    #[arg(long, default_value = "/var/lib/routemesh/controller")]
+    #[arg(long, default_value = "/var/lib/routemesh-controller")]
     dir: PathBuf,
     /// Address and port to serve at.
     #[arg(long, default_value = "[::]:7179")]
@@ -82,10 +81,8 @@ struct Run {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Init(args) => {
-            let made = ca::init(&args.dir, &args.names, args.days);
-            made.map_err(Into::into)
-        }
+        Command::Init(args) => ca::init(&args.dir, args.days).map_err(Into::into),
+        Command::Renew(args) => ca::renew(&args.dir, args.days).map_err(Into::into),
         Command::Issue(args) => issue(&args),
         Command::Run(args) => run(&args),
     };
@@ -114,8 +111,12 @@ fn issue(args: &Issue) -> Result<(), Box<dyn Error>> {
 
 #[tokio::main]
 async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
-    let filter = EnvFilter::try_new(directives(&args.log))
-        .map_err(|error| format!("--log {}: {error}; try info", args.log))?;
+    let filter = EnvFilter::try_new(directives(&args.log)).map_err(|error| {
+        format!(
+            "--log {}: {error}; one of error, warn, info, debug, trace",
+            args.log
+        )
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -149,6 +150,8 @@ async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
 fn directives(log: &str) -> String {
     match log.parse::<LevelFilter>() {
         Ok(level) => format!("warn,mesh_controller={level},routemesh_controller={level}"),
-        Err(_) => log.to_owned(),
+        // A word alone that is no level would be taken for a module, and all else be silent.
+        Err(_) if log.contains('=') => log.to_owned(),
+        Err(_) => format!("{log}="),
     }
 }

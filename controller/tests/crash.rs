@@ -53,7 +53,7 @@ async fn killed_right_after_the_reply() {
     let temp = tempfile::tempdir().unwrap();
     let path = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
     let (dir, operator) = (path("controller"), path("ann"));
-    run(&["init", "--dir", &dir, "--name", "::1", "localhost"]);
+    run(&["init", "--dir", &dir]);
     run(&[
         "issue",
         "--dir",

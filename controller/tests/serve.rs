@@ -61,7 +61,7 @@ impl Pki {
         let pki = Self {
             dir: tempfile::tempdir().unwrap(),
         };
-        ca::init(&pki.controller(), &[], 5).unwrap();
+        ca::init(&pki.controller(), 5).unwrap();
         pki
     }
 

@@ -37,7 +37,15 @@ pub enum IdentityError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Not an address, or a certificate that TLS does not take.
+    /// Not dialled with TLS.
+    #[error(
+        "cannot dial {0}: the address of a controller begins with https://, like https://[2001:db8::1]:7179"
+    )]
+    Scheme(String),
+    /// Certificate, key or authority are not what TLS takes.
+    #[error("the identity cannot be used: {}; do cert.pem, key.pem and ca.pem belong together?", causes(.0))]
+    Tls(#[source] tonic::transport::Error),
+    /// Not an address.
     #[error("cannot dial {address}: {source}; an address looks like https://[2001:db8::1]:7179")]
     Dial {
         /// The address as given.
@@ -78,6 +86,10 @@ impl Identity {
     ///
     /// HTTP/2 pings notice within 15 s that the other side is gone.
     pub fn dial(&self, address: &str) -> Result<Channel, IdentityError> {
+        // Anything else would be dialled in clear, and whoever answers be believed.
+        if !address.starts_with("https://") {
+            return Err(IdentityError::Scheme(address.to_owned()));
+        }
         let dial = |source| IdentityError::Dial {
             address: address.to_owned(),
             source,
@@ -96,9 +108,20 @@ impl Identity {
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true)
             .tls_config(tls)
-            .map_err(dial)?
+            .map_err(IdentityError::Tls)?
             .connect_lazy())
     }
+}
+
+/// An error and the causes beneath it, where the reason is.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn private(path: &Path) -> Result<(), IdentityError> {
@@ -115,4 +138,25 @@ fn private(path: &Path) -> Result<(), IdentityError> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_controller_is_never_dialled_in_clear() {
+        let identity = Identity {
+            ca: String::new(),
+            certificate: String::new(),
+            key: String::new(),
+        };
+        for address in ["http://[::1]:7179", "[::1]:7179", "ftp://x", "HTTP://x"] {
+            let refused = identity.dial(address);
+            assert!(
+                matches!(refused, Err(IdentityError::Scheme(_))),
+                "{address}"
+            );
+        }
+    }
 }

@@ -4,30 +4,18 @@
 //! `tests/vm/run` has one.
 
 use crate::net;
-use crate::space::{Space, run};
+use crate::space::{Space, require_esp, run};
 use routemesh_agent::kernel::{Event, Kernel, Observed, Op, OpError, Reason, tunnels};
 use routemesh_agent::netns::Netns;
 use routemesh_agent::state::{
     Link, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours,
 };
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::Duration;
 
 const GROUP: NexthopId = NexthopId(0x5280_0000);
 const NUMBER: u32 = ours::IF_ID + 1;
 const XFRM: LinkKind = LinkKind::Xfrm { if_id: NUMBER };
-
-/// Whether this kernel has such interfaces.
-fn capable() -> bool {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vm/capable");
-    let status = Command::new(script).status().expect("the script runs");
-    let capable = status.success();
-    if !capable {
-        eprintln!("skipped: no XFRM interfaces in this kernel; run it under tests/vm/run");
-    }
-    capable
-}
 
 /// An underlay and an overlay, and the kernel as the agent has it.
 struct Gateway {
@@ -123,9 +111,7 @@ fn vti(local: &str, remote: &str) -> LinkKind {
 
 /// A life of an interface of this kind.
 async fn life(kind: LinkKind, info: &[(&str, &str)]) {
-    if !capable() {
-        return;
-    }
+    require_esp();
     let gateway = Gateway::new();
     let Gateway {
         underlay,
@@ -269,9 +255,7 @@ async fn vti4() {
 
 #[tokio::test]
 async fn strangers_keep_their_interfaces() {
-    if !capable() {
-        return;
-    }
+    require_esp();
     let gateway = Gateway::new();
     for space in [&gateway.underlay, &gateway.overlay] {
         // Another's number, another's name, and not a tunnel at all.
@@ -324,9 +308,7 @@ async fn strangers_keep_their_interfaces() {
 
 #[tokio::test]
 async fn what_is_nowhere_is_named() {
-    if !capable() {
-        return;
-    }
+    require_esp();
     let gateway = Gateway::new();
     for op in [
         move_link("rm1"),
@@ -346,9 +328,7 @@ async fn what_is_nowhere_is_named() {
 
 #[tokio::test]
 async fn one_namespace_serves_as_both() {
-    if !capable() {
-        return;
-    }
+    require_esp();
     let space = Space::new();
     let netns = Netns::named(&space.0).expect("there");
     for overlay in [None, Some(space.0.as_str())] {
@@ -372,9 +352,7 @@ async fn one_namespace_serves_as_both() {
 
 #[tokio::test]
 async fn the_underlay_is_listened_to_as_well() {
-    if !capable() {
-        return;
-    }
+    require_esp();
     let gateway = Gateway::new();
     let mut events = gateway.kernel.events().expect("events");
     let quiet = Duration::from_millis(1200);

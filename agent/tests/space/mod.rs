@@ -64,3 +64,13 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     );
     String::from_utf8(output.stdout).expect("text")
 }
+
+/// Fails where the kernel has no XFRM interfaces, VTI and ESP.
+pub fn require_esp() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vm/capable");
+    let status = Command::new(script).status().expect("the script runs");
+    assert!(
+        status.success(),
+        "no ESP in this kernel; tests/vm/run has one"
+    );
+}

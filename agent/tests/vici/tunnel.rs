@@ -1,8 +1,9 @@
 //! Two gateways with a charon each and a wire between them, healed by what heal.rs decides.
 //!
-//! Needs a kernel with ESP; elsewhere these tests say so and pass: `tests/vm/run` has one.
+//! Needs a kernel with ESP, and fails on another: `tests/vm/run` has one.
 
 use crate::charon::{Authority, Charon};
+use crate::space::require_esp;
 use routemesh_agent::vici::heal::{Action, History, Wanted, wanted};
 use routemesh_agent::vici::{Bind, ChildState, Definition, Event, IkeSa, Secret, Vici, events};
 use std::process::{Command, Stdio};
@@ -10,18 +11,6 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 const NUMBER: u32 = 0x5200_0001;
-
-/// Whether this kernel can do IPsec.
-fn capable() -> bool {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/vm/capable");
-    let capable = Command::new(script)
-        .status()
-        .is_ok_and(|status| status.success());
-    if !capable {
-        eprintln!("skipped: no ESP in this kernel; run it under tests/vm/run");
-    }
-    capable
-}
 
 /// Runs a command line; whether it succeeded.
 fn sh(line: &str) -> bool {
@@ -233,7 +222,7 @@ async fn gateway(
     other: u8,
     bind: Bind,
 ) -> Gateway {
-    let charon = Charon::start(Some(netns.clone())).await.unwrap();
+    let charon = Charon::start(Some(netns.clone())).await;
     let (certificate_pem, key) = ca.issue(name);
     let definition = Definition {
         local_addrs: vec![format!("192.0.2.{own}")],
@@ -261,9 +250,7 @@ async fn gateway(
 
 #[tokio::test]
 async fn a_tunnel_comes_up_and_back_whatever_happens() {
-    if !capable() {
-        return;
-    }
+    require_esp();
     let mut pair = Pair::new("rmx", Bind::IfId(NUMBER)).await;
     let mut events = events(pair.a.charon.socket());
     pair.heals("cold start").await;
@@ -342,9 +329,7 @@ async fn a_tunnel_comes_up_and_back_whatever_happens() {
 
 #[tokio::test]
 async fn a_vti_tunnel_comes_up() {
-    if !capable() {
-        return;
-    }
+    require_esp();
     let mut pair = Pair::new("rmv", Bind::Mark(NUMBER)).await;
     pair.heals("cold start, VTI").await;
     let sas = pair.a.vici.sas().await.unwrap();

@@ -23,12 +23,10 @@ pub enum CaError {
         source: io::Error,
     },
     /// The authority cannot be read.
-    #[error("cannot read {}: {source}; `mesh-controller init --dir {}` makes an authority", path.display(), dir.display())]
+    #[error("cannot read {}: {source}; --dir names the authority's directory, which `mesh-controller init` makes", path.display())]
     Read {
         /// Which file.
         path: PathBuf,
-        /// Of which directory.
-        dir: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -47,20 +45,27 @@ pub enum CaError {
 }
 
 /// Makes an authority and the controller's own certificate in `dir`.
-pub fn init(dir: &Path, addresses: &[String], days: u32) -> Result<(), CaError> {
-    // Written last: where it stands, everything else does.
-    let mark = dir.join("ca.pem");
-    if mark.exists() {
-        return Err(CaError::Exists { path: mark });
+pub fn init(dir: &Path, days: u32) -> Result<(), CaError> {
+    for name in ["ca.pem", "ca-key.pem"] {
+        let path = dir.join(name);
+        if path.exists() {
+            return Err(CaError::Exists { path });
+        }
     }
     private_dir(dir)?;
-    let now = OffsetDateTime::now_utc();
-    let authority = authority(AUTHORITY_DAYS, now)?;
-    let controller = certify(&authority, &Subject::Controller(addresses), days, now)?;
+    let authority = authority(AUTHORITY_DAYS, OffsetDateTime::now_utc())?;
     write(&dir.join("ca-key.pem"), authority.key.expose(), 0o600)?;
+    write(&dir.join("ca.pem"), &authority.certificate, 0o644)?;
+    renew(dir, days)
+}
+
+/// Makes the controller a new certificate, signed by the authority in `dir`.
+pub fn renew(dir: &Path, days: u32) -> Result<(), CaError> {
+    let authority = read_authority(dir)?;
+    let now = OffsetDateTime::now_utc();
+    let controller = certify(&authority, &Subject::Controller, days, now)?;
     write(&dir.join("key.pem"), controller.key.expose(), 0o600)?;
-    write(&dir.join("cert.pem"), &controller.certificate, 0o644)?;
-    write(&mark, &authority.certificate, 0o644)
+    write(&dir.join("cert.pem"), &controller.certificate, 0o644)
 }
 
 /// Makes an identity for `peer` in the directory `out`, signed by the authority in `dir`.
@@ -70,24 +75,24 @@ pub fn issue(dir: &Path, peer: &Peer, out: &Path, days: u32) -> Result<(), CaErr
     if mark.exists() {
         return Err(CaError::Exists { path: mark });
     }
-    let read = |name: &str| {
-        let path = dir.join(name);
-        fs::read_to_string(&path).map_err(|source| CaError::Read {
-            path,
-            dir: dir.to_owned(),
-            source,
-        })
-    };
-    let authority = Issued {
-        certificate: read("ca.pem")?,
-        key: SecretPem(read("ca-key.pem")?),
-    };
+    let authority = read_authority(dir)?;
     let now = OffsetDateTime::now_utc();
     let issued = certify(&authority, &Subject::Peer(peer), days, now)?;
     private_dir(out)?;
     write(&out.join("ca.pem"), &authority.certificate, 0o644)?;
     write(&out.join("key.pem"), issued.key.expose(), 0o600)?;
     write(&mark, &issued.certificate, 0o644)
+}
+
+fn read_authority(dir: &Path) -> Result<Issued, CaError> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        fs::read_to_string(&path).map_err(|source| CaError::Read { path, source })
+    };
+    Ok(Issued {
+        certificate: read("ca.pem")?,
+        key: SecretPem(read("ca-key.pem")?),
+    })
 }
 
 fn private_dir(dir: &Path) -> Result<(), CaError> {

@@ -5,7 +5,7 @@
 mod files;
 mod role;
 
-pub use files::{CaError, init, issue};
+pub use files::{CaError, init, issue, renew};
 pub use role::{Peer, PeerError, Role};
 
 use rcgen::{
@@ -14,7 +14,6 @@ use rcgen::{
 };
 use routemesh_proto::CONTROLLER_NAME;
 use std::fmt;
-use std::net::IpAddr;
 use time::{Duration, OffsetDateTime};
 
 /// A private key as PEM (PKCS#8). Only [`SecretPem::expose`] shows it.
@@ -45,8 +44,8 @@ pub struct Issued {
 /// What a certificate is for.
 #[derive(Clone, Debug)]
 pub enum Subject<'a> {
-    /// The controller, with the addresses or host names that it is dialled at.
-    Controller(&'a [String]),
+    /// The controller, whatever address it is dialled at.
+    Controller,
     /// A gateway or an operator.
     Peer(&'a Peer),
 }
@@ -91,7 +90,7 @@ pub fn certify(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     // A gateway's certificate must never pass for the controller's.
     params.extended_key_usages = vec![match subject {
-        Subject::Controller(_) => ExtendedKeyUsagePurpose::ServerAuth,
+        Subject::Controller => ExtendedKeyUsagePurpose::ServerAuth,
         Subject::Peer(_) => ExtendedKeyUsagePurpose::ClientAuth,
     }];
     valid(&mut params, days, now);
@@ -109,20 +108,14 @@ fn name(common: &str) -> DistinguishedName {
 
 fn common_name<'a>(subject: &'a Subject) -> &'a str {
     match subject {
-        Subject::Controller(_) => CONTROLLER_NAME,
+        Subject::Controller => CONTROLLER_NAME,
         Subject::Peer(peer) => &peer.name,
     }
 }
 
 fn alternative_names(subject: &Subject) -> Result<Vec<SanType>, rcgen::Error> {
     match subject {
-        Subject::Controller(addresses) => std::iter::once(CONTROLLER_NAME)
-            .chain(addresses.iter().map(String::as_str))
-            .map(|address| match address.parse::<IpAddr>() {
-                Ok(ip) => Ok(SanType::IpAddress(ip)),
-                Err(_) => Ok(SanType::DnsName(address.try_into()?)),
-            })
-            .collect(),
+        Subject::Controller => Ok(vec![SanType::DnsName(CONTROLLER_NAME.try_into()?)]),
         Subject::Peer(peer) => {
             let mut names = vec![SanType::URI(peer.uri().try_into()?)];
             // IKE knows a gateway by this name, and an operator by none.

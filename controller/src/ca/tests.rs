@@ -85,9 +85,8 @@ fn an_operator_is_nobody_to_ike() {
 }
 
 #[test]
-fn the_controller_has_its_addresses_and_no_role() {
-    let addresses = ["2001:db8::7".to_owned(), "mesh.example.net".to_owned()];
-    let (_, issued) = issued(&Subject::Controller(&addresses));
+fn the_controller_has_its_name_and_no_role() {
+    let (_, issued) = issued(&Subject::Controller);
     let cert = der(&issued.certificate);
     assert_eq!(Peer::from_certificate(&cert), Err(PeerError::NoRole));
     assert_eq!(Peer::from_certificate(b"junk"), Err(PeerError::Unreadable));
@@ -98,15 +97,14 @@ fn the_controller_has_its_addresses_and_no_role() {
         .unwrap()
         .value
         .general_names;
-    assert_eq!(names.len(), 3);
-    assert!(names.contains(&GeneralName::DNSName(CONTROLLER_NAME)));
+    assert_eq!(**names, [GeneralName::DNSName(CONTROLLER_NAME)]);
 }
 
 #[test]
 fn directories_are_private_and_never_overwritten() {
     let temp = tempfile::tempdir().unwrap();
     let (dir, out) = (temp.path().join("controller"), temp.path().join("V1-1"));
-    init(&dir, &[], 5).unwrap();
+    init(&dir, 5).unwrap();
     issue(&dir, &peer(Role::Gateway, "V1-1"), &out, 5).unwrap();
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&dir), mode(&out)), (0o700, 0o700));
@@ -119,11 +117,28 @@ fn directories_are_private_and_never_overwritten() {
     }
     routemesh_proto::Identity::load(&dir).unwrap();
     routemesh_proto::Identity::load(&out).unwrap();
-    assert!(matches!(init(&dir, &[], 5), Err(CaError::Exists { .. })));
+    assert!(matches!(init(&dir, 5), Err(CaError::Exists { .. })));
     let again = issue(&dir, &peer(Role::Gateway, "V1-1"), &out, 5);
     assert!(matches!(again, Err(CaError::Exists { .. })));
     for name in ["../V1", CONTROLLER_NAME, "10.0.0.1", ""] {
         let refused = issue(&dir, &peer(Role::Gateway, name), &temp.path().join("x"), 5);
         assert!(matches!(refused, Err(CaError::Name(_))), "{name}");
     }
+}
+
+#[test]
+fn the_controllers_certificate_is_renewed_and_the_authority_is_not() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("controller");
+    init(&dir, 5).unwrap();
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap();
+    let before = ["ca.pem", "ca-key.pem", "cert.pem", "key.pem"].map(read);
+    renew(&dir, 5).unwrap();
+    let after = ["ca.pem", "ca-key.pem", "cert.pem", "key.pem"].map(read);
+    assert_eq!(before[..2], after[..2]);
+    assert!(before[2] != after[2] && before[3] != after[3]);
+    // An authority whose certificate was lost is not written over.
+    std::fs::remove_file(dir.join("ca.pem")).unwrap();
+    assert!(matches!(init(&dir, 5), Err(CaError::Exists { .. })));
+    assert_eq!(read("ca-key.pem"), before[1]);
 }

@@ -40,6 +40,9 @@ pub enum ServeError {
     /// The transport.
     #[error("cannot serve: {0}")]
     Transport(#[from] tonic::transport::Error),
+    /// A defect of ours.
+    #[error("the server ended unexpectedly: {0}; please report this")]
+    Panicked(tokio::task::JoinError),
 }
 
 /// Serves at `listener` until `stop` is done, then ends streams and keeps what was reported.
@@ -91,7 +94,9 @@ fn finished(
 ) -> Result<(), ServeError> {
     match ended {
         Ok(result) => Ok(result?),
-        Err(_) => Ok(()),
+        // It was told to end, and did not in time.
+        Err(error) if error.is_cancelled() => Ok(()),
+        Err(error) => Err(ServeError::Panicked(error)),
     }
 }
 

@@ -54,7 +54,7 @@ impl<'lab> Mesh<'lab> {
             let all = [&[program.as_str(), words[0], "--dir", &dir], &words[1..]].concat();
             host.run(&all).map(drop)
         };
-        words(&["init", "--name", CONTROLLER_ADDRESS])?;
+        words(&["init"])?;
         let mut issued = vec![("--operator", "admin".to_owned(), mesh.operator_dir())];
         for gateway in lab.topology().gateways() {
             issued.push(("--gateway", gateway.name(), mesh.identity_dir(gateway)));

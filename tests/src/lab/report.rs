@@ -21,8 +21,13 @@ pub fn say(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "  {at:7.1} s  {line}");
 }
 
-/// A measured figure: said, and appended to `target/lab/results.txt`.
+/// A measured figure: said, and appended to `target/lab/results.txt`, with the kind of tunnel that
+/// the run is about where it is about one.
 pub fn measured(name: &str, value: impl Display) {
+    let name = match std::env::var("LAB_TUNNEL") {
+        Ok(kind) => format!("{kind}: {name}"),
+        Err(_) => name.to_owned(),
+    };
     say(format_args!("measured: {name}: {value}"));
     let path = output_dir().join("results.txt");
     let appended = std::fs::OpenOptions::new()

@@ -16,8 +16,7 @@ use super::{mesh_up, spec, tunnel};
 
 #[test]
 fn a_mesh_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
-    let name = tunnel();
-    let lab = Lab::start(&name, Topology::three_sites())?;
+    let lab = Lab::start(&tunnel(), Topology::three_sites())?;
     let sniffer = Sniffer::start(lab.host(PUBLIC))?;
     let start = Instant::now();
     // All 24 tunnel ends; two-member groups for both families of every remote site; IPv4 over
@@ -42,7 +41,7 @@ fn a_mesh_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
         wait_until(&what, SETTLE, || lab.ping(one, other))?;
     }
     measured(
-        &format!("{name}: from nothing to a full mesh"),
+        "from nothing to a full mesh",
         format_args!("{:.0} s", start.elapsed().as_secs_f64()),
     );
     says_so_itself(&mesh)?;
@@ -51,7 +50,7 @@ fn a_mesh_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
     let before: Vec<_> = gateways.iter().map(|g| lab.sent_into_tunnels(*g)).collect();
     let traffic = Traffic::start(&lab, 1, 2)?;
     std::thread::sleep(Duration::from_secs(8));
-    let total = traffic.stop(&format!("{name}: steady state"))?;
+    let total = traffic.stop("steady state")?;
     assert_eq!(total.lost, 0, "lost packets in a mesh at rest");
 
     // Every tunnel between the two sites carried its share, in both directions.

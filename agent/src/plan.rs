@@ -422,4 +422,28 @@ mod tests {
         assert_eq!(ops, [gone]);
         assert_eq!(plan(&shrunk, &shrunk), []);
     }
+
+    #[test]
+    fn what_no_tunnel_serves_is_barred_before_all_else() {
+        let mut desired = State::default();
+        let link = Link {
+            side: Side::Overlay,
+            kind: LinkKind::Xfrm { if_id: 1 },
+            up: true,
+            mtu: 1500,
+            addresses: BTreeSet::new(),
+        };
+        desired.links.insert("rm0".into(), link);
+        let key = RouteKey {
+            prefix: "10.0.2.0/24".parse().unwrap(),
+            metric: ours::METRIC_UNREACHABLE,
+        };
+        desired.routes.insert(key, Target::Unreachable);
+        let barrier = Op::PutRoute {
+            key,
+            target: Target::Unreachable,
+            replace: false,
+        };
+        assert_eq!(plan(&desired, &State::default()).first(), Some(&barrier));
+    }
 }

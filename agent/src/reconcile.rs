@@ -289,3 +289,51 @@ fn state(observed: &Observed) -> State {
         routes: observed.routes.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Link, LinkKind, Side};
+    use crate::vici::{Bind, Definition};
+
+    fn with_link(side: Side) -> State {
+        let link = Link {
+            side,
+            kind: LinkKind::Xfrm { if_id: 1 },
+            up: true,
+            mtu: 1500,
+            addresses: BTreeSet::new(),
+        };
+        State {
+            links: [("rm1".to_owned(), link)].into(),
+            ..State::default()
+        }
+    }
+
+    #[test]
+    fn no_connection_is_wanted_before_its_interface_is_in_place() {
+        let definition = Definition {
+            local_addrs: Vec::new(),
+            remote_addrs: Vec::new(),
+            local_id: "V1-1".into(),
+            remote_id: "V2-1".into(),
+            certificate_pem: String::new(),
+            ca_pem: String::new(),
+            ike_proposals: Vec::new(),
+            esp_proposals: Vec::new(),
+            bind: Bind::IfId(1),
+            initiate: true,
+            dpd_delay: Duration::from_secs(10),
+        };
+        let definitions: Definitions = [("rm1-V2-1".to_owned(), definition)].into();
+        let desired = with_link(Side::Overlay);
+        let wants = |in_kernel: &State| {
+            let (wanted, seen) = watch::channel(None);
+            want(&wanted, definitions.clone(), &desired, in_kernel);
+            seen.borrow().as_ref().map_or(0, Definitions::len)
+        };
+        assert_eq!(wants(&State::default()), 0);
+        assert_eq!(wants(&with_link(Side::Underlay)), 0);
+        assert_eq!(wants(&desired), 1);
+    }
+}

@@ -52,16 +52,13 @@ pub fn links(config: &Config, links: &Links) -> Vec<(String, String)> {
 }
 
 fn gateway(config: &Config, tunnel: &Tunnel) -> PeerConfig {
+    let (local, remote) = (IpAddr::V6(tunnel.local), IpAddr::V6(tunnel.remote));
     PeerConfig {
-        asn: tunnel.peer_asn,
-        local: IpAddr::V6(tunnel.local),
-        remote: IpAddr::V6(tunnel.remote),
         hold_time: config.hold_time,
-        families: BTreeSet::from([Family::Ipv4, Family::Ipv6]),
         import: config.prefixes_of(&tunnel.peer_site).to_vec(),
         export: config.owned().to_vec(),
-        client: false,
         max_prefixes: MAX_PREFIXES,
+        ..PeerConfig::new(tunnel.peer_asn, local, remote)
     }
 }
 
@@ -72,15 +69,13 @@ fn lan(config: &Config, router: &Router, local: IpAddr) -> PeerConfig {
         IpAddr::V6(_) => BTreeSet::from([Family::Ipv4, Family::Ipv6]),
     };
     PeerConfig {
-        asn: router.asn,
-        local,
-        remote: router.address,
         hold_time: config.hold_time,
         families,
         import: config.owned().to_vec(),
         export: config.elsewhere().collect(),
         client: router.asn == config.asn,
         max_prefixes: MAX_PREFIXES,
+        ..PeerConfig::new(router.asn, local, router.address)
     }
 }
 

@@ -76,4 +76,39 @@ pub struct PeerConfig {
     pub client: bool,
     /// The session ends when the peer announces more prefixes, refused ones included. 0: no limit.
     pub max_prefixes: usize,
+    /// Never connect to the peer, only accept.
+    pub passive: bool,
+    /// Offer to exchange several paths per prefix, both ways (RFC 7911).
+    pub add_path: bool,
+    /// Offer that NOTIFICATIONs and an expired hold timer restart gracefully too (the N bit of
+    /// RFC 8538). Not where a silent peer means a dead link: its paths would be kept.
+    pub graceful_notification: bool,
+    /// How long paths of the peer, and ours at the peer, are kept as a last resort when its restart
+    /// time is over (RFC 9494); zero: not at all.
+    pub long_lived: Duration,
+    /// Our paths are about to go: the peer is asked to use any other (RFC 8326).
+    pub drain: bool,
+}
+
+impl PeerConfig {
+    /// A peer with which both families are exchanged as far as import and export say, which as
+    /// yet they do for nothing, and without anything that is optional.
+    pub fn new(asn: u32, local: IpAddr, remote: IpAddr) -> Self {
+        Self {
+            asn,
+            local,
+            remote,
+            hold_time: Duration::from_secs(90),
+            families: BTreeSet::from([Family::Ipv4, Family::Ipv6]),
+            import: Vec::new(),
+            export: Vec::new(),
+            client: false,
+            max_prefixes: 0,
+            passive: false,
+            add_path: false,
+            graceful_notification: false,
+            long_lived: Duration::ZERO,
+            drain: false,
+        }
+    }
 }

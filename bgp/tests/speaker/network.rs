@@ -52,15 +52,10 @@ pub fn address(number: u8) -> IpAddr {
 /// A peer that may say and be told everything.
 pub fn peer(own: u8, other: u8, asn: u32) -> PeerConfig {
     PeerConfig {
-        asn,
-        local: address(own),
-        remote: address(other),
         hold_time: HOLD,
-        families: both(),
         import: vec![net("0.0.0.0/0"), net("::/0")],
         export: vec![net("0.0.0.0/0"), net("::/0")],
-        client: false,
-        max_prefixes: 0,
+        ..PeerConfig::new(asn, address(own), address(other))
     }
 }
 

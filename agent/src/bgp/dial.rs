@@ -1,0 +1,48 @@
+//! Connecting to peers.
+
+use super::connection::Io;
+use super::sockets;
+use crate::netns::Netns;
+use routemesh_bgp::{PeerConfig, PeerId, SpeakerConfig};
+use std::collections::BTreeMap;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+/// The attempts to connect that are under way.
+pub struct Dialler {
+    overlay: Netns,
+    io: mpsc::Sender<Io>,
+    attempts: BTreeMap<PeerId, AbortHandle>,
+}
+
+impl Dialler {
+    pub fn new(overlay: Netns, io: mpsc::Sender<Io>) -> Self {
+        Self {
+            overlay,
+            io,
+            attempts: BTreeMap::new(),
+        }
+    }
+
+    /// Begins an attempt, of which [`Io::Connected`] tells the end.
+    pub fn connect(&mut self, peer: PeerId, config: &PeerConfig) {
+        let name = peer.clone();
+        let connecting = sockets::connect(self.overlay.clone(), config.local, config.remote);
+        let io = self.io.clone();
+        let attempt = tokio::spawn(async move {
+            let stream = connecting.await;
+            // The driver may have ended.
+            let _ = io.send(Io::Connected { peer, stream }).await;
+        });
+        // A new attempt replaces the old one, whose failure would count against it.
+        if let Some(old) = self.attempts.insert(name, attempt.abort_handle()) {
+            old.abort();
+        }
+    }
+
+    /// Forgets the attempts of peers that are gone.
+    pub fn keep(&mut self, config: &SpeakerConfig) {
+        self.attempts
+            .retain(|peer, _| config.peers.contains_key(peer));
+    }
+}

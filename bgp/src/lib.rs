@@ -5,14 +5,15 @@
 //! tokio, netlink or the mesh's configuration. Whoever drives it passes `now` with every call.
 //!
 //! A [`Speaker`] owns one peer machine (`peer`) per configured peer and one table of routes
-//! (`rib`). A peer machine owns the connections to that peer (`session`), of which a collision
-//! leaves one. What a peer says passes `policy` into the table, `decision` chooses among its
+//! (`rib`). A peer machine owns the connections to that peer (`connections`, each a `session`), of
+//! which a collision leaves one. What a peer says passes `policy` into the table, `decision` chooses among its
 //! paths, and `export` says what the other peers are told.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod collision;
 mod config;
+mod connections;
 mod decision;
 mod export;
 mod identity;

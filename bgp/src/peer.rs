@@ -1,8 +1,8 @@
-//! One peer: how connections to it come about, which of them survives, and what becomes of its
-//! paths between two sessions (RFC 4271 sections 6.8 and 8, RFC 4724 section 4.2).
+//! One peer: what its connections mean for its paths, in a session and between two of them
+//! (RFC 4271 section 8, RFC 4724 section 4.2).
 
-use crate::collision::{self, New, Old, Verdict};
 use crate::config::{ConnId, PeerConfig, PeerId, Time};
+use crate::connections::Connections;
 use crate::export::{AdjRibOut, Target};
 use crate::identity::Identity;
 use crate::intake::Intake;
@@ -10,9 +10,8 @@ use crate::interface::{Event, Output, PeerState, PeerStatus};
 use crate::policy::{ImportRules, PrefixSet};
 use crate::retry::{Plan, Retry};
 use crate::rib::Source;
-use crate::session::{Ending, Incoming, Phase, Session};
-use crate::wire::notification::cease;
-use crate::wire::{Family, Fault, Message, Notification, Update};
+use crate::session::{Ending, Incoming, Session};
+use crate::wire::{Family, Fault, Message, Update};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,8 +47,7 @@ pub(crate) struct Peer {
     us: Identity,
     pub(crate) rules: ImportRules,
     pub(crate) allowed_out: PrefixSet,
-    sessions: Vec<Session>,
-    retry: Retry,
+    connections: Connections,
     last_error: Option<String>,
     state: PeerState,
     since: Time,
@@ -66,13 +64,12 @@ impl Peer {
         // The peer's seed has the names the other way round.
         let seed = id.0.bytes().chain(us.router_id.octets());
         Self {
-            retry: Retry::new(seed, now),
+            connections: Connections::new(Retry::new(seed, now)),
             rules: ImportRules::new(&config, us),
             allowed_out: PrefixSet::new(&config.export),
             id,
             config,
             us,
-            sessions: Vec::new(),
             last_error: None,
             state: PeerState::Active,
             since: now,
@@ -104,8 +101,8 @@ impl Peer {
 
     /// A changed configuration is reason to try again at once.
     pub(crate) fn reconnect(&mut self, now: Time) {
-        if self.sessions.is_empty() {
-            self.retry.again(now);
+        if self.connections.is_empty() {
+            self.connections.retry.again(now);
         }
     }
 
@@ -113,16 +110,9 @@ impl Peer {
         self.config.asn == self.us.asn
     }
 
-    fn session(&mut self, conn: ConnId) -> Option<&mut Session> {
-        self.sessions
-            .iter_mut()
-            .find(|session| session.conn == conn)
-    }
-
     /// The session, if there is one.
     pub(crate) fn established(&self) -> Option<&Session> {
-        let mut sessions = self.sessions.iter();
-        sessions.find(|session| session.established().is_some())
+        self.connections.established()
     }
 
     // ---- Connections ----
@@ -134,41 +124,25 @@ impl Peer {
         now: Time,
         outputs: &mut VecDeque<Output>,
     ) {
-        let settled = |session: &Session| session.phase > Phase::OpenSent;
-        let unwanted = match self.retry.plan {
-            Plan::Idle { .. } => true,
+        if !self.connections.admit(active, outputs) {
             // Closed before our OPEN, so that the peer cannot take it for one after a restart.
-            _ => active && self.sessions.iter().any(|it| it.active || settled(it)),
-        };
-        if unwanted {
             outputs.push_back(Output::Close { conn });
             return;
         }
-        if active {
-            self.retry.plan = Plan::Rest;
-        } else {
-            // The peer gave up a connection without our noticing, or it would not open another.
-            let given_up = |it: &Session| !it.active && it.established().is_none();
-            if let Some(at) = self.sessions.iter().position(given_up) {
-                let old = self.sessions.swap_remove(at);
-                let ending = Ending::Sent(Notification::cease(cease::COLLISION));
-                close(&old, &ending, outputs);
-            }
-        }
         let open = self.us.open(&self.config, self.was_up, now);
         let session = Session::new((conn, active), open, self.config.asn, now, outputs);
-        self.sessions.push(session);
+        self.connections.add(session);
     }
 
     pub(crate) fn connect_failed(&mut self, now: Time) {
-        if let Plan::Connecting { .. } = self.retry.plan {
+        if let Plan::Connecting { .. } = self.connections.retry.plan {
             self.last_error = Some("cannot connect".into());
-            self.retry.pause(now);
+            self.connections.retry.pause(now);
         }
     }
 
     pub(crate) fn receive(&mut self, conn: ConnId, bytes: Vec<u8>) {
-        if let Some(session) = self.session(conn) {
+        if let Some(session) = self.connections.get(conn) {
             session.receive(bytes);
         }
     }
@@ -180,7 +154,7 @@ impl Peer {
         now: Time,
         outputs: &mut VecDeque<Output>,
     ) -> Option<Happening> {
-        Some(match self.session(conn)?.next(now)? {
+        Some(match self.connections.get(conn)?.next(now)? {
             Incoming::Opened => self.opened(conn, now, outputs),
             Incoming::Established => self.up(conn, now, outputs),
             Incoming::Update(update, faults) => {
@@ -194,42 +168,22 @@ impl Peer {
 
     /// An OPEN came: of all connections past OpenSent, one stays (RFC 4271 section 6.8).
     fn opened(&mut self, conn: ConnId, now: Time, outputs: &mut VecDeque<Output>) -> Happening {
-        let Some(new) = self.session(conn) else {
-            return Happening::Nothing;
+        let ours = (self.us.router_id, self.us.asn);
+        let loser = self.connections.contest(conn, ours, self.config.asn);
+        let happening = match loser {
+            Some((loser, ending)) => self.end(loser, ending, now, outputs),
+            None => Happening::Nothing,
         };
-        let their_id = new.router_id;
-        let new = New {
-            active: new.active,
-            connected: new.connected,
-        };
-        let is_old = |it: &&Session| it.conn != conn && it.phase > Phase::OpenSent;
-        let mut happening = Happening::Nothing;
-        if let Some(session) = self.sessions.iter().find(is_old) {
-            let old = Old {
-                active: session.active,
-                established: session.established(),
-                graceful: session.negotiated.graceful(),
-            };
-            let ours = (self.us.router_id, self.us.asn);
-            let theirs = (their_id, self.config.asn);
-            let cease = Ending::Sent(Notification::cease(cease::COLLISION));
-            let (loser, ending) = match collision::resolve(old, new, ours, theirs) {
-                Verdict::KeepOld => (conn, cease),
-                Verdict::KeepNew => (session.conn, cease),
-                Verdict::Supersede => (session.conn, Ending::Superseded),
-            };
-            happening = self.end(loser, ending, now, outputs);
-        }
-        if let Some(session) = self.session(conn) {
+        if let Some(session) = self.connections.get(conn) {
             session.confirm(now, outputs);
-            self.retry.plan = Plan::Rest;
+            self.connections.retry.plan = Plan::Rest;
         }
         happening
     }
 
     /// A session is up.
     fn up(&mut self, conn: ConnId, now: Time, outputs: &mut VecDeque<Output>) -> Happening {
-        let Some(session) = self.session(conn) else {
+        let Some(session) = self.connections.get(conn) else {
             return Happening::Nothing;
         };
         let (negotiated, router_id) = (session.negotiated.clone(), session.router_id);
@@ -268,14 +222,13 @@ impl Peer {
         now: Time,
         outputs: &mut VecDeque<Output>,
     ) -> Happening {
-        let Some(at) = self.sessions.iter().position(|it| it.conn == conn) else {
+        let Some(session) = self.connections.remove(conn) else {
             return Happening::Nothing;
         };
-        let session = self.sessions.swap_remove(at);
-        close(&session, &ending, outputs);
+        session.close(&ending, outputs);
         let peer = self.id.clone();
         // A connection lost to another one of the same peer is no failure.
-        let lost_to_another = ending.is_collision() && !self.sessions.is_empty();
+        let lost_to_another = ending.is_collision() && !self.connections.is_empty();
         let Some(since) = session.established() else {
             if !lost_to_another {
                 self.failed(&ending, now);
@@ -284,7 +237,7 @@ impl Peer {
             return Happening::Nothing;
         };
         if now >= since + STABLE {
-            self.retry.forgive();
+            self.connections.retry.forgive();
         }
         if !lost_to_another {
             self.failed(&ending, now);
@@ -304,12 +257,7 @@ impl Peer {
     /// Plans the next connection after one has failed or ended.
     fn failed(&mut self, ending: &Ending, now: Time) {
         self.last_error = Some(ending.to_string());
-        let on_its_way = |it: &Session| it.active || it.phase > Phase::OpenSent;
-        if self.sessions.is_empty() && ending.is_error() {
-            self.retry.idle(now);
-        } else if self.retry.plan == Plan::Rest && !self.sessions.iter().any(on_its_way) {
-            self.retry.pause(now);
-        }
+        self.connections.failed(ending, now);
     }
 
     /// The link to the peer is dead, or an operator or the configuration ends all connections.
@@ -320,14 +268,14 @@ impl Peer {
         outputs: &mut VecDeque<Output>,
     ) -> Happening {
         let mut happening = Happening::Nothing;
-        while let Some(session) = self.sessions.first() {
-            match self.end(session.conn, ending.clone(), now, outputs) {
+        while let Some(conn) = self.connections.first() {
+            match self.end(conn, ending.clone(), now, outputs) {
                 Happening::Nothing => {}
                 down => happening = down,
             }
         }
-        if let Plan::Connecting { .. } = self.retry.plan {
-            self.retry.pause(now);
+        if let Plan::Connecting { .. } = self.connections.retry.plan {
+            self.connections.retry.pause(now);
         }
         match happening {
             Happening::Nothing => self.drop_stale(|_| true),
@@ -345,22 +293,22 @@ impl Peer {
 
     /// Nothing more with this peer.
     pub(crate) fn stop(&mut self) {
-        self.retry.stop();
+        self.connections.retry.stop();
     }
 
     /// Nothing more with a peer that announced too many prefixes, for long.
     pub(crate) fn rest_after_max_prefixes(&mut self, now: Time) {
-        self.retry.idle_after_max_prefixes(now);
+        self.connections.retry.idle_after_max_prefixes(now);
     }
 
     pub(crate) fn alive(&mut self, now: Time, outputs: &mut VecDeque<Output>) {
-        if self.retry.alive(now) {
+        if self.connections.retry.alive(now) {
             self.connect(now, outputs);
         }
     }
 
     fn connect(&mut self, now: Time, outputs: &mut VecDeque<Output>) {
-        self.retry.plan = Plan::Connecting { since: now };
+        self.connections.retry.plan = Plan::Connecting { since: now };
         let peer = self.id.clone();
         outputs.push_back(Output::Connect { peer });
     }
@@ -374,7 +322,7 @@ impl Peer {
         outputs: &mut VecDeque<Output>,
     ) -> Option<Happening> {
         let due = |deadline: Option<Time>| deadline.is_some_and(|deadline| deadline <= now);
-        if let Some(session) = self.sessions.iter_mut().find(|it| due(it.deadline())) {
+        if let Some(session) = self.connections.due(now) {
             let conn = session.conn;
             return Some(match session.timeout(now, outputs) {
                 Some(ending) => self.end(conn, ending, now, outputs),
@@ -384,7 +332,7 @@ impl Peer {
         if due(self.intake.deadline()) {
             return Some(self.drop_stale(|until| until <= now));
         }
-        if due(self.retry.deadline()) {
+        if due(self.connections.retry.deadline()) {
             self.connect(now, outputs);
             return Some(Happening::Nothing);
         }
@@ -393,9 +341,8 @@ impl Peer {
 
     /// When [`Peer::timeout`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let sessions = self.sessions.iter().filter_map(Session::deadline);
-        let others = [self.intake.deadline(), self.retry.deadline()];
-        sessions.chain(others.into_iter().flatten()).min()
+        let deadlines = [self.connections.deadline(), self.intake.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     // ---- Routes ----
@@ -406,8 +353,7 @@ impl Peer {
 
     /// Notes, and says, whether all routes of the peer arrived.
     pub(crate) fn complete(&mut self, now: Time) -> bool {
-        let mut sessions = self.sessions.iter();
-        let session = sessions.find(|session| session.established().is_some());
+        let session = self.connections.established();
         self.intake.complete(session.map(|it| &it.negotiated), now)
     }
 
@@ -438,24 +384,10 @@ impl Peer {
 
     /// Keeps track of when the state changed. To be called after everything that may change it.
     pub(crate) fn note_state(&mut self, now: Time) {
-        let state = self.current_state();
+        let state = self.connections.state();
         if state != self.state {
             self.state = state;
             self.since = now;
-        }
-    }
-
-    fn current_state(&self) -> PeerState {
-        match (
-            self.sessions.iter().map(|it| it.phase).max(),
-            self.retry.plan,
-        ) {
-            (Some(Phase::Established(_)), _) => PeerState::Established,
-            (Some(Phase::OpenConfirm), _) => PeerState::OpenConfirm,
-            (Some(Phase::OpenSent), _) => PeerState::OpenSent,
-            (None, Plan::Idle { .. }) => PeerState::Idle,
-            (None, Plan::Connecting { .. }) => PeerState::Connect,
-            (None, Plan::Waiting { .. } | Plan::Rest) => PeerState::Active,
         }
     }
 
@@ -477,22 +409,5 @@ impl Peer {
             end_of_rib: intake.end_of_rib.clone(),
             graceful_restart: session.is_some_and(|it| it.negotiated.graceful()),
         }
-    }
-}
-
-/// Says the last word on a connection.
-fn close(session: &Session, ending: &Ending, outputs: &mut VecDeque<Output>) {
-    let notification = match ending {
-        Ending::Sent(notification) => Some(notification.clone()),
-        // RFC 9384: if anything still arrives there, the peer need not wait for its hold timer.
-        Ending::Dead => Some(Notification::cease(cease::BFD_DOWN)),
-        _ => None,
-    };
-    if let Some(notification) = notification {
-        session.send(&Message::Notification(notification), outputs);
-    }
-    if *ending != Ending::Closed {
-        let conn = session.conn;
-        outputs.push_back(Output::Close { conn });
     }
 }

@@ -346,4 +346,21 @@ impl Session {
         }
         None
     }
+
+    /// Says the last word on the connection.
+    pub(crate) fn close(&self, ending: &Ending, outputs: &mut VecDeque<Output>) {
+        let notification = match ending {
+            Ending::Sent(notification) => Some(notification.clone()),
+            // RFC 9384: if anything still arrives there, the peer need not wait for its hold timer.
+            Ending::Dead => Some(Notification::cease(cease::BFD_DOWN)),
+            _ => None,
+        };
+        if let Some(notification) = notification {
+            self.send(&Message::Notification(notification), outputs);
+        }
+        if *ending != Ending::Closed {
+            let conn = self.conn;
+            outputs.push_back(Output::Close { conn });
+        }
+    }
 }

@@ -3,12 +3,11 @@
 
 use crate::collision::{self, New, Old, Verdict};
 use crate::config::{ConnId, Time};
-use crate::interface::{Output, PeerState};
+use crate::interface::PeerState;
 use crate::retry::{Plan, Retry};
 use crate::session::{Ending, Phase, Session};
 use crate::wire::Notification;
 use crate::wire::notification::cease;
-use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 /// The connections there are, and how the next one comes about.
@@ -37,39 +36,41 @@ impl Connections {
         sessions.find(|session| session.conn == conn)
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.iter()
+    }
+
     /// The session, if there is one.
     pub(crate) fn established(&self) -> Option<&Session> {
         let mut sessions = self.sessions.iter();
         sessions.find(|session| session.established().is_some())
     }
 
-    /// Makes room for a new connection; false if it is not wanted.
-    pub(crate) fn admit(&mut self, active: bool, outputs: &mut VecDeque<Output>) -> bool {
+    pub(crate) fn established_mut(&mut self) -> Option<&mut Session> {
+        let mut sessions = self.sessions.iter_mut();
+        sessions.find(|session| session.established().is_some())
+    }
+
+    /// Whether a new connection is wanted.
+    pub(crate) fn wants(&self, active: bool) -> bool {
         let settled = |session: &Session| session.phase > Phase::OpenSent;
-        let unwanted = match self.retry.plan {
-            Plan::Idle { .. } => true,
-            _ => active && self.sessions.iter().any(|it| it.active || settled(it)),
-        };
-        if unwanted {
-            return false;
+        match self.retry.plan {
+            Plan::Idle { .. } => false,
+            _ => !active || !self.sessions.iter().any(|it| it.active || settled(it)),
         }
-        if active {
-            self.retry.plan = Plan::Rest;
-        } else {
-            // The peer gave up a connection without our noticing, or it would not open another.
-            let given_up = |it: &Session| !it.active && it.established().is_none();
-            if let Some(at) = self.sessions.iter().position(given_up) {
-                let old = self.sessions.swap_remove(at);
-                old.close(
-                    &Ending::Sent(Notification::cease(cease::COLLISION)),
-                    outputs,
-                );
-            }
-        }
-        true
+    }
+
+    /// A connection of the peer's that must be dead when it opens another one: the peer gave it up
+    /// without our noticing.
+    pub(crate) fn given_up(&self) -> Option<ConnId> {
+        let given_up = |it: &&Session| !it.active && it.established().is_none();
+        self.sessions.iter().find(given_up).map(|it| it.conn)
     }
 
     pub(crate) fn add(&mut self, session: Session) {
+        if session.active {
+            self.retry.plan = Plan::Rest;
+        }
         self.sessions.push(session);
     }
 

@@ -188,4 +188,23 @@ pub struct PeerStatus {
     pub end_of_rib: BTreeSet<Family>,
     /// The peer restarts gracefully (RFC 4724) in at least one family of this session.
     pub graceful_restart: bool,
+    /// The last NOTIFICATION that was sent or received.
+    pub last_notification: Option<Ending>,
+    /// What was counted since the peer was configured.
+    pub counts: Counts,
+}
+
+/// What is counted of a peer, over all its sessions. All of it only grows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Sessions that were established.
+    pub established: u64,
+    /// Messages received, of all types.
+    pub messages_received: u64,
+    /// Messages sent, of all types.
+    pub messages_sent: u64,
+    /// UPDATEs received.
+    pub updates_received: u64,
+    /// UPDATEs sent.
+    pub updates_sent: u64,
 }

@@ -6,12 +6,14 @@ use crate::connections::Connections;
 use crate::export::{AdjRibOut, Target};
 use crate::identity::Identity;
 use crate::intake::Intake;
-use crate::interface::{Event, Output, PeerState, PeerStatus};
+use crate::interface::{Event, Output, PeerStatus};
 use crate::policy::{ImportRules, PrefixSet};
+use crate::record::Record;
 use crate::retry::{Plan, Retry};
 use crate::rib::Source;
 use crate::session::{Ending, Incoming, Session};
-use crate::wire::{Family, Fault, Message, Update};
+use crate::wire::notification::cease;
+use crate::wire::{Family, Fault, Message, Notification, Update};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,9 +50,7 @@ pub(crate) struct Peer {
     pub(crate) rules: ImportRules,
     pub(crate) allowed_out: PrefixSet,
     connections: Connections,
-    last_error: Option<String>,
-    state: PeerState,
-    since: Time,
+    record: Record,
     /// A session was up before: our forwarding state outlived it.
     was_up: bool,
     pub(crate) intake: Intake,
@@ -70,9 +70,7 @@ impl Peer {
             id,
             config,
             us,
-            last_error: None,
-            state: PeerState::Active,
-            since: now,
+            record: Record::new(now),
             was_up: false,
             intake: Intake::default(),
             source: None,
@@ -124,10 +122,16 @@ impl Peer {
         now: Time,
         outputs: &mut VecDeque<Output>,
     ) {
-        if !self.connections.admit(active, outputs) {
+        if !self.connections.wants(active) {
             // Closed before our OPEN, so that the peer cannot take it for one after a restart.
             outputs.push_back(Output::Close { conn });
             return;
+        }
+        let given_up = self.connections.given_up().filter(|_| !active);
+        if let Some(mut old) = given_up.and_then(|conn| self.connections.remove(conn)) {
+            let ending = Ending::Sent(Notification::cease(cease::COLLISION));
+            old.close(&ending, now, outputs);
+            self.record.ended(&old, &ending);
         }
         let open = self.us.open(&self.config, self.was_up, now);
         let session = Session::new((conn, active), open, self.config.asn, now, outputs);
@@ -136,7 +140,7 @@ impl Peer {
 
     pub(crate) fn connect_failed(&mut self, now: Time) {
         if let Plan::Connecting { .. } = self.connections.retry.plan {
-            self.last_error = Some("cannot connect".into());
+            self.record.last_error = Some("cannot connect".into());
             self.connections.retry.pause(now);
         }
     }
@@ -189,6 +193,7 @@ impl Peer {
         let (negotiated, router_id) = (session.negotiated.clone(), session.router_id);
         let drop = self.intake.up(&negotiated, now);
         self.was_up = true;
+        self.record.established();
         self.source = Some(Arc::new(Source {
             peer: self.id.clone(),
             internal: self.internal(),
@@ -222,10 +227,11 @@ impl Peer {
         now: Time,
         outputs: &mut VecDeque<Output>,
     ) -> Happening {
-        let Some(session) = self.connections.remove(conn) else {
+        let Some(mut session) = self.connections.remove(conn) else {
             return Happening::Nothing;
         };
-        session.close(&ending, outputs);
+        session.close(&ending, now, outputs);
+        self.record.ended(&session, &ending);
         let peer = self.id.clone();
         // A connection lost to another one of the same peer is no failure.
         let lost_to_another = ending.is_collision() && !self.connections.is_empty();
@@ -256,7 +262,7 @@ impl Peer {
 
     /// Plans the next connection after one has failed or ended.
     fn failed(&mut self, ending: &Ending, now: Time) {
-        self.last_error = Some(ending.to_string());
+        self.record.last_error = Some(ending.to_string());
         self.connections.failed(ending, now);
     }
 
@@ -345,6 +351,25 @@ impl Peer {
         deadlines.into_iter().flatten().min()
     }
 
+    /// Sends UPDATEs over the session.
+    pub(crate) fn announce(&mut self, bytes: Vec<u8>, now: Time, outputs: &mut VecDeque<Output>) {
+        if let Some(session) = self.connections.established_mut() {
+            session.outbound.send(bytes, now, outputs);
+        }
+    }
+
+    /// The kernel has taken all that was handed out for a connection.
+    pub(crate) fn writable(&mut self, conn: ConnId) {
+        if let Some(session) = self.connections.get(conn) {
+            session.outbound.writable();
+            if session.established().is_some()
+                && let Some(out) = &mut self.out
+            {
+                out.writable();
+            }
+        }
+    }
+
     // ---- Routes ----
 
     pub(crate) fn too_many(&self) -> bool {
@@ -370,12 +395,12 @@ impl Peer {
     }
 
     /// Asks the peer for its routes again.
-    pub(crate) fn request_refresh(&self, outputs: &mut VecDeque<Output>) {
-        if let Some(session) = self.established()
+    pub(crate) fn request_refresh(&mut self, now: Time, outputs: &mut VecDeque<Output>) {
+        if let Some(session) = self.connections.established_mut()
             && session.negotiated.route_refresh
         {
-            for family in &session.negotiated.families {
-                session.send(&Message::RouteRefresh(*family), outputs);
+            for family in session.negotiated.families.clone() {
+                session.send(&Message::RouteRefresh(family), now, outputs);
             }
         }
     }
@@ -384,30 +409,28 @@ impl Peer {
 
     /// Keeps track of when the state changed. To be called after everything that may change it.
     pub(crate) fn note_state(&mut self, now: Time) {
-        let state = self.connections.state();
-        if state != self.state {
-            self.state = state;
-            self.since = now;
-        }
+        self.record.state(self.connections.state(), now);
     }
 
     pub(crate) fn status(&self) -> PeerStatus {
         let (session, intake) = (self.established(), &self.intake);
         PeerStatus {
             peer: self.id.clone(),
-            state: self.state,
-            since: self.since,
+            state: self.record.state,
+            since: self.record.since,
             received: intake.received,
             accepted: intake.received.saturating_sub(intake.rejected),
             rejected: intake.rejected,
             advertised: self.out.as_ref().map_or(0, AdjRibOut::count),
             stale: intake.stale.keys().copied().collect(),
-            last_error: self.last_error.clone(),
+            last_error: self.record.last_error.clone(),
             router_id: session.map(|it| it.router_id),
             hold_time: session.map(|it| it.negotiated.hold_time),
             families: session.map_or_else(BTreeSet::new, |it| it.negotiated.families.clone()),
             end_of_rib: intake.end_of_rib.clone(),
             graceful_restart: session.is_some_and(|it| it.negotiated.graceful()),
+            last_notification: self.record.last_notification.clone(),
+            counts: self.record.counts(self.connections.iter()),
         }
     }
 }

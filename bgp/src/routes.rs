@@ -216,12 +216,11 @@ impl Speaker {
         let Some(peer) = self.peers.values_mut().find(ready) else {
             return false;
         };
-        let conn = peer.established().map(|session| session.conn);
-        if let (Some(conn), Some(out)) = (conn, &mut peer.out) {
+        if let Some(out) = &mut peer.out {
             let bytes = out.next(&self.rib, &peer.allowed_out, &mut self.interner);
             // A batch may turn out to change nothing.
             if !bytes.is_empty() {
-                self.outputs.push_back(Output::Send { conn, bytes });
+                peer.announce(bytes, self.now, &mut self.outputs);
             }
         }
         true

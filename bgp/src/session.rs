@@ -6,6 +6,7 @@
 
 use crate::config::{ConnId, Time};
 use crate::interface::Output;
+use crate::outbound::Outbound;
 use crate::wire::notification::{cease, code, open, state_machine};
 use crate::wire::{
     Context, Decoded, Family, Fault, GracefulRestart, Message, Notification, Open, Update, decode,
@@ -57,9 +58,10 @@ impl Ending {
     /// Whether one side found fault with the other, so that trying again at once is of no use.
     pub(crate) fn is_error(&self) -> bool {
         match self {
-            Self::Sent(notification) | Self::Received(notification) => {
-                !matches!(notification.code, code::CEASE | code::HOLD_TIMER_EXPIRED)
-            }
+            Self::Sent(notification) | Self::Received(notification) => !matches!(
+                notification.code,
+                code::CEASE | code::HOLD_TIMER_EXPIRED | code::SEND_HOLD_TIMER_EXPIRED
+            ),
             _ => false,
         }
     }
@@ -147,6 +149,10 @@ pub(crate) struct Session {
     read: usize,
     hold_deadline: Option<Time>,
     keepalive_deadline: Option<Time>,
+    pub(crate) outbound: Outbound,
+    /// Messages received, and those of them that are UPDATEs.
+    pub(crate) messages: u64,
+    pub(crate) updates: u64,
 }
 
 impl Session {
@@ -163,7 +169,7 @@ impl Session {
             internal: peer_asn == offer.asn,
             ..Context::default()
         };
-        let session = Self {
+        let mut session = Self {
             conn,
             active,
             connected: now,
@@ -179,8 +185,11 @@ impl Session {
             read: 0,
             hold_deadline: Some(now + wait),
             keepalive_deadline: None,
+            outbound: Outbound::new(conn),
+            messages: 0,
+            updates: 0,
         };
-        session.send(&Message::Open(session.offer.clone()), outputs);
+        session.send(&Message::Open(session.offer.clone()), now, outputs);
         session
     }
 
@@ -191,11 +200,10 @@ impl Session {
         }
     }
 
-    pub(crate) fn send(&self, message: &Message, outputs: &mut VecDeque<Output>) {
+    pub(crate) fn send(&mut self, message: &Message, now: Time, outputs: &mut VecDeque<Output>) {
         let mut bytes = Vec::new();
         encode(message, &self.negotiated.context, &mut bytes);
-        let conn = self.conn;
-        outputs.push_back(Output::Send { conn, bytes });
+        self.outbound.send(bytes, now, outputs);
     }
 
     /// Takes bytes from the connection, for [`Session::next`].
@@ -225,6 +233,8 @@ impl Session {
                 Err(notification) => return Some(Incoming::Ended(Ending::Sent(notification))),
             };
             self.read += length;
+            self.messages += 1;
+            self.updates += u64::from(matches!(message, Message::Update(_)));
             match (self.phase, message) {
                 (_, Message::Notification(notification)) => {
                     return Some(Incoming::Ended(Ending::Received(notification)));
@@ -310,7 +320,7 @@ impl Session {
     /// Answers the peer's OPEN with a KEEPALIVE: OpenConfirm.
     pub(crate) fn confirm(&mut self, now: Time, outputs: &mut VecDeque<Output>) {
         self.phase = Phase::OpenConfirm;
-        self.send(&Message::Keepalive, outputs);
+        self.send(&Message::Keepalive, now, outputs);
         let hold_time = self.negotiated.hold_time;
         if hold_time.is_zero() {
             self.hold_deadline = Some(now + OPEN_TIMEOUT);
@@ -328,27 +338,43 @@ impl Session {
 
     /// When [`Session::timeout`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        let deadlines = [self.hold_deadline, self.keepalive_deadline];
+        let deadlines = [
+            self.hold_deadline,
+            self.keepalive_deadline,
+            self.send_hold_deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Does what is due; an ending if nothing was heard from the peer for too long.
+    fn send_hold_deadline(&self) -> Option<Time> {
+        let hold_time = self.negotiated.hold_time;
+        self.established()
+            .and_then(|_| self.outbound.deadline(hold_time))
+    }
+
+    /// Does what is due; an ending if the peer said or took nothing for too long.
     pub(crate) fn timeout(&mut self, now: Time, outputs: &mut VecDeque<Output>) -> Option<Ending> {
         if self.hold_deadline.is_some_and(|deadline| deadline <= now) {
             return Some(Ending::Sent(Notification::hold_timer_expired()));
+        }
+        if self.send_hold_deadline().is_some_and(|it| it <= now) {
+            let notification = Notification::new(code::SEND_HOLD_TIMER_EXPIRED, 0, []);
+            return Some(Ending::Sent(notification));
         }
         if self
             .keepalive_deadline
             .is_some_and(|deadline| deadline <= now)
         {
-            self.send(&Message::Keepalive, outputs);
+            if !self.outbound.keepalive_waits() {
+                self.send(&Message::Keepalive, now, outputs);
+            }
             self.keepalive_deadline = Some(now + self.negotiated.hold_time / 3);
         }
         None
     }
 
     /// Says the last word on the connection.
-    pub(crate) fn close(&self, ending: &Ending, outputs: &mut VecDeque<Output>) {
+    pub(crate) fn close(&mut self, ending: &Ending, now: Time, outputs: &mut VecDeque<Output>) {
         let notification = match ending {
             Ending::Sent(notification) => Some(notification.clone()),
             // RFC 9384: if anything still arrives there, the peer need not wait for its hold timer.
@@ -356,7 +382,7 @@ impl Session {
             _ => None,
         };
         if let Some(notification) = notification {
-            self.send(&Message::Notification(notification), outputs);
+            self.send(&Message::Notification(notification), now, outputs);
         }
         if *ending != Ending::Closed {
             let conn = self.conn;

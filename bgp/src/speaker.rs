@@ -35,6 +35,8 @@ pub struct Speaker {
     pub(crate) rib: Rib,
     pub(crate) interner: Interner,
     pub(crate) outputs: VecDeque<Output>,
+    /// The last time we were told.
+    pub(crate) now: Time,
 }
 
 impl Speaker {
@@ -56,6 +58,7 @@ impl Speaker {
             rib: Rib::default(),
             interner: Interner::default(),
             outputs: VecDeque::new(),
+            now,
         };
         speaker.configure(config, now);
         speaker
@@ -133,6 +136,7 @@ impl Speaker {
     pub fn installed(&mut self, prefixes: BTreeSet<IpNet>, now: Time) {
         self.rib.install(prefixes);
         self.propagate();
+        self.now = now;
         self.settle(now);
     }
 
@@ -152,6 +156,7 @@ impl Speaker {
 
     /// Something happened.
     pub fn input(&mut self, input: Input, now: Time) {
+        self.now = now;
         match input {
             Input::Connected { peer, conn, active } => match self.peers.get_mut(&peer) {
                 Some(machine) => {
@@ -171,10 +176,8 @@ impl Speaker {
             Input::Writable { conn } => {
                 if let Some(id) = self.conns.get(&conn)
                     && let Some(peer) = self.peers.get_mut(id)
-                    && peer.established().is_some_and(|it| it.conn == conn)
-                    && let Some(out) = &mut peer.out
                 {
-                    out.writable();
+                    peer.writable(conn);
                 }
             }
             Input::Closed { conn } => {
@@ -193,8 +196,8 @@ impl Speaker {
                 }
             }
             Input::Refresh { peer } => {
-                if let Some(peer) = self.peers.get(&peer) {
-                    peer.request_refresh(&mut self.outputs);
+                if let Some(peer) = self.peers.get_mut(&peer) {
+                    peer.request_refresh(now, &mut self.outputs);
                 }
             }
         }
@@ -203,6 +206,7 @@ impl Speaker {
 
     /// Does what is due.
     pub fn timeout(&mut self, now: Time) {
+        self.now = now;
         let due = |peer: &Peer| peer.deadline().is_some_and(|deadline| deadline <= now);
         let peers = self.peers.iter().filter(|(_, peer)| due(peer));
         let ids: Vec<PeerId> = peers.map(|(id, _)| id.clone()).collect();

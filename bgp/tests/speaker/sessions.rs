@@ -4,8 +4,8 @@ use crate::network::*;
 use crate::solo::{FIRST, Solo, announcement, b, bytes, their_open};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use routemesh_bgp::wire::{Family, Message, Open};
-use routemesh_bgp::{ConnId, Ending, Event, Input, PeerState};
+use routemesh_bgp::wire::{Family, Message, Notification, Open};
+use routemesh_bgp::{ConnId, Counts, Ending, Event, Input, PeerState};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -270,6 +270,86 @@ fn events_say_what_happened_to_a_session() {
     };
     let events: Vec<String> = solo.events.iter().map(say).collect();
     assert_eq!(events, ["up 10.0.0.1 2", "down, 2 kept", "failed"]);
+}
+
+/// RFC 9687: a peer that talks but does not take what we say is let go after eight minutes, or
+/// twice the hold time, and nothing piles up for it until then.
+#[test]
+fn a_peer_that_takes_nothing_is_let_go() {
+    for (hold_time, limit) in [(9, 480), (300, 600)] {
+        let mut solo = Solo::with(|config| {
+            config.peers.get_mut(&b()).unwrap().hold_time = Duration::from_secs(hold_time);
+        });
+        solo.connected(true);
+        let open = Open {
+            hold_time: 300,
+            ..their_open()
+        };
+        solo.receive(FIRST, &Message::Open(open));
+        solo.receive(FIRST, &Message::Keepalive);
+        solo.outputs();
+        solo.stuck = true;
+        // What it took before does not count.
+        solo.pass(Duration::from_secs(hold_time / 3));
+        let mut said = solo.outputs();
+        let mut passed = 0;
+        while passed < limit - 1 {
+            assert_eq!(solo.state(), PeerState::Established, "after {passed} s");
+            solo.pass(Duration::from_secs(1));
+            solo.receive(FIRST, &Message::Keepalive);
+            said.extend(solo.outputs());
+            passed += 1;
+        }
+        assert_eq!(said, ["keepalive 1"]);
+        assert_eq!(solo.state(), PeerState::Established);
+        solo.pass(Duration::from_secs(1));
+        assert_eq!(solo.outputs(), ["8/0 1", "close 1"]);
+        assert_eq!(solo.state(), PeerState::Active);
+    }
+}
+
+#[test]
+fn a_peer_that_takes_something_now_and_then_stays() {
+    let mut solo = negotiated(9);
+    solo.stuck = true;
+    for minute in 0..60 {
+        for _ in 0..20 {
+            solo.pass(Duration::from_secs(3));
+            solo.receive(FIRST, &Message::Keepalive);
+        }
+        let said = solo.outputs();
+        if minute % 7 == 6 {
+            assert_eq!(said, Vec::<String>::new());
+            solo.input(Input::Writable { conn: FIRST });
+        }
+        assert_eq!(solo.state(), PeerState::Established);
+    }
+}
+
+#[test]
+fn messages_are_counted_over_all_sessions() {
+    let mut solo = Solo::new();
+    for conn in [1, 2] {
+        let conn = ConnId(conn);
+        solo.connected(false);
+        solo.receive(conn, &Message::Open(their_open()));
+        solo.receive(conn, &Message::Keepalive);
+        solo.receive(conn, &announcement("10.0.1.0/24"));
+        solo.outputs();
+        solo.receive(conn, &Message::Notification(Notification::cease(2)));
+    }
+    let status = solo.speaker.peers().next().unwrap();
+    // Two UPDATEs with our prefixes, two End-of-RIB.
+    let expected = Counts {
+        established: 2,
+        messages_received: 8,
+        messages_sent: 12,
+        updates_received: 2,
+        updates_sent: 8,
+    };
+    assert_eq!(status.counts, expected);
+    let last = Ending::Received(Notification::cease(2));
+    assert_eq!(status.last_notification, Some(last));
 }
 
 #[derive(Clone, Debug)]

@@ -18,6 +18,8 @@ pub struct Solo {
     pub now: Time,
     next_conn: u64,
     pub events: Vec<Event>,
+    /// The peers take nothing of what is sent to them.
+    pub stuck: bool,
 }
 
 pub const FIRST: ConnId = ConnId(1);
@@ -52,6 +54,7 @@ impl Solo {
             now,
             next_conn: 1,
             events: Vec::new(),
+            stuck: false,
         }
     }
 
@@ -173,6 +176,9 @@ impl Solo {
                 Output::Send { conn, bytes } => {
                     for message in messages(&bytes) {
                         said.push(format!("{} {}", name(&message), conn.0));
+                    }
+                    if !self.stuck {
+                        self.speaker.input(Input::Writable { conn }, self.now);
                     }
                 }
             }

@@ -76,7 +76,7 @@ pub struct PeerConfig {
     pub client: bool,
     /// The session ends when the peer announces more prefixes, refused ones included. 0: no limit.
     pub max_prefixes: usize,
-    /// Never connect to the peer, only accept.
+    /// Never connect to the peer, only accept: the peer may be one of many in a range of addresses.
     pub passive: bool,
     /// Offer to exchange several paths per prefix, both ways (RFC 7911).
     pub add_path: bool,

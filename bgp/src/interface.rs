@@ -131,6 +131,16 @@ pub enum Event {
         /// The family.
         family: Family,
     },
+    /// The peer announced three quarters of what it may (see
+    /// [`max_prefixes`](crate::PeerConfig::max_prefixes)).
+    ManyPrefixes {
+        /// The peer.
+        peer: PeerId,
+        /// So many, refused ones included.
+        received: usize,
+        /// With more than this the session ends.
+        limit: usize,
+    },
     /// The peer sent a malformed attribute; the session goes on (RFC 7606).
     Fault {
         /// The peer.

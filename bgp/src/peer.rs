@@ -53,6 +53,7 @@ pub(crate) struct Peer {
     record: Record,
     /// A session was up before: our forwarding state outlived it.
     was_up: bool,
+    warned_of_many: bool,
     pub(crate) intake: Intake,
     /// The source of the paths of this session.
     pub(crate) source: Option<Arc<Source>>,
@@ -64,7 +65,7 @@ impl Peer {
         // The peer's seed has the names the other way round.
         let seed = id.0.bytes().chain(us.router_id.octets());
         Self {
-            connections: Connections::new(Retry::new(seed, now)),
+            connections: Connections::new(Retry::new(config.passive, seed, now)),
             rules: ImportRules::new(&config, us),
             allowed_out: PrefixSet::new(&config.export),
             id,
@@ -72,6 +73,7 @@ impl Peer {
             us,
             record: Record::new(now),
             was_up: false,
+            warned_of_many: false,
             intake: Intake::default(),
             source: None,
             out: None,
@@ -86,12 +88,14 @@ impl Peer {
             && ours.remote == config.remote
             && ours.families == config.families
             && ours.client == config.client
+            && ours.add_path == config.add_path
             && self.us.asn == us.asn
             && self.us.router_id == us.router_id;
         if same {
             self.us = us;
             self.rules = ImportRules::new(config, us);
             self.allowed_out = PrefixSet::new(&config.export);
+            self.connections.retry.passive = config.passive;
             self.config = config.clone();
         }
         same
@@ -314,9 +318,10 @@ impl Peer {
     }
 
     fn connect(&mut self, now: Time, outputs: &mut VecDeque<Output>) {
-        self.connections.retry.plan = Plan::Connecting { since: now };
-        let peer = self.id.clone();
-        outputs.push_back(Output::Connect { peer });
+        if self.connections.retry.due(now) {
+            let peer = self.id.clone();
+            outputs.push_back(Output::Connect { peer });
+        }
     }
 
     // ---- Time ----
@@ -374,6 +379,23 @@ impl Peer {
 
     pub(crate) fn too_many(&self) -> bool {
         self.config.max_prefixes != 0 && self.intake.received > self.config.max_prefixes
+    }
+
+    /// Warns when three quarters of the allowed prefixes are there, once until there is less than
+    /// half.
+    pub(crate) fn warn_of_many(&mut self, outputs: &mut VecDeque<Output>) {
+        let (received, limit) = (self.intake.received, self.config.max_prefixes);
+        if limit == 0 || received < limit.div_ceil(2) {
+            self.warned_of_many = false;
+        } else if received >= limit - limit / 4 && !self.warned_of_many {
+            self.warned_of_many = true;
+            let peer = self.id.clone();
+            outputs.push_back(Output::Event(Event::ManyPrefixes {
+                peer,
+                received,
+                limit,
+            }));
+        }
     }
 
     /// Notes, and says, whether all routes of the peer arrived.

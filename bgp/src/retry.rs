@@ -23,7 +23,8 @@ pub(crate) enum Plan {
     Connecting { since: Time },
     /// We connect then; the peer may connect before.
     Waiting { until: Time },
-    /// No attempt is needed: a connection of ours, or one past OpenSent, is there.
+    /// No attempt is needed, because a connection of ours, or one past OpenSent, is there; or none
+    /// is to be made, because the peer is the one to connect.
     Rest,
 }
 
@@ -32,24 +33,46 @@ pub(crate) enum Plan {
 pub(crate) struct Retry {
     pub(crate) plan: Plan,
     failures: u32,
+    /// We never connect (PassiveTcpEstablishment of RFC 4271 section 8.1.1).
+    pub(crate) passive: bool,
     /// What makes our jitter differ from that of others.
     seed: u64,
 }
 
 impl Retry {
-    /// Connects at once. `seed`: bytes that are not the same at both ends.
-    pub(crate) fn new(seed: impl Iterator<Item = u8>, now: Time) -> Self {
-        Self {
-            plan: Plan::Waiting { until: now },
+    /// Connects at once, unless it is `passive`. `seed`: bytes that are not the same at both ends.
+    pub(crate) fn new(passive: bool, seed: impl Iterator<Item = u8>, now: Time) -> Self {
+        let mut retry = Self {
+            plan: Plan::Rest,
             failures: 0,
+            passive,
             seed: hash(seed),
-        }
+        };
+        retry.wait(now);
+        retry
     }
 
     /// Connects at once, whatever went wrong before.
     pub(crate) fn again(&mut self, now: Time) {
         self.failures = 0;
-        self.plan = Plan::Waiting { until: now };
+        self.wait(now);
+    }
+
+    /// Connects then, if ever.
+    fn wait(&mut self, until: Time) {
+        self.plan = match self.passive {
+            true => Plan::Rest,
+            false => Plan::Waiting { until },
+        };
+    }
+
+    /// The time has come: whether to connect. From now on the peer may.
+    pub(crate) fn due(&mut self, now: Time) -> bool {
+        self.plan = match self.passive {
+            true => Plan::Rest,
+            false => Plan::Connecting { since: now },
+        };
+        !self.passive
     }
 
     /// Forgets the failures: things went well.
@@ -60,7 +83,7 @@ impl Retry {
     /// Waits a little; the peer may connect meanwhile.
     pub(crate) fn pause(&mut self, now: Time) {
         let until = now + self.delay(FIRST_RETRY, CONNECT_RETRY);
-        self.plan = Plan::Waiting { until };
+        self.wait(until);
     }
 
     /// Refuses connections for a while, after an error.
@@ -131,7 +154,7 @@ mod tests {
     use super::*;
 
     fn pauses(seed: &str) -> Vec<Duration> {
-        let mut retry = Retry::new(seed.bytes(), Duration::ZERO);
+        let mut retry = Retry::new(false, seed.bytes(), Duration::ZERO);
         let pause = |_| {
             retry.pause(Duration::ZERO);
             retry.deadline().unwrap()

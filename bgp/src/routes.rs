@@ -149,8 +149,11 @@ impl Speaker {
         });
     }
 
-    /// Ends the session of a peer that announced too much (RFC 4486), for long.
+    /// Ends the session of a peer that announced too much (RFC 4486), for long; warns before.
     pub(crate) fn check_max_prefixes(&mut self, id: &PeerId, now: Time) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            peer.warn_of_many(&mut self.outputs);
+        }
         if self.peers.get(id).is_some_and(Peer::too_many) {
             let notification = Notification::cease(cease::MAXIMUM_PREFIXES);
             self.end_all(id, &Ending::Sent(notification), now);

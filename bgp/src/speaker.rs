@@ -64,9 +64,9 @@ impl Speaker {
         speaker
     }
 
-    /// Makes `config` what is in force. Peers that are new or gone, or differ in more than import,
-    /// export, `max_prefixes` and the hold time, are connected, ended, or reset; nothing happens to
-    /// the others. A hold time counts from the next session on.
+    /// Makes `config` what is in force. Peers that are new or gone are connected or ended, those
+    /// that differ in AS, addresses, families, `client` or `add_path` are reset; nothing happens to
+    /// the others. What OPENs say else, the hold time for one, counts from the next session on.
     /// After [`Speaker::shutdown`] there is nothing more to configure.
     pub fn configure(&mut self, config: SpeakerConfig, now: Time) {
         if self.stopped {

@@ -220,6 +220,13 @@ fn log(event: &Event) {
         Event::StaleRemoved { peer, .. } => {
             warn!("BGP {peer} has not come back: the paths kept for it are gone");
         }
+        Event::ManyPrefixes {
+            peer,
+            received,
+            limit,
+        } => {
+            warn!("BGP {peer} announces {received} prefixes; above {limit} its session is ended")
+        }
         Event::EndOfRib { peer, family } => {
             debug!("BGP {peer} has told all its {family:?} prefixes")
         }

@@ -4,6 +4,7 @@ use crate::network::*;
 use crate::solo::{FIRST, Solo, announcement, b, bytes, their_open};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use routemesh_bgp::wire::notification::cease;
 use routemesh_bgp::wire::{Family, Message, Notification, Open};
 use routemesh_bgp::{ConnId, Counts, Ending, Event, Input, PeerState};
 use std::net::Ipv4Addr;
@@ -270,6 +271,87 @@ fn events_say_what_happened_to_a_session() {
     };
     let events: Vec<String> = solo.events.iter().map(say).collect();
     assert_eq!(events, ["up 10.0.0.1 2", "down, 2 kept", "failed"]);
+}
+
+#[test]
+fn a_passive_peer_is_waited_for_and_never_connected_to() {
+    let mut solo = Solo::with(|config| config.peers.get_mut(&b()).unwrap().passive = true);
+    let hour = Duration::from_secs(3600);
+    solo.input(Input::Alive { peer: b() });
+    solo.pass(hour);
+    assert_eq!(solo.state(), PeerState::Active);
+    solo.reach_passively();
+    solo.input(Input::Closed { conn: FIRST });
+    solo.pass(hour);
+    assert_eq!(solo.state(), PeerState::Active);
+    // After an error it is refused for a while, and then waited for again.
+    solo.connected(false);
+    let wrong = Open {
+        asn: 1,
+        ..their_open()
+    };
+    solo.receive(ConnId(2), &Message::Open(wrong));
+    assert_eq!(solo.state(), PeerState::Idle);
+    solo.pass(Duration::from_secs(8));
+    assert_eq!(solo.state(), PeerState::Active);
+    assert!(!solo.outputs().contains(&"connect".into()));
+}
+
+#[test]
+fn a_peer_that_becomes_passive_keeps_its_session() {
+    let mut solo = Solo::new();
+    solo.reach(PeerState::Established);
+    let mut config = solo.config.clone();
+    config.peers.get_mut(&b()).unwrap().passive = true;
+    solo.speaker.configure(config.clone(), solo.now);
+    assert_eq!(solo.state(), PeerState::Established);
+    solo.input(Input::Closed { conn: FIRST });
+    solo.pass(Duration::from_secs(60));
+    assert_eq!(solo.outputs(), Vec::<String>::new());
+    config.peers.get_mut(&b()).unwrap().passive = false;
+    solo.speaker.configure(config, solo.now);
+    assert_eq!(solo.outputs(), ["connect"]);
+}
+
+#[test]
+fn many_prefixes_are_warned_of_once_and_too_many_end_the_session() {
+    let mut solo = Solo::with(|config| config.peers.get_mut(&b()).unwrap().max_prefixes = 4);
+    solo.reach(PeerState::Established);
+    let warned = |solo: &mut Solo| {
+        solo.outputs();
+        let events = std::mem::take(&mut solo.events).into_iter();
+        let many = events.filter_map(|event| match event {
+            Event::ManyPrefixes {
+                received, limit, ..
+            } => Some((received, limit)),
+            _ => None,
+        });
+        many.collect::<Vec<_>>()
+    };
+    let announce = |solo: &mut Solo, n: u8| {
+        solo.receive(FIRST, &announcement(&format!("10.1.{n}.0/24")));
+        warned(solo)
+    };
+    assert_eq!(announce(&mut solo, 1), []);
+    assert_eq!(announce(&mut solo, 2), []);
+    assert_eq!(announce(&mut solo, 3), [(3, 4)]);
+    assert_eq!(announce(&mut solo, 3), []);
+    assert_eq!(announce(&mut solo, 4), []);
+    solo.withdraw(1, "10.1.4.0/24");
+    solo.withdraw(1, "10.1.3.0/24");
+    assert_eq!(announce(&mut solo, 3), []);
+    solo.withdraw(1, "10.1.3.0/24");
+    solo.withdraw(1, "10.1.2.0/24");
+    assert_eq!(announce(&mut solo, 2), []);
+    assert_eq!(announce(&mut solo, 3), [(3, 4)]);
+    announce(&mut solo, 4);
+    assert_eq!(solo.state(), PeerState::Established);
+    announce(&mut solo, 5);
+    assert_eq!(solo.state(), PeerState::Idle);
+    let cease = Ending::Sent(Notification::cease(cease::MAXIMUM_PREFIXES));
+    let status = solo.speaker.peers().next().unwrap();
+    assert_eq!(status.last_notification, Some(cease));
+    assert_eq!(solo.speaker.loc_rib().count(), 0);
 }
 
 /// RFC 9687: a peer that talks but does not take what we say is let go after eight minutes, or

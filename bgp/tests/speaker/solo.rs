@@ -15,6 +15,7 @@ use std::time::Duration;
 /// A speaker of AS 65000 with peer B in its AS, or with others, that are played by the test.
 pub struct Solo {
     pub speaker: Speaker,
+    pub config: SpeakerConfig,
     pub now: Time,
     next_conn: u64,
     pub events: Vec<Event>,
@@ -47,10 +48,11 @@ impl Solo {
         };
         change(&mut config);
         let now = Duration::from_secs(100);
-        let mut speaker = Speaker::new(config, restarting, now);
+        let mut speaker = Speaker::new(config.clone(), restarting, now);
         speaker.originate(prefixes_of(2), now);
         Self {
             speaker,
+            config,
             now,
             next_conn: 1,
             events: Vec::new(),
@@ -83,6 +85,14 @@ impl Solo {
         }
         self.outputs();
         assert_eq!(self.state(), state);
+    }
+
+    /// A session that B opened.
+    pub fn reach_passively(&mut self) {
+        self.connected(false);
+        self.receive(FIRST, &Message::Open(their_open()));
+        self.receive(FIRST, &Message::Keepalive);
+        assert_eq!(self.state(), PeerState::Established);
     }
 
     pub fn connected(&mut self, active: bool) {

@@ -295,9 +295,9 @@ impl AdjRibOut {
     }
 
     /// What the peer was told and not told to forget.
-    pub(crate) fn sent(&self) -> impl Iterator<Item = (IpNet, &Attributes)> {
+    pub(crate) fn sent(&self) -> impl Iterator<Item = (IpNet, Arc<Attributes>)> {
         let sent = self.sent.iter();
-        sent.filter_map(|(prefix, attributes)| Some((*prefix, attributes.as_deref()?)))
+        sent.filter_map(|(prefix, attributes)| Some((*prefix, attributes.clone()?)))
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -33,6 +33,6 @@ pub mod wire;
 pub use config::{ConnId, PeerConfig, PeerId, SpeakerConfig, Time};
 pub use interface::{Counts, Event, Input, Output, PeerState, PeerStatus};
 pub use policy::Rejection;
-pub use rib::{Best, Path, Source};
+pub use rib::{Hop, Path, Source};
 pub use session::Ending;
 pub use speaker::Speaker;

@@ -43,18 +43,14 @@ pub struct Path {
 }
 
 /// One path in use: a member of the ECMP set of a prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Best {
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hop {
     /// Who announced it.
     pub peer: PeerId,
     /// Where to send the traffic.
     pub next_hop: NextHop,
-    /// Kept from a session that is gone, until the peer is back (RFC 4724).
-    pub stale: bool,
-    /// Its share of the traffic, relative to the other members. Always 1 for now.
-    pub weight: u32,
-    /// Its attributes.
-    pub attributes: Arc<Attributes>,
+    /// Its share of the traffic, relative to the other members: 1 to 256.
+    pub weight: u16,
 }
 
 /// What is announced to others for a prefix.
@@ -78,23 +74,25 @@ pub(crate) enum Fate {
 struct Entry {
     /// We originate the prefix: it wins over all paths.
     local: bool,
+    /// The kernel forwards it.
+    installed: bool,
     /// At most one per peer.
     paths: Vec<Path>,
-    /// What is in use: the best one first. Empty when `local`.
-    best: Vec<Best>,
+    /// What is in use: the best one first, never empty. None when `local`.
+    hops: Option<Arc<[Hop]>>,
 }
 
 impl Entry {
     /// Chooses again; true if the outcome is another.
-    fn select(&mut self) -> bool {
-        let best = if self.local {
-            Vec::new()
-        } else {
-            let paths = decision::select(&self.paths);
-            paths.into_iter().map(best).collect()
+    fn select(&mut self, sets: &mut Sets) -> bool {
+        let paths = match self.local {
+            true => Vec::new(),
+            false => decision::select(&self.paths),
         };
-        let changed = best != self.best;
-        self.best = best;
+        let hops: Vec<Hop> = paths.into_iter().map(hop).collect();
+        let hops = (!hops.is_empty()).then(|| sets.intern(hops));
+        let changed = hops != self.hops;
+        self.hops = hops;
         changed
     }
 
@@ -102,7 +100,7 @@ impl Entry {
         if self.local {
             return Some(Winner::Local);
         }
-        let first = self.best.first()?;
+        let first = self.hops.as_ref()?.first()?;
         let path = self
             .paths
             .iter()
@@ -111,17 +109,31 @@ impl Entry {
     }
 
     fn is_empty(&self) -> bool {
-        !self.local && self.paths.is_empty()
+        !self.local && !self.installed && self.paths.is_empty()
     }
 }
 
-fn best(path: &Path) -> Best {
-    Best {
+fn hop(path: &Path) -> Hop {
+    Hop {
         peer: path.source.peer.clone(),
         next_hop: path.next_hop,
-        stale: path.stale,
         weight: 1,
-        attributes: path.attributes.clone(),
+    }
+}
+
+/// ECMP sets, each kept once.
+#[derive(Debug, Default)]
+struct Sets(BTreeSet<Arc<[Hop]>>);
+
+impl Sets {
+    fn intern(&mut self, hops: Vec<Hop>) -> Arc<[Hop]> {
+        if let Some(known) = self.0.get(hops.as_slice()) {
+            return known.clone();
+        }
+        self.0.retain(|it| Arc::strong_count(it) > 1);
+        let new: Arc<[Hop]> = hops.into();
+        self.0.insert(new.clone());
+        new
     }
 }
 
@@ -129,12 +141,15 @@ fn best(path: &Path) -> Best {
 #[derive(Debug, Default)]
 pub(crate) struct Rib {
     entries: BTreeMap<IpNet, Entry>,
+    sets: Sets,
     /// Counts the changes of what [`Rib::loc_rib`] yields.
     version: u64,
-    /// Prefixes whose winner changed since [`Rib::take_changed`].
+    /// Prefixes whose winner may have changed since [`Rib::take_changed`].
     changed: Vec<IpNet>,
-    /// What the kernel forwards; `None` while nobody has told.
-    installed: Option<BTreeSet<IpNet>>,
+    /// Prefixes whose ECMP set changed since [`Rib::take_changes`].
+    changes: BTreeSet<IpNet>,
+    /// Somebody tells what the kernel forwards; until then all counts as forwarded.
+    installing: bool,
 }
 
 impl Rib {
@@ -149,9 +164,10 @@ impl Rib {
                 None
             }
         };
-        if entry.select() {
+        self.changed.push(prefix);
+        if entry.select(&mut self.sets) {
             self.version += 1;
-            self.changed.push(prefix);
+            self.changes.insert(prefix);
         }
         old
     }
@@ -164,9 +180,10 @@ impl Rib {
             .iter()
             .position(|path| path.source.peer == *peer)?;
         let old = entry.paths.swap_remove(at);
-        if entry.select() {
+        self.changed.push(prefix);
+        if entry.select(&mut self.sets) {
             self.version += 1;
-            self.changed.push(prefix);
+            self.changes.insert(prefix);
         }
         if entry.is_empty() {
             self.entries.remove(&prefix);
@@ -195,9 +212,12 @@ impl Rib {
             if fate == Fate::Removed {
                 entry.paths.swap_remove(at);
             }
-            if fate != Fate::Same && entry.select() {
-                self.version += 1;
+            if fate != Fate::Same {
                 self.changed.push(*prefix);
+                if entry.select(&mut self.sets) {
+                    self.version += 1;
+                    self.changes.insert(*prefix);
+                }
             }
             !entry.is_empty()
         });
@@ -213,8 +233,9 @@ impl Rib {
             if local != entry.local {
                 entry.local = local;
                 self.changed.push(*prefix);
-                if entry.select() {
+                if entry.select(&mut self.sets) {
                     self.version += 1;
+                    self.changes.insert(*prefix);
                 }
             }
             !entry.is_empty()
@@ -226,49 +247,62 @@ impl Rib {
         std::mem::take(&mut self.changed)
     }
 
-    /// Makes `prefixes` the whole set that the kernel forwards.
-    pub(crate) fn install(&mut self, prefixes: BTreeSet<IpNet>) {
-        let entries = &self.entries;
-        let known = |prefix: &IpNet| entries.contains_key(prefix);
-        let before = match &self.installed {
-            Some(before) => before.clone(),
-            // Until now all counted as installed.
-            None => entries.keys().copied().collect(),
+    /// Takes up to `max` prefixes whose ECMP set changed, with their sets as they are now.
+    pub(crate) fn take_changes(&mut self, max: usize) -> Vec<(IpNet, Option<Arc<[Hop]>>)> {
+        let now = |prefix| {
+            let entry = self.entries.get(&prefix);
+            (prefix, entry.and_then(|entry| entry.hops.clone()))
         };
-        let differ = prefixes.symmetric_difference(&before).copied();
-        self.changed.extend(differ.filter(known));
-        self.installed = Some(prefixes);
+        let taken = std::iter::from_fn(|| self.changes.pop_first());
+        taken.take(max).map(now).collect()
+    }
+
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changes.is_empty()
+    }
+
+    /// Prefixes that the kernel forwards from now on, or no more.
+    pub(crate) fn install(&mut self, changes: impl IntoIterator<Item = (IpNet, bool)>) {
+        if !self.installing {
+            self.installing = true;
+            self.changed.extend(self.entries.keys());
+        }
+        for (prefix, installed) in changes {
+            let prefix = prefix.trunc();
+            if installed {
+                self.entries.entry(prefix).or_default();
+            }
+            if let Some(entry) = self.entries.get_mut(&prefix) {
+                entry.installed = installed;
+                self.changed.push(prefix);
+                if entry.is_empty() {
+                    self.entries.remove(&prefix);
+                }
+            }
+        }
     }
 
     /// What is to be announced for a prefix: of what is learnt, only what the kernel forwards, or
     /// the traffic that it attracts would be lost.
     pub(crate) fn winner(&self, prefix: &IpNet) -> Option<Winner<'_>> {
-        let winner = self.entries.get(prefix).and_then(Entry::winner)?;
-        self.forwards(prefix, winner).then_some(winner)
+        self.forwarded(self.entries.get(prefix)?)
     }
 
-    fn forwards(&self, prefix: &IpNet, winner: Winner<'_>) -> bool {
-        match (&self.installed, winner) {
-            (None, _) | (_, Winner::Local) => true,
-            (Some(installed), Winner::Learnt(_)) => installed.contains(prefix),
-        }
+    fn forwarded<'a>(&self, entry: &'a Entry) -> Option<Winner<'a>> {
+        let may = !self.installing || entry.installed || entry.local;
+        entry.winner().filter(|_| may)
     }
 
     /// All that is to be announced.
     pub(crate) fn winners(&self) -> impl Iterator<Item = (IpNet, Winner<'_>)> {
         let entries = self.entries.iter();
-        entries
-            .filter_map(|(prefix, entry)| Some((*prefix, entry.winner()?)))
-            .filter(|(prefix, winner)| self.forwards(prefix, *winner))
+        entries.filter_map(|(prefix, entry)| Some((*prefix, self.forwarded(entry)?)))
     }
 
     /// The learnt prefixes in use, with their ECMP sets.
-    pub(crate) fn loc_rib(&self) -> impl Iterator<Item = (IpNet, &[Best])> {
-        let entries = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| !entry.best.is_empty());
-        entries.map(|(prefix, entry)| (*prefix, entry.best.as_slice()))
+    pub(crate) fn loc_rib(&self) -> impl Iterator<Item = (IpNet, &Arc<[Hop]>)> {
+        let entries = self.entries.iter();
+        entries.filter_map(|(prefix, entry)| Some((*prefix, entry.hops.as_ref()?)))
     }
 
     /// Another number whenever [`Rib::loc_rib`] yields something else.

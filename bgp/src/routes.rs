@@ -10,17 +10,30 @@ use crate::wire::notification::cease;
 use crate::wire::{Family, Fault, Notification, Update};
 use std::collections::BTreeSet;
 
+/// A session that is down, and what becomes of its paths.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    peer: PeerId,
+    keep: BTreeSet<Family>,
+    collision: bool,
+}
+
 impl Speaker {
     /// Does what a peer's machine asks for.
     pub(crate) fn follow(&mut self, id: &PeerId, happening: Happening, now: Time) {
         match happening {
             Happening::Up { drop } => {
+                self.catch_up();
                 self.drop_stale(id, &drop);
                 if !self.deferring {
                     self.open(id);
                 }
             }
-            Happening::Down { keep, collision } => self.lost(id, &keep, collision),
+            Happening::Down { keep, collision } => self.lost.push(Lost {
+                peer: id.clone(),
+                keep,
+                collision,
+            }),
             Happening::DropStale(families) => {
                 self.drop_stale(id, &families);
                 let peer = id.clone();
@@ -44,15 +57,26 @@ impl Speaker {
         self.propagate();
     }
 
-    /// A session is down: its paths of the families in `keep` become stale, the others go. So do
+    /// Sees to the paths of sessions that are down. False if there was nothing to do.
+    pub(crate) fn catch_up(&mut self) -> bool {
+        let lost = std::mem::take(&mut self.lost);
+        for lost in &lost {
+            self.forget(lost);
+        }
+        self.propagate();
+        !lost.is_empty()
+    }
+
+    /// A session is down: its paths of the families to keep become stale, the others go. So do
     /// those that were stale before, since they were not announced again in time (RFC 4724 section
     /// 4.2) - but for a session that ended in a collision there was no time.
-    fn lost(&mut self, id: &PeerId, keep: &BTreeSet<Family>, collision: bool) {
+    fn forget(&mut self, lost: &Lost) {
+        let id = &lost.peer;
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
         self.rib.revise(id, |prefix, path| {
-            if keep.contains(&Family::of(prefix)) && (collision || !path.stale) {
+            if lost.keep.contains(&Family::of(prefix)) && (lost.collision || !path.stale) {
                 path.stale = true;
                 Fate::Changed
             } else {

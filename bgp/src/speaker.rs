@@ -5,12 +5,14 @@ use crate::identity::Identity;
 use crate::interface::{Input, Output, PeerStatus};
 use crate::peer::Peer;
 use crate::policy::Rejection;
-use crate::rib::{Best, Fate, Interner, Path, Rib};
+use crate::rib::{Fate, Hop, Interner, Path, Rib};
+use crate::routes::Lost;
 use crate::session::Ending;
 use crate::wire::notification::cease;
 use crate::wire::{Attributes, Notification};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// A BGP speaker: give it inputs and the time, do what it puts out, read its routes.
 ///
@@ -37,12 +39,16 @@ pub struct Speaker {
     pub(crate) outputs: VecDeque<Output>,
     /// The last time we were told.
     pub(crate) now: Time,
+    /// Sessions that are down and whose paths are still to be seen to.
+    pub(crate) lost: Vec<Lost>,
 }
 
 impl Speaker {
     /// A speaker that begins to connect to its peers. `restarting`: an earlier run left its routes
-    /// in the kernel, and the peers are asked to keep theirs (RFC 4724).
-    pub fn new(config: SpeakerConfig, restarting: bool, now: Time) -> Self {
+    /// in the kernel, and the peers are asked to keep theirs (RFC 4724). `seed`: a random number that
+    /// no peer knows, so that none can choose prefixes that are slow to find.
+    pub fn new(config: SpeakerConfig, restarting: bool, seed: u64, now: Time) -> Self {
+        let _ = seed;
         let mut speaker = Self {
             config: SpeakerConfig {
                 peers: BTreeMap::new(),
@@ -59,6 +65,7 @@ impl Speaker {
             interner: Interner::default(),
             outputs: VecDeque::new(),
             now,
+            lost: Vec::new(),
         };
         speaker.configure(config, now);
         speaker
@@ -72,6 +79,7 @@ impl Speaker {
         if self.stopped {
             return;
         }
+        self.catch_up();
         let us = Identity::new(&config, self.restarted);
         let gone: Vec<PeerId> = self.peers.keys().cloned().collect();
         for id in gone {
@@ -125,16 +133,19 @@ impl Speaker {
 
     /// Makes `prefixes` the whole set that we originate. They win over all that is learnt.
     pub fn originate(&mut self, prefixes: BTreeSet<IpNet>, now: Time) {
+        self.catch_up();
         let prefixes = prefixes.iter().map(IpNet::trunc).collect();
         self.rib.originate(&prefixes);
         self.propagate();
         self.timeout(now);
     }
 
-    /// Makes `prefixes` the whole set of learnt prefixes that the kernel forwards. From the first
-    /// call on, others are not announced yet: a neighbour would send traffic that goes nowhere.
-    pub fn installed(&mut self, prefixes: BTreeSet<IpNet>, now: Time) {
-        self.rib.install(prefixes);
+    /// Learnt prefixes that the kernel forwards from now on (`true`), or no more. From the first
+    /// call on, learnt prefixes that it does not forward are not announced: a neighbour would send
+    /// traffic that goes nowhere.
+    pub fn installed(&mut self, changes: impl IntoIterator<Item = (IpNet, bool)>, now: Time) {
+        self.catch_up();
+        self.rib.install(changes);
         self.propagate();
         self.now = now;
         self.settle(now);
@@ -157,6 +168,7 @@ impl Speaker {
     /// Something happened.
     pub fn input(&mut self, input: Input, now: Time) {
         self.now = now;
+        self.catch_up();
         match input {
             Input::Connected { peer, conn, active } => match self.peers.get_mut(&peer) {
                 Some(machine) => {
@@ -207,6 +219,7 @@ impl Speaker {
     /// Does what is due.
     pub fn timeout(&mut self, now: Time) {
         self.now = now;
+        self.catch_up();
         let due = |peer: &Peer| peer.deadline().is_some_and(|deadline| deadline <= now);
         let peers = self.peers.iter().filter(|(_, peer)| due(peer));
         let ids: Vec<PeerId> = peers.map(|(id, _)| id.clone()).collect();
@@ -253,9 +266,12 @@ impl Speaker {
         }
     }
 
-    /// The next thing to be done outside.
+    /// The next thing to be done outside. When a session is down, [`Event::Down`] comes out first,
+    /// and only then the table is walked for what that means for the routes.
+    ///
+    /// [`Event::Down`]: crate::Event::Down
     pub fn poll_output(&mut self) -> Option<Output> {
-        while self.outputs.is_empty() && self.announce() {}
+        while self.outputs.is_empty() && (self.catch_up() || self.announce()) {}
         let output = self.outputs.pop_front();
         if let Some(Output::Close { conn }) = &output {
             self.conns.remove(conn);
@@ -265,10 +281,24 @@ impl Speaker {
 
     // ---- What there is to see ----
 
-    /// The prefixes learnt and in use, with their ECMP sets: never empty, the best path first.
-    /// Prefixes that we originate are not among them.
-    pub fn loc_rib(&self) -> impl Iterator<Item = (IpNet, &[Best])> {
+    /// The prefixes learnt and in use, with their ECMP sets: never empty, the best path first, and
+    /// equal sets are the same allocation. Prefixes that we originate are not among them.
+    pub fn loc_rib(&self) -> impl Iterator<Item = (IpNet, &Arc<[Hop]>)> {
         self.rib.loc_rib()
+    }
+
+    /// Takes up to `max` prefixes whose entry in the Loc-RIB changed since they were last taken:
+    /// each once, with its ECMP set as it is now; `None` where it is not in use any more. To be
+    /// called again until nothing is left. Who applies them all to nothing has
+    /// [`Speaker::loc_rib`].
+    pub fn take_changes(&mut self, max: usize) -> Vec<(IpNet, Option<Arc<[Hop]>>)> {
+        self.catch_up();
+        self.rib.take_changes(max)
+    }
+
+    /// Whether [`Speaker::take_changes`] has something.
+    pub fn has_changes(&self) -> bool {
+        !self.lost.is_empty() || self.rib.has_changes()
     }
 
     /// Another number whenever [`Speaker::loc_rib`] yields something else.
@@ -284,19 +314,20 @@ impl Speaker {
     }
 
     /// Paths that are not used, and why.
-    pub fn rejected(&self) -> impl Iterator<Item = (&PeerId, IpNet, Rejection)> {
+    pub fn rejected(&self) -> impl Iterator<Item = (PeerId, IpNet, Rejection)> {
         let paths = self.rib.paths();
-        paths.filter_map(|(prefix, path)| Some((&path.source.peer, prefix, path.rejected?)))
+        paths.filter_map(|(prefix, path)| Some((path.source.peer.clone(), prefix, path.rejected?)))
     }
 
     /// All that a peer announced, rejected paths included.
-    pub fn adj_rib_in(&self, peer: &PeerId) -> impl Iterator<Item = (IpNet, &Path)> {
+    pub fn adj_rib_in(&self, peer: &PeerId) -> impl Iterator<Item = (IpNet, Path)> {
         let paths = self.rib.paths();
-        paths.filter(move |(_, path)| path.source.peer == *peer)
+        let of_peer = paths.filter(move |(_, path)| path.source.peer == *peer);
+        of_peer.map(|(prefix, path)| (prefix, path.clone()))
     }
 
     /// All that a peer was told. The next hop is always our address of the session.
-    pub fn adj_rib_out(&self, peer: &PeerId) -> impl Iterator<Item = (IpNet, &Attributes)> {
+    pub fn adj_rib_out(&self, peer: &PeerId) -> impl Iterator<Item = (IpNet, Arc<Attributes>)> {
         let out = self.peers.get(peer).and_then(|peer| peer.out.as_ref());
         out.into_iter().flat_map(|out| out.sent())
     }

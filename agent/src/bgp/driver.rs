@@ -5,8 +5,9 @@ use super::dial::Dialler;
 use super::listen::Listeners;
 use super::{Command, EVENTS, View, view};
 use crate::netns::Netns;
+use ipnet::IpNet;
 use routemesh_bgp::{ConnId, Event, Input, Output, Speaker, SpeakerConfig};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -21,6 +22,8 @@ pub(super) struct Driver {
     next: u64,
     listeners: Listeners,
     dialler: Dialler,
+    /// What the kernel forwards, as the speaker was told.
+    installed: BTreeSet<IpNet>,
 }
 
 impl Driver {
@@ -40,6 +43,7 @@ impl Driver {
             io,
             connections: BTreeMap::new(),
             next: 0,
+            installed: BTreeSet::new(),
         }
     }
 
@@ -106,7 +110,12 @@ impl Driver {
                 }
             }
             Command::Originate(prefixes) => self.speaker.originate(prefixes, now),
-            Command::Installed(prefixes) => self.speaker.installed(prefixes, now),
+            Command::Installed(prefixes) => {
+                let before = std::mem::replace(&mut self.installed, prefixes);
+                let now_too = self.installed.difference(&before).map(|it| (*it, true));
+                let no_more = before.difference(&self.installed).map(|it| (*it, false));
+                self.speaker.installed(now_too.chain(no_more), now);
+            }
             Command::Dead(peer) => self.speaker.input(Input::Dead { peer }, now),
             Command::Alive(peer) => self.speaker.input(Input::Alive { peer }, now),
             // Whoever asked may have gone.

@@ -13,6 +13,7 @@ use driver::Driver;
 use ipnet::IpNet;
 use routemesh_bgp::{PeerId, PeerStatus, Speaker, SpeakerConfig};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -68,7 +69,7 @@ impl Bgp {
         let (changed, changes) = watch::channel(0);
         let (io, events) = mpsc::channel(EVENTS);
         let epoch = Instant::now();
-        let mut speaker = Speaker::new(config.clone(), restarting, Duration::ZERO);
+        let mut speaker = Speaker::new(config.clone(), restarting, seed(), Duration::ZERO);
         speaker.originate(originated, Duration::ZERO);
         let driver = Driver::new(overlay, config, speaker, epoch, io);
         tokio::spawn(driver.run(inbox, events, changed));
@@ -134,9 +135,14 @@ impl Bgp {
     }
 }
 
+/// A random number.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
 fn view(speaker: &Speaker, now: Duration) -> View {
-    let paths = |best: &[routemesh_bgp::Best]| {
-        let path = |best: &routemesh_bgp::Best| Path {
+    let paths = |best: &[routemesh_bgp::Hop]| {
+        let path = |best: &routemesh_bgp::Hop| Path {
             peer: best.peer.to_string(),
             next_hop: best.next_hop.address,
         };

@@ -201,7 +201,7 @@ pub fn assert_converged(network: &Network) {
             let told: Vec<IpNet> = told.adj_rib_out(&name.into()).map(|it| it.0).collect();
             assert_eq!(adj_in, told, "{name} from {peer}");
             assert_eq!(adj_in.len(), status.received);
-            let rejected = speaker.rejected().filter(|it| it.0 == peer).count();
+            let rejected = speaker.rejected().filter(|it| it.0 == *peer).count();
             assert_eq!(rejected, status.rejected);
             assert_eq!(status.received, status.accepted + status.rejected);
             assert!(speaker.adj_rib_in(peer).all(|(_, path)| !path.stale));

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use routemesh_bgp::wire::Family;
 use routemesh_bgp::{
-    Best, ConnId, Event, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Speaker,
+    ConnId, Event, Hop, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Speaker,
     SpeakerConfig, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,7 +69,7 @@ pub struct Node {
     attempts: BTreeMap<Name, u64>,
 }
 
-type Table = Vec<(IpNet, Vec<Best>)>;
+type Table = BTreeMap<IpNet, Vec<Hop>>;
 
 /// One end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -226,7 +226,7 @@ impl Network {
     pub fn start(&mut self, name: Name, restarting: bool) {
         let now = self.now;
         let node = self.nodes.get_mut(name).unwrap();
-        let mut speaker = Speaker::new(node.config.clone(), restarting, now);
+        let mut speaker = Speaker::new(node.config.clone(), restarting, 1, now);
         self.seen.remove(name);
         speaker.originate(node.originated.clone(), now);
         node.speaker = Some(speaker);
@@ -321,16 +321,7 @@ impl Network {
 
     /// The table as text: each prefix with the peers used, stale ones with a star.
     pub fn routes(&self, name: Name) -> BTreeMap<String, Vec<String>> {
-        let routes = self.speaker(name).loc_rib();
-        routes
-            .map(|(prefix, best)| {
-                let peers = best.iter().map(|best| {
-                    let star = if best.stale { "*" } else { "" };
-                    format!("{}{star}", best.peer)
-                });
-                (prefix.to_string(), peers.collect())
-            })
-            .collect()
+        routes(self.speaker(name))
     }
 
     pub fn peers_for(&self, name: Name, prefix: &str) -> Vec<String> {
@@ -604,20 +595,39 @@ impl Network {
             return;
         }
         let version = speaker.loc_rib_version();
-        let routes = || {
+        let routes = || -> Table {
             speaker
                 .loc_rib()
                 .map(|(prefix, best)| (prefix, best.to_vec()))
+                .collect()
         };
         match self.seen.get(name) {
             Some((seen, before)) if *seen == version => {
-                assert!(routes().eq(before.iter().cloned()))
+                assert_eq!(routes(), *before)
             }
             _ => {
-                self.seen.insert(name, (version, routes().collect()));
+                self.seen.insert(name, (version, routes()));
             }
         }
     }
+}
+
+/// The table as text: each prefix with the peers used, stale ones with a star.
+pub fn routes(speaker: &Speaker) -> BTreeMap<String, Vec<String>> {
+    let stale = |peer: &PeerId, prefix: IpNet| {
+        let mut paths = speaker.adj_rib_in(peer);
+        paths.any(|(it, path)| it == prefix && path.stale)
+    };
+    let routes = speaker.loc_rib();
+    routes
+        .map(|(prefix, hops)| {
+            let peers = hops.iter().map(|hop| {
+                let star = if stale(&hop.peer, prefix) { "*" } else { "" };
+                format!("{}{star}", hop.peer)
+            });
+            (prefix.to_string(), peers.collect())
+        })
+        .collect()
 }
 
 /// What the speaker with this number originates.

@@ -136,7 +136,8 @@ fn back_with(change: impl FnOnce(&mut GracefulRestart)) -> Solo {
     solo.receive(FIRST, &announcement("2001:db8:a1::/64"));
     assert_eq!(solo.speaker.loc_rib().count(), 2);
     solo.input(Input::Closed { conn: FIRST });
-    assert!(solo.speaker.loc_rib().all(|(_, best)| best[0].stale));
+    solo.outputs();
+    assert!(routes(&solo.speaker).values().all(|it| *it == ["B*"]));
     solo.connected(false);
     let mut open = their_open();
     change(open.capabilities.graceful_restart.as_mut().unwrap());
@@ -201,6 +202,7 @@ fn routes_stale_since_before_the_last_session_do_not_outlive_it() {
     let conn = ConnId(2);
     solo.receive(conn, &announcement("10.0.1.0/24"));
     solo.input(Input::Closed { conn });
+    solo.outputs();
     assert_eq!(families(&solo), BTreeSet::from([Family::Ipv4]));
 }
 
@@ -313,6 +315,7 @@ fn a_peer_without_the_capability_counts_when_it_has_been_quiet() {
     assert!(solo.speaker.settled(solo.now));
     // Its routes are not kept either.
     solo.input(Input::Closed { conn: FIRST });
+    solo.outputs();
     assert_eq!(solo.speaker.loc_rib().count(), 0);
 }
 

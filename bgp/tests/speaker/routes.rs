@@ -8,10 +8,11 @@ use routemesh_bgp::wire::{
     Action, AsPath, Attributes, Family, Message, NextHop, Origin, Reach, Segment, Update,
 };
 use routemesh_bgp::{
-    Best, ConnId, Event, Input, Output, PeerConfig, PeerState, Rejection, SpeakerConfig,
+    ConnId, Event, Hop, Input, Output, PeerConfig, PeerState, Rejection, SpeakerConfig,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 const US: u32 = 65000;
@@ -274,11 +275,60 @@ fn equal_paths_share_and_a_lost_one_leaves_the_other() {
     assert_eq!(hops, [address(3), address(4)]);
     assert_eq!(told(&mut solo, prefix).len(), 1);
     solo.input(Input::Dead { peer: name_of(3) });
-    assert_eq!(used(&solo, prefix), ["4"]);
     // To peer 5 the route looks as before.
     assert!(solo.told().is_empty());
+    assert_eq!(used(&solo, prefix), ["4"]);
     solo.withdraw(4, prefix);
     assert_eq!(withdrawn(&mut solo), [(5, net(prefix))]);
+}
+
+#[test]
+fn a_lost_peer_is_told_of_before_its_routes_are_looked_at() {
+    let mut solo = with(&[(3, US), (4, US)], |_| {});
+    solo.announce(3, "10.0.3.0/24", |_| {});
+    solo.announce(4, "10.0.3.0/24", |_| {});
+    solo.told();
+    assert!(solo.speaker.has_changes());
+    let changes = solo.speaker.take_changes(usize::MAX);
+    assert_eq!(changes.len(), 1);
+    solo.input(Input::Dead { peer: name_of(3) });
+    let is_down = |output: &Output| matches!(output, Output::Event(Event::Down { .. }));
+    while !is_down(&solo.speaker.poll_output().unwrap()) {}
+    assert_eq!(used(&solo, "10.0.3.0/24"), ["3", "4"]);
+    solo.outputs();
+    assert_eq!(used(&solo, "10.0.3.0/24"), ["4"]);
+}
+
+#[test]
+fn changes_come_once_each_and_as_they_are_now() {
+    let mut solo = with(&[(3, US), (4, US)], |_| {});
+    for prefix in ["10.0.1.0/24", "10.0.2.0/24", "2001:db8:a1::/64"] {
+        solo.announce(3, prefix, |_| {});
+        solo.announce(4, prefix, |_| {});
+    }
+    solo.withdraw(3, "10.0.2.0/24");
+    let mut taken = solo.speaker.take_changes(2);
+    assert_eq!(taken.len(), 2);
+    taken.extend(solo.speaker.take_changes(2));
+    assert!(solo.speaker.take_changes(2).is_empty() && !solo.speaker.has_changes());
+    let taken: BTreeMap<_, _> = taken.into_iter().collect();
+    let hops = |prefix| taken[&net(prefix)].clone().unwrap();
+    assert!(Arc::ptr_eq(&hops("10.0.1.0/24"), &hops("2001:db8:a1::/64")));
+    assert_eq!(
+        (hops("10.0.1.0/24").len(), hops("10.0.2.0/24").len()),
+        (2, 1)
+    );
+    // Attributes are nothing to it.
+    solo.announce(4, "10.0.2.0/24", |it| it.communities = vec![7]);
+    assert!(!solo.speaker.has_changes());
+    // Our own leaves the Loc-RIB, as what is lost does.
+    solo.speaker.originate(nets(&["10.0.1.0/24"]), solo.now);
+    solo.input(Input::Dead { peer: name_of(4) });
+    let taken: BTreeMap<_, _> = solo.speaker.take_changes(9).into_iter().collect();
+    assert_eq!(taken.len(), 3);
+    assert_eq!(taken[&net("10.0.1.0/24")], None);
+    assert_eq!(taken[&net("10.0.2.0/24")], None);
+    assert_eq!(taken[&net("2001:db8:a1::/64")].as_ref().unwrap().len(), 1);
 }
 
 // ---- Export ----
@@ -668,7 +718,7 @@ fn a_hundred_thousand_prefixes_arrive_everywhere_and_go_again() {
     network.originate("A", BTreeSet::new());
     network.run(seconds(60.0));
     let routes = network.speaker("C").loc_rib();
-    let only_b = |best: &[Best]| best.len() == 1 && &*best[0].peer.0 == "B";
+    let only_b = |best: &[Hop]| best.len() == 1 && &*best[0].peer.0 == "B";
     assert_eq!(routes.filter(|(_, best)| only_b(best)).count(), 100_000);
     network.kill("B", false);
     network.run(RESTART + seconds(60.0));
@@ -678,13 +728,13 @@ fn a_hundred_thousand_prefixes_arrive_everywhere_and_go_again() {
 #[test]
 fn what_the_kernel_does_not_forward_yet_is_not_announced() {
     let mut solo = with(&[(3, US), (4, THEM)], |_| {});
-    solo.speaker.installed(BTreeSet::new(), solo.now);
+    solo.speaker.installed([], solo.now);
     solo.announce(3, "10.0.3.0/24", |_| {});
     assert_eq!(used(&solo, "10.0.3.0/24"), ["3"]);
     assert!(told(&mut solo, "10.0.3.0/24").is_empty());
 
-    let installed = BTreeSet::from([net("10.0.3.0/24")]);
-    solo.speaker.installed(installed.clone(), solo.now);
+    let installed = [(net("10.0.3.0/24"), true)];
+    solo.speaker.installed(installed, solo.now);
     assert_eq!(told(&mut solo, "10.0.3.0/24").len(), 1);
     solo.speaker.installed(installed, solo.now);
     assert!(told(&mut solo, "10.0.3.0/24").is_empty());
@@ -693,14 +743,16 @@ fn what_the_kernel_does_not_forward_yet_is_not_announced() {
         .originate(BTreeSet::from([net("10.0.2.0/24")]), solo.now);
     assert_eq!(told(&mut solo, "10.0.2.0/24").len(), 2);
 
-    solo.speaker.installed(BTreeSet::new(), solo.now);
+    let no_more = [(net("10.0.3.0/24"), false)];
+    solo.speaker.installed(no_more, solo.now);
     assert_eq!(withdrawn(&mut solo), [(4, net("10.0.3.0/24"))]);
 }
 
 #[test]
 fn a_session_that_begins_is_told_only_what_the_kernel_forwards() {
     let mut solo = with(&[(3, US)], peers(&[(3, US), (4, THEM)]));
-    solo.speaker.installed(nets(&["10.0.3.0/24"]), solo.now);
+    solo.speaker
+        .installed([(net("10.0.3.0/24"), true)], solo.now);
     solo.announce(3, "10.0.3.0/24", |_| {});
     solo.announce(3, "10.0.4.0/24", |_| {});
     solo.establish(4, THEM, |_| {});

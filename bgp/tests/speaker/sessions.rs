@@ -86,8 +86,8 @@ fn routes_survive_when_a_session_gives_way_to_a_crossed_connection() {
     let before = error(&solo);
     solo.receive(ours, &Message::Open(their_open()));
     assert_eq!(solo.outputs(), ["6/7 2", "close 2", "keepalive 3"]);
-    let routes = || solo.speaker.loc_rib().map(|(_, best)| best[0].stale);
-    assert_eq!(routes().collect::<Vec<_>>(), [true, true]);
+    let routes = routes(&solo.speaker);
+    assert_eq!(routes.into_values().collect::<Vec<_>>(), [["B*"], ["B*"]]);
     solo.receive(ours, &Message::Keepalive);
     assert_eq!(solo.state(), PeerState::Established);
     // That is no error of anybody.

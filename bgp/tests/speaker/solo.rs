@@ -48,7 +48,7 @@ impl Solo {
         };
         change(&mut config);
         let now = Duration::from_secs(100);
-        let mut speaker = Speaker::new(config.clone(), restarting, now);
+        let mut speaker = Speaker::new(config.clone(), restarting, 1, now);
         speaker.originate(prefixes_of(2), now);
         Self {
             speaker,

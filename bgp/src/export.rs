@@ -9,7 +9,8 @@ use crate::decision::DEFAULT_LOCAL_PREF;
 use crate::policy::PrefixSet;
 use crate::rib::{Interner, Path, Rib, Winner};
 use crate::wire::{
-    AsPath, Attributes, Context, Family, Message, NextHop, Reach, Segment, Update, encode,
+    AsPath, Attributes, Context, Family, Message, NextHop, Segment, Update, announce, encode,
+    withdraw,
 };
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -219,15 +220,13 @@ impl AdjRibOut {
     ) -> Vec<u8> {
         let mut bytes = Vec::new();
         let (withdrawn, announced) = self.batch(rib, allowed, interner);
-        if !withdrawn.is_empty() {
-            for prefix in &withdrawn {
-                self.sent.remove(prefix);
-            }
-            let update = Update {
-                withdrawn,
-                ..Update::default()
-            };
-            encode(&Message::Update(update), &self.target.context, &mut bytes);
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let of_family = withdrawn.iter().filter(|it| Family::of(it) == family);
+            let without_ids = of_family.map(|prefix| (0, *prefix));
+            withdraw(family, without_ids, &self.target.context, &mut bytes);
+        }
+        for prefix in withdrawn {
+            self.sent.remove(&prefix);
         }
         for ((family, attributes), prefixes) in announced {
             let Some(next_hop) = self.target.next_hop(family) else {
@@ -241,12 +240,16 @@ impl AdjRibOut {
             for prefix in &prefixes {
                 self.sent.insert(*prefix, Some(attributes.clone()));
             }
-            let update = Update {
-                reach: vec![Reach { next_hop, prefixes }],
-                attributes: attributes.as_ref().clone(),
-                ..Update::default()
-            };
-            encode(&Message::Update(update), &self.target.context, &mut bytes);
+            let without_ids = prefixes.into_iter().map(|prefix| (0, prefix));
+            let context = &self.target.context;
+            announce(
+                family,
+                &next_hop,
+                &attributes,
+                without_ids,
+                context,
+                &mut bytes,
+            );
         }
         if self.pending.is_empty() {
             for family in std::mem::take(&mut self.end_of_rib) {

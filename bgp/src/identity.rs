@@ -39,6 +39,8 @@ impl Identity {
         let forwarding = restarting || was_up;
         let graceful_restart = GracefulRestart {
             restarting,
+            // RFC 8538: not yet.
+            notification: false,
             restart_time: saturating_seconds(self.restart_time).min(LONGEST_RESTART),
             families: peer
                 .families
@@ -60,6 +62,7 @@ impl Identity {
                 route_refresh: true,
                 four_octet_as: true,
                 graceful_restart: Some(graceful_restart),
+                ..Capabilities::default()
             },
         }
     }

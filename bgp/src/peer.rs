@@ -13,7 +13,7 @@ use crate::retry::{Plan, Retry};
 use crate::rib::Source;
 use crate::session::{Ending, Incoming, Session};
 use crate::wire::notification::cease;
-use crate::wire::{Family, Fault, Message, Notification, Update};
+use crate::wire::{Family, Fault, Message, Notification, Refresh, UpdateView};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use std::time::Duration;
 const STABLE: Duration = Duration::from_secs(10);
 /// What a peer's machine asks of the speaker.
 #[derive(Debug)]
-pub(crate) enum Happening {
+pub(crate) enum Happening<'a> {
     /// A session is up; the paths kept of these families must go.
     Up { drop: BTreeSet<Family> },
     /// A session is down. Paths of the families in `keep` become stale, those stale already and
@@ -34,7 +34,7 @@ pub(crate) enum Happening {
     /// The paths kept of these families must go.
     DropStale(BTreeSet<Family>),
     /// Routes came.
-    Update(Box<Update>, Vec<Fault>),
+    Update(Box<UpdateView<'a>>, Vec<Fault>),
     /// The peer wants our routes again.
     Refresh(Family),
     /// Nothing for the speaker, but more may follow.
@@ -149,20 +149,30 @@ impl Peer {
         }
     }
 
-    pub(crate) fn receive(&mut self, conn: ConnId, bytes: Vec<u8>) {
+    /// Takes bytes from a connection. Returns those to be decoded, for [`Peer::next`].
+    pub(crate) fn receive(&mut self, conn: ConnId, bytes: Vec<u8>) -> Vec<u8> {
+        match self.connections.get(conn) {
+            Some(session) => session.receive(bytes),
+            None => Vec::new(),
+        }
+    }
+
+    /// Takes back what [`Peer::next`] has left, if there is still use for it.
+    pub(crate) fn keep(&mut self, conn: ConnId, stream: Vec<u8>, used: usize) {
         if let Some(session) = self.connections.get(conn) {
-            session.receive(bytes);
+            session.keep(stream, used);
         }
     }
 
     /// The next thing that the bytes received on a connection mean.
-    pub(crate) fn next(
+    pub(crate) fn next<'a>(
         &mut self,
         conn: ConnId,
+        rest: &mut &'a [u8],
         now: Time,
         outputs: &mut VecDeque<Output>,
-    ) -> Option<Happening> {
-        Some(match self.connections.get(conn)?.next(now)? {
+    ) -> Option<Happening<'a>> {
+        Some(match self.connections.get(conn)?.next(rest, now)? {
             Incoming::Opened => self.opened(conn, now, outputs),
             Incoming::Established => self.up(conn, now, outputs),
             Incoming::Update(update, faults) => {
@@ -175,7 +185,12 @@ impl Peer {
     }
 
     /// An OPEN came: of all connections past OpenSent, one stays (RFC 4271 section 6.8).
-    fn opened(&mut self, conn: ConnId, now: Time, outputs: &mut VecDeque<Output>) -> Happening {
+    fn opened(
+        &mut self,
+        conn: ConnId,
+        now: Time,
+        outputs: &mut VecDeque<Output>,
+    ) -> Happening<'static> {
         let ours = (self.us.router_id, self.us.asn);
         let loser = self.connections.contest(conn, ours, self.config.asn);
         let happening = match loser {
@@ -190,7 +205,12 @@ impl Peer {
     }
 
     /// A session is up.
-    fn up(&mut self, conn: ConnId, now: Time, outputs: &mut VecDeque<Output>) -> Happening {
+    fn up(
+        &mut self,
+        conn: ConnId,
+        now: Time,
+        outputs: &mut VecDeque<Output>,
+    ) -> Happening<'static> {
         let Some(session) = self.connections.get(conn) else {
             return Happening::Nothing;
         };
@@ -230,7 +250,7 @@ impl Peer {
         ending: Ending,
         now: Time,
         outputs: &mut VecDeque<Output>,
-    ) -> Happening {
+    ) -> Happening<'static> {
         let Some(mut session) = self.connections.remove(conn) else {
             return Happening::Nothing;
         };
@@ -276,7 +296,7 @@ impl Peer {
         ending: &Ending,
         now: Time,
         outputs: &mut VecDeque<Output>,
-    ) -> Happening {
+    ) -> Happening<'static> {
         let mut happening = Happening::Nothing;
         while let Some(conn) = self.connections.first() {
             match self.end(conn, ending.clone(), now, outputs) {
@@ -293,7 +313,7 @@ impl Peer {
         }
     }
 
-    fn drop_stale(&mut self, is_over: impl Fn(Time) -> bool) -> Happening {
+    fn drop_stale(&mut self, is_over: impl Fn(Time) -> bool) -> Happening<'static> {
         let families = self.intake.give_up(is_over);
         match families.is_empty() {
             true => Happening::Nothing,
@@ -331,7 +351,7 @@ impl Peer {
         &mut self,
         now: Time,
         outputs: &mut VecDeque<Output>,
-    ) -> Option<Happening> {
+    ) -> Option<Happening<'static>> {
         let due = |deadline: Option<Time>| deadline.is_some_and(|deadline| deadline <= now);
         if let Some(session) = self.connections.due(now) {
             let conn = session.conn;
@@ -422,7 +442,11 @@ impl Peer {
             && session.negotiated.route_refresh
         {
             for family in session.negotiated.families.clone() {
-                session.send(&Message::RouteRefresh(family), now, outputs);
+                session.send(
+                    &Message::RouteRefresh(family, Refresh::Request),
+                    now,
+                    outputs,
+                );
             }
         }
     }

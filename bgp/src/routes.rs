@@ -7,7 +7,7 @@ use crate::rib::{Fate, Path};
 use crate::session::Ending;
 use crate::speaker::Speaker;
 use crate::wire::notification::cease;
-use crate::wire::{Family, Fault, Notification, Update};
+use crate::wire::{Family, Fault, Notification, UpdateView};
 use std::collections::BTreeSet;
 
 /// A session that is down, and what becomes of its paths.
@@ -20,7 +20,7 @@ pub(crate) struct Lost {
 
 impl Speaker {
     /// Does what a peer's machine asks for.
-    pub(crate) fn follow(&mut self, id: &PeerId, happening: Happening, now: Time) {
+    pub(crate) fn follow(&mut self, id: &PeerId, happening: Happening<'_>, now: Time) {
         match happening {
             Happening::Up { drop } => {
                 self.catch_up();
@@ -103,7 +103,7 @@ impl Speaker {
         });
     }
 
-    fn import(&mut self, id: &PeerId, update: Update, faults: Vec<Fault>) {
+    fn import(&mut self, id: &PeerId, update: UpdateView<'_>, faults: Vec<Fault>) {
         for fault in faults {
             let peer = id.clone();
             let event = Event::Fault { peer, fault };
@@ -116,25 +116,25 @@ impl Speaker {
             return;
         };
         let families = session.negotiated.families.clone();
-        for prefix in update.withdrawn {
-            if let Some(old) = self.rib.forget(prefix.trunc(), id) {
+        for (_, prefix) in update.withdrawn() {
+            if let Some(old) = self.rib.forget(prefix, id) {
                 peer.intake.count(Some(&old), None);
             }
         }
-        if !update.reach.is_empty() {
+        let mut reach = update.reach().peekable();
+        if reach.peek().is_some() {
             let attributes = self.interner.intern(update.attributes);
-            for reach in update.reach {
-                let of_path = peer.rules.check_path(&attributes, &reach.next_hop);
-                for prefix in reach.prefixes {
-                    let prefix = prefix.trunc();
-                    // RFC 4760 section 7: what was not negotiated is ignored.
-                    if !families.contains(&Family::of(&prefix)) {
-                        continue;
-                    }
+            for (next_hop, prefixes) in reach {
+                // RFC 4760 section 7: what was not negotiated is ignored.
+                if !families.contains(&prefixes.family()) {
+                    continue;
+                }
+                let of_path = peer.rules.check_path(&attributes, &next_hop);
+                for (_, prefix) in prefixes {
                     let path = Path {
                         source: source.clone(),
                         attributes: attributes.clone(),
-                        next_hop: reach.next_hop,
+                        next_hop,
                         stale: false,
                         rejected: peer.rules.check_prefix(&prefix).or(of_path),
                     };

@@ -9,8 +9,8 @@ use crate::interface::Output;
 use crate::outbound::Outbound;
 use crate::wire::notification::{cease, code, open, state_machine};
 use crate::wire::{
-    Context, Decoded, Family, Fault, GracefulRestart, Message, Notification, Open, Update, decode,
-    encode,
+    Context, Decoded, Family, Fault, Frame, GracefulRestart, Kind, Message, Notification, Open,
+    Refresh, UpdateView, encode,
 };
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -117,13 +117,13 @@ impl Negotiated {
 
 /// What a connection's next message means for its owner.
 #[derive(Debug)]
-pub(crate) enum Incoming {
+pub(crate) enum Incoming<'a> {
     /// An OPEN that we agree with: to be confirmed, unless the connection loses a collision.
     Opened,
     /// The session is up.
     Established,
     /// An UPDATE, and what was wrong with it.
-    Update(Box<Update>, Vec<Fault>),
+    Update(Box<UpdateView<'a>>, Vec<Fault>),
     /// The peer wants our routes again.
     Refresh(Family),
     /// The connection is over.
@@ -144,9 +144,8 @@ pub(crate) struct Session {
     pub(crate) router_id: Ipv4Addr,
     offer: Open,
     peer_asn: u32,
-    /// Received and not yet decoded, from `read` on.
+    /// Received and not yet decoded: the beginning of a message.
     stream: Vec<u8>,
-    read: usize,
     hold_deadline: Option<Time>,
     keepalive_deadline: Option<Time>,
     pub(crate) outbound: Outbound,
@@ -182,7 +181,6 @@ impl Session {
             offer,
             peer_asn,
             stream: Vec::new(),
-            read: 0,
             hold_deadline: Some(now + wait),
             keepalive_deadline: None,
             outbound: Outbound::new(conn),
@@ -206,69 +204,88 @@ impl Session {
         self.outbound.send(bytes, now, outputs);
     }
 
-    /// Takes bytes from the connection, for [`Session::next`].
-    pub(crate) fn receive(&mut self, bytes: Vec<u8>) {
+    /// Takes bytes from the connection. Returns all that are to be decoded, for [`Session::next`]: out
+    /// of the session, so that what they mean can be followed while it borrows from them.
+    pub(crate) fn receive(&mut self, bytes: Vec<u8>) -> Vec<u8> {
         if self.stream.is_empty() {
-            self.stream = bytes;
-        } else {
-            self.stream.extend_from_slice(&bytes);
+            return bytes;
         }
+        let mut stream = std::mem::take(&mut self.stream);
+        stream.extend_from_slice(&bytes);
+        stream
     }
 
-    /// The next thing that the received bytes mean; `None` when all of them are used up.
-    pub(crate) fn next(&mut self, now: Time) -> Option<Incoming> {
+    /// Takes back what [`Session::next`] has left: all of `stream` but the first `used` bytes.
+    pub(crate) fn keep(&mut self, mut stream: Vec<u8>, used: usize) {
+        stream.drain(..used.min(stream.len()));
+        self.stream = stream;
+    }
+
+    /// The next thing that the received bytes mean; `None` when all whole messages are used up.
+    pub(crate) fn next<'a>(&mut self, rest: &mut &'a [u8], now: Time) -> Option<Incoming<'a>> {
         loop {
-            let rest = self.stream.get(self.read..).unwrap_or_default();
             let Decoded {
                 message,
                 length,
                 faults,
-            } = match decode(rest, &self.negotiated.context) {
-                Ok(Some(decoded)) => decoded,
-                Ok(None) => {
-                    self.stream.drain(..self.read.min(self.stream.len()));
-                    self.read = 0;
-                    return None;
-                }
+            } = match self.decode(rest) {
+                Ok(decoded) => decoded?,
                 Err(notification) => return Some(Incoming::Ended(Ending::Sent(notification))),
             };
-            self.read += length;
+            *rest = rest.get(length..).unwrap_or_default();
             self.messages += 1;
             self.updates += u64::from(matches!(message, Message::Update(_)));
-            match (self.phase, message) {
-                (_, Message::Notification(notification)) => {
+            match message {
+                Message::Notification(notification) => {
                     return Some(Incoming::Ended(Ending::Received(notification)));
                 }
-                (Phase::OpenSent, Message::Open(open)) => {
+                Message::Open(open) => {
                     return Some(match self.negotiate(&open) {
                         Ok(()) => Incoming::Opened,
                         Err(notification) => Incoming::Ended(Ending::Sent(notification)),
                     });
                 }
-                (Phase::OpenConfirm, Message::Keepalive) => {
+                Message::Keepalive if self.phase == Phase::OpenConfirm => {
                     self.phase = Phase::Established(now);
                     self.hold(now);
                     return Some(Incoming::Established);
                 }
-                (Phase::Established(_), Message::Keepalive) => self.hold(now),
-                (Phase::Established(_), Message::Update(update)) => {
+                Message::Keepalive => self.hold(now),
+                Message::Update(update) => {
                     self.hold(now);
                     return Some(Incoming::Update(Box::new(update), faults));
                 }
-                (Phase::Established(_), Message::RouteRefresh(family)) => {
+                Message::RouteRefresh(family, refresh) => {
                     self.hold(now);
-                    return Some(Incoming::Refresh(family));
-                }
-                (phase, _) => {
-                    let subcode = match phase {
-                        Phase::OpenSent => state_machine::IN_OPEN_SENT,
-                        Phase::OpenConfirm => state_machine::IN_OPEN_CONFIRM,
-                        Phase::Established(_) => state_machine::IN_ESTABLISHED,
-                    };
-                    let notification = Notification::unexpected_message(subcode);
-                    return Some(Incoming::Ended(Ending::Sent(notification)));
+                    if refresh == Refresh::Request {
+                        return Some(Incoming::Refresh(family));
+                    }
                 }
             }
+        }
+    }
+
+    /// The first message of `stream`, if it is whole. One that the state does not allow is not looked
+    /// at any further (RFC 6608).
+    fn decode<'a>(&self, stream: &'a [u8]) -> Result<Option<Decoded<'a>>, Notification> {
+        let context = &self.negotiated.context;
+        let Some(frame) = Frame::read(stream, context)? else {
+            return Ok(None);
+        };
+        match (self.phase, frame.kind) {
+            (_, Kind::Notification)
+            | (Phase::OpenSent, Kind::Open)
+            | (Phase::OpenConfirm, Kind::Keepalive)
+            | (Phase::Established(_), Kind::Keepalive | Kind::Update | Kind::RouteRefresh) => {
+                frame.decode(context).map(Some)
+            }
+            (Phase::OpenSent, _) => unexpected(state_machine::IN_OPEN_SENT),
+            // Here an OPEN's own error goes first (RFC 4271 section 8.2.2, event 22).
+            (Phase::OpenConfirm, Kind::Open) => frame
+                .decode(context)
+                .and_then(|_| unexpected(state_machine::IN_OPEN_CONFIRM)),
+            (Phase::OpenConfirm, _) => unexpected(state_machine::IN_OPEN_CONFIRM),
+            (Phase::Established(_), _) => unexpected(state_machine::IN_ESTABLISHED),
         }
     }
 
@@ -389,4 +406,8 @@ impl Session {
             outputs.push_back(Output::Close { conn });
         }
     }
+}
+
+fn unexpected<T>(subcode: u8) -> Result<T, Notification> {
+    Err(Notification::unexpected_message(subcode))
 }

@@ -249,13 +249,19 @@ impl Speaker {
         let Some(id) = self.conns.get(&conn).cloned() else {
             return;
         };
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.receive(conn, bytes);
-        }
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let stream = peer.receive(conn, bytes);
+        let mut rest = stream.as_slice();
         while let Some(peer) = self.peers.get_mut(&id)
-            && let Some(happening) = peer.next(conn, now, &mut self.outputs)
+            && let Some(happening) = peer.next(conn, &mut rest, now, &mut self.outputs)
         {
             self.follow(&id, happening, now);
+        }
+        let used = stream.len() - rest.len();
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.keep(conn, stream, used);
         }
     }
 

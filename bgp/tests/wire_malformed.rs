@@ -9,6 +9,7 @@ const INTERNAL: Context = Context {
     four_octet_as: true,
     extended_next_hop: true,
     internal: true,
+    ..Context::UNKNOWN
 };
 const EXTERNAL: Context = Context {
     internal: false,
@@ -58,13 +59,13 @@ fn decode_update(bytes: &[u8], context: &Context) -> Result<(Update, Vec<Fault>)
     let decoded = decode(bytes, context)?.expect("complete");
     assert_eq!(decoded.length, bytes.len());
     match decoded.message {
-        Message::Update(update) => Ok((update, decoded.faults)),
+        Message::Update(update) => Ok((update.to_update(), decoded.faults)),
         other => panic!("not an UPDATE: {other:?}"),
     }
 }
 
-fn prefixes(list: &[&str]) -> Vec<IpNet> {
-    let parse = |text: &&str| text.parse().expect("a prefix");
+fn prefixes(list: &[&str]) -> Vec<(u32, IpNet)> {
+    let parse = |text: &&str| (0, text.parse().expect("a prefix"));
     list.iter().map(parse).collect()
 }
 
@@ -531,7 +532,8 @@ fn wrong_headers() {
     for (length, kind) in lengths {
         let data = u16::to_be_bytes(length);
         let expected = Notification::new(code::HEADER, header::BAD_LENGTH, data);
-        let result = decode(&header_of(length, kind), &INTERNAL);
+        let bytes = header_of(length, kind);
+        let result = decode(&bytes, &INTERNAL);
         assert_eq!(result, Err(expected), "{length} {kind}");
     }
     for kind in [0, 6, 255] {
@@ -670,10 +672,12 @@ fn capabilities_of_all_kinds() {
         route_refresh: true,
         four_octet_as: true,
         graceful_restart: Some(GracefulRestart {
-            restarting: false,
             restart_time: 120,
             families: vec![(Family::Ipv4, false)],
+            ..GracefulRestart::default()
         }),
+        enhanced_route_refresh: true,
+        ..Capabilities::default()
     };
     assert_eq!(all.capabilities, expected);
 
@@ -686,10 +690,11 @@ fn capabilities_of_all_kinds() {
 /// RFC 2918 section 4: a family that we do not have is no error.
 #[test]
 fn a_refresh_for_another_family_asks_for_nothing() {
-    let decoded = decode(&framed(5, &[0, 25, 0, 65]), &INTERNAL).expect("good");
+    let refresh = framed(5, &[0, 25, 0, 65]);
+    let decoded = decode(&refresh, &INTERNAL).expect("good");
     let message = decoded.expect("complete").message;
-    assert_eq!(message, Message::Update(Update::default()));
+    assert_eq!(message, Message::Update(UpdateView::default()));
     let mut bytes = Vec::new();
-    encode(&message, &INTERNAL, &mut bytes);
+    encode(&message.to_owned(), &INTERNAL, &mut bytes);
     assert_eq!(bytes, [], "an empty UPDATE would be End-of-RIB");
 }

@@ -7,6 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use routemesh_bgp::wire::*;
+use std::collections::BTreeSet;
 
 fn encoded(message: &Message, context: &Context) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -14,17 +15,26 @@ fn encoded(message: &Message, context: &Context) -> Vec<u8> {
     bytes
 }
 
-/// Decodes all of `bytes`, which must be whole and faultless messages.
-fn decode_all(mut bytes: &[u8], context: &Context) -> Vec<Message> {
+/// The longest message that a receiver takes.
+fn longest(receiver: &Context) -> usize {
+    match receiver.extended_messages.receive {
+        true => 65535,
+        false => 4096,
+    }
+}
+
+/// Decodes all of `bytes`, which must be whole and faultless messages, as the peer of `sender`.
+fn decode_all(mut bytes: &[u8], sender: &Context) -> Vec<Message> {
+    let receiver = messages::of_receiver(sender);
     let mut messages = Vec::new();
     while !bytes.is_empty() {
-        let decoded = decode(bytes, context)
+        let decoded = decode(bytes, &receiver)
             .expect("our own bytes are valid")
             .expect("and complete");
         assert_eq!(decoded.faults, []);
-        assert!(decoded.length <= 4096);
+        assert!(decoded.length <= longest(&receiver));
         bytes = &bytes[decoded.length..];
-        messages.push(decoded.message);
+        messages.push(decoded.message.to_owned());
     }
     messages
 }
@@ -32,8 +42,8 @@ fn decode_all(mut bytes: &[u8], context: &Context) -> Vec<Message> {
 /// What several UPDATEs say together, in an order that does not depend on how they were cut.
 #[derive(Debug, Default, PartialEq)]
 struct Said {
-    withdrawn: Vec<IpNet>,
-    reach: Vec<(NextHop, IpNet)>,
+    withdrawn: Vec<(u32, IpNet)>,
+    reach: Vec<(NextHop, (u32, IpNet))>,
     attributes: Vec<Attributes>,
     end_of_rib: Option<Family>,
 }
@@ -68,26 +78,30 @@ fn as_update(message: Message) -> Update {
 /// What must hold for any input: no panic, progress, memory in proportion, and an answer that can
 /// itself be sent.
 fn check_robust(bytes: &[u8], context: &Context) -> Result<(), TestCaseError> {
+    let back = messages::of_receiver(context);
     match decode(bytes, context) {
         Err(notification) => {
             prop_assert!(notification.data.len() <= bytes.len());
-            let reply = encoded(&Message::Notification(notification.clone()), context);
-            let back = decode_all(&reply, context);
-            prop_assert_eq!(back, vec![Message::Notification(notification)]);
+            let reply = encoded(&Message::Notification(notification.clone()), &back);
+            prop_assert_eq!(
+                decode_all(&reply, &back),
+                vec![Message::Notification(notification)]
+            );
         }
-        Ok(None) => prop_assert!(bytes.len() < 4096),
+        Ok(None) => prop_assert!(bytes.len() < longest(context)),
         Ok(Some(decoded)) => {
-            prop_assert!((19..=4096).contains(&decoded.length));
+            prop_assert!((19..=longest(context)).contains(&decoded.length));
             prop_assert!(decoded.length <= bytes.len());
             prop_assert!(decoded.faults.len() <= decoded.length);
-            let again = decode_all(&encoded(&decoded.message, context), context);
-            if let Message::Update(update) = decoded.message {
+            let message = decoded.message.to_owned();
+            let again = decode_all(&encoded(&message, &back), &back);
+            if let Message::Update(update) = message {
                 let prefixes = update.reach.iter().map(|reach| reach.prefixes.len());
                 prop_assert!(prefixes.sum::<usize>() + update.withdrawn.len() <= decoded.length);
                 // What was understood can be said again.
                 prop_assert_eq!(said(again.into_iter().map(as_update)), said([update]));
             } else {
-                prop_assert_eq!(again, vec![decoded.message]);
+                prop_assert_eq!(again, vec![message]);
             }
         }
     }
@@ -102,8 +116,9 @@ proptest! {
     #[test]
     fn decoding_undoes_encoding((context, message) in context_and_message()) {
         let bytes = encoded(&message, &context);
-        let decoded = decode(&bytes, &context).expect("valid").expect("complete");
-        prop_assert_eq!(&decoded.message, &message);
+        let receiver = messages::of_receiver(&context);
+        let decoded = decode(&bytes, &receiver).expect("valid").expect("complete");
+        prop_assert_eq!(decoded.message.to_owned(), message);
         prop_assert_eq!(decoded.length, bytes.len());
         prop_assert_eq!(decoded.faults, vec![]);
     }
@@ -116,9 +131,10 @@ proptest! {
     ) {
         let mut bytes = encoded(&message, &context);
         let length = bytes.len();
-        prop_assert_eq!(decode(&bytes[..cut.index(length)], &context), Ok(None));
+        let receiver = messages::of_receiver(&context);
+        prop_assert_eq!(decode(&bytes[..cut.index(length)], &receiver), Ok(None));
         bytes.extend(more);
-        let decoded = decode(&bytes, &context).expect("valid").expect("complete");
+        let decoded = decode(&bytes, &receiver).expect("valid").expect("complete");
         prop_assert_eq!(decoded.length, length);
     }
 
@@ -176,9 +192,9 @@ proptest! {
         for message in &messages {
             let update = as_update(message.clone());
             // RFC 7606 section 5.1: each carries prefixes in one place.
-            let places = usize::from(update.withdrawn.iter().any(|prefix| prefix.addr().is_ipv4()))
-                + usize::from(update.withdrawn.iter().any(|prefix| prefix.addr().is_ipv6()))
-                + update.reach.len();
+            let withdrawn: BTreeSet<Family> =
+                update.withdrawn.iter().map(|(_, prefix)| Family::of(prefix)).collect();
+            let places = withdrawn.len() + update.reach.len();
             prop_assert!(places <= 1);
         }
         prop_assert_eq!(said(messages.into_iter().map(as_update)), said([update]));

@@ -18,6 +18,7 @@ pub(super) const EXTENDED_COMMUNITIES: u8 = 16;
 pub(super) const AS4_PATH: u8 = 17;
 pub(super) const AS4_AGGREGATOR: u8 = 18;
 pub(super) const LARGE_COMMUNITIES: u8 = 32;
+pub(super) const ONLY_TO_CUSTOMER: u8 = 35;
 
 /// Set for optional attributes, clear for well-known ones.
 pub(super) const OPTIONAL: u8 = 0x80;
@@ -39,7 +40,7 @@ pub(super) fn flags(code: u8) -> Option<u8> {
             Some(OPTIONAL)
         }
         AGGREGATOR | COMMUNITIES | EXTENDED_COMMUNITIES | AS4_PATH | AS4_AGGREGATOR
-        | LARGE_COMMUNITIES => Some(OPTIONAL | TRANSITIVE),
+        | LARGE_COMMUNITIES | ONLY_TO_CUSTOMER => Some(OPTIONAL | TRANSITIVE),
         _ => None,
     }
 }

@@ -1,10 +1,11 @@
 //! Bytes to messages, with the error handling of RFC 7606.
 
-use super::notification::{code, header};
+use super::frame::{Frame, Kind};
 use super::reader::Reader;
-use super::{Message, Notification, Update, decode_update, nlri, open};
+use super::{Directions, Family, Message, Notification, PerFamily, Refresh, UpdateView};
+use super::{decode_update, nlri, open};
 
-/// What decoding depends on: the outcome of the OPEN exchange and the kind of peer.
+/// What decoding and encoding depend on: the outcome of the OPEN exchange and the kind of peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// Both sides have 4-octet AS numbers (RFC 6793).
@@ -13,13 +14,35 @@ pub struct Context {
     pub extended_next_hop: bool,
     /// The peer is in our AS.
     pub internal: bool,
+    /// Messages may have 65,535 bytes (RFC 8654): those we take, since we said so, and those the
+    /// peer takes.
+    pub extended_messages: Directions,
+    /// Both sides mark the beginning and end of a refresh (RFC 7313).
+    pub enhanced_route_refresh: bool,
+    /// Prefixes have path identifiers (RFC 7911).
+    pub add_path: PerFamily<Directions>,
+}
+
+impl Context {
+    /// What holds before the OPENs, with an external peer.
+    pub const UNKNOWN: Self = Self {
+        four_octet_as: false,
+        extended_next_hop: false,
+        internal: false,
+        extended_messages: Directions::NEITHER,
+        enhanced_route_refresh: false,
+        add_path: PerFamily {
+            ipv4: Directions::NEITHER,
+            ipv6: Directions::NEITHER,
+        },
+    };
 }
 
 /// A whole message taken from the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decoded {
-    /// The message, after the repairs of RFC 7606: what was to be treated as withdrawn is in `withdrawn`.
-    pub message: Message,
+pub struct Decoded<'a> {
+    /// The message, after the repairs of RFC 7606: what was to be treated as withdrawn is withdrawn.
+    pub message: Message<UpdateView<'a>>,
     /// Its length in the stream, to be dropped from the front.
     pub length: usize,
     /// Attributes that were wrong, and what was done about each.
@@ -46,87 +69,45 @@ pub enum Action {
     TreatAsWithdraw,
 }
 
-/// Takes one message from the front of `stream`. `Ok(None)`: not all of it is there yet.
-/// An error is the NOTIFICATION with which the session has to end.
-///
-/// Within an UPDATE, withdrawals come before announcements. What is of a family that we do not have
-/// leaves nothing behind: such a ROUTE-REFRESH (RFC 2918 section 4) or UPDATE is an empty
-/// [`Update`], which asks for nothing.
-pub fn decode(stream: &[u8], context: &Context) -> Result<Option<Decoded>, Notification> {
-    let mut reader = Reader::new(stream);
-    let Some(header) = Header::read(&mut reader)? else {
-        return Ok(None);
-    };
-    let Some(body) = reader.take(header.body_length) else {
-        return Ok(None);
-    };
-    let mut faults = Vec::new();
-    let message = match header.kind {
-        OPEN => Message::Open(open::read(body)?),
-        UPDATE => {
-            let (update, wrong) = decode_update::read(body, context)?;
-            faults = wrong;
-            Message::Update(update)
-        }
-        NOTIFICATION => Message::Notification(read_notification(body)),
-        ROUTE_REFRESH => read_route_refresh(body),
-        // The header allows no other.
-        _ => Message::Keepalive,
-    };
-    Ok(Some(Decoded {
-        message,
-        length: HEADER_LENGTH + header.body_length,
-        faults,
-    }))
+/// Takes one message from the front of `stream`: [`Frame::read`] and [`Frame::decode`] in one.
+pub fn decode<'a>(
+    stream: &'a [u8],
+    context: &Context,
+) -> Result<Option<Decoded<'a>>, Notification> {
+    match Frame::read(stream, context)? {
+        Some(frame) => frame.decode(context).map(Some),
+        None => Ok(None),
+    }
 }
 
-/// Message types (RFC 4271 section 4.1, RFC 2918).
-pub(super) const OPEN: u8 = 1;
-pub(super) const UPDATE: u8 = 2;
-pub(super) const NOTIFICATION: u8 = 3;
-pub(super) const KEEPALIVE: u8 = 4;
-pub(super) const ROUTE_REFRESH: u8 = 5;
-
-pub(super) const HEADER_LENGTH: usize = 19;
-/// The longest message (RFC 4271 section 4.1).
-pub(super) const MAX_LENGTH: usize = 4096;
-
-/// What stands before every message (RFC 4271 section 4.1).
-struct Header {
-    kind: u8,
-    body_length: usize,
-}
-
-impl Header {
-    /// Reads and checks a header (RFC 4271 section 6.1), so that a message that is not worth
-    /// waiting for is refused before it is complete.
-    fn read(reader: &mut Reader<'_>) -> Result<Option<Self>, Notification> {
-        let fields = (reader.array::<16>(), reader.u16(), reader.u8());
-        let (Some(marker), Some(length), Some(kind)) = fields else {
-            return Ok(None);
+impl<'a> Frame<'a> {
+    /// What the message means. An error is the NOTIFICATION with which the session has to end.
+    ///
+    /// Within an UPDATE, withdrawals come before announcements. What is of a family that we do not
+    /// have leaves nothing behind: such a ROUTE-REFRESH (RFC 2918 section 4) or UPDATE is an empty
+    /// [`UpdateView`], which asks for nothing. So is a ROUTE-REFRESH of an unknown subtype (RFC 7313
+    /// section 5).
+    pub fn decode(&self, context: &Context) -> Result<Decoded<'a>, Notification> {
+        let mut faults = Vec::new();
+        let message = match self.kind {
+            Kind::Open => Message::Open(open::read(self.body)?),
+            Kind::Update => {
+                let (update, wrong) = decode_update::read(self.body, context)?;
+                faults = wrong;
+                Message::Update(update)
+            }
+            Kind::Notification => Message::Notification(read_notification(self.body)),
+            Kind::RouteRefresh => match read_route_refresh(self.body, context) {
+                Some((family, refresh)) => Message::RouteRefresh(family, refresh),
+                None => Message::Update(UpdateView::default()),
+            },
+            Kind::Keepalive => Message::Keepalive,
         };
-        let error = |subcode, data: &[u8]| Err(Notification::new(code::HEADER, subcode, data));
-        if marker != [0xff; 16] {
-            return error(header::NOT_SYNCHRONIZED, &[]);
-        }
-        let lengths = match kind {
-            OPEN => 29..=MAX_LENGTH,
-            UPDATE => 23..=MAX_LENGTH,
-            NOTIFICATION => 21..=MAX_LENGTH,
-            KEEPALIVE => HEADER_LENGTH..=HEADER_LENGTH,
-            ROUTE_REFRESH => 23..=23,
-            _ => HEADER_LENGTH..=MAX_LENGTH,
-        };
-        if !lengths.contains(&usize::from(length)) {
-            return error(header::BAD_LENGTH, &length.to_be_bytes());
-        }
-        if !(OPEN..=ROUTE_REFRESH).contains(&kind) {
-            return error(header::BAD_TYPE, &[kind]);
-        }
-        Ok(Some(Self {
-            kind,
-            body_length: usize::from(length) - HEADER_LENGTH,
-        }))
+        Ok(Decoded {
+            message,
+            length: self.len(),
+            faults,
+        })
     }
 }
 
@@ -138,11 +119,17 @@ fn read_notification(body: &[u8]) -> Notification {
     Notification::new(code, subcode, reader.rest())
 }
 
-fn read_route_refresh(body: &[u8]) -> Message {
+/// `None`: to be ignored.
+fn read_route_refresh(body: &[u8], context: &Context) -> Option<(Family, Refresh)> {
     let mut reader = Reader::new(body);
-    let (afi, _reserved, safi) = (reader.u16(), reader.u8(), reader.u8());
-    let family = afi
-        .zip(safi)
-        .and_then(|(afi, safi)| nlri::family(afi, safi));
-    family.map_or_else(|| Message::Update(Update::default()), Message::RouteRefresh)
+    let (afi, subtype, safi) = (reader.u16()?, reader.u8()?, reader.u8()?);
+    let refresh = match subtype {
+        // Without RFC 7313 the field is reserved.
+        _ if !context.enhanced_route_refresh => Refresh::Request,
+        0 => Refresh::Request,
+        1 => Refresh::Begin,
+        2 => Refresh::End,
+        _ => return None,
+    };
+    Some((nlri::family(afi, safi)?, refresh))
 }

@@ -3,9 +3,8 @@
 use super::attribute::{self, Attribute};
 use super::notification::{code, update};
 use super::reader::Reader;
-use super::{Action, AsPath, Attributes, Context, Family, Fault, NextHop, Notification, Origin};
+use super::{Action, AsPath, Attributes, Context, Fault, NextHop, Nlri, Notification, Origin};
 use super::{UnknownAttribute, as_path, nlri};
-use ipnet::IpNet;
 use std::net::Ipv4Addr;
 
 /// What the attributes of one UPDATE say.
@@ -14,8 +13,8 @@ pub(super) struct Parsed<'a> {
     pub(super) attributes: Attributes,
     /// NEXT_HOP, for the prefixes outside the attributes.
     pub(super) next_hop: Option<Ipv4Addr>,
-    pub(super) reach: Option<MpReach>,
-    pub(super) unreach: Option<MpUnreach>,
+    pub(super) reach: Option<MpReach<'a>>,
+    pub(super) unreach: Option<MpUnreach<'a>>,
     pub(super) faults: Vec<Fault>,
     /// Why the routes have to be withdrawn: the first reason.
     pub(super) withdraw: Option<Cause<'a>>,
@@ -25,17 +24,19 @@ pub(super) struct Parsed<'a> {
 }
 
 /// MP_REACH_NLRI.
-pub(super) enum MpReach {
+#[derive(Clone, Copy)]
+pub(super) enum MpReach<'a> {
     /// Of a family that we have.
-    Known(NextHop, Vec<IpNet>),
+    Known(NextHop, Nlri<'a>),
     /// Of any other family: not for us.
     Foreign,
 }
 
 /// MP_UNREACH_NLRI.
-pub(super) enum MpUnreach {
+#[derive(Clone, Copy)]
+pub(super) enum MpUnreach<'a> {
     /// Of a family that we have.
-    Known(Family, Vec<IpNet>),
+    Known(Nlri<'a>),
     /// Of any other family: not for us.
     Foreign,
 }
@@ -203,7 +204,7 @@ impl<'a> Parsed<'a> {
         Ok(())
     }
 
-    fn take(&mut self, attribute: &Attribute<'_>, context: &Context) -> Result<(), Malformed> {
+    fn take(&mut self, attribute: &Attribute<'a>, context: &Context) -> Result<(), Malformed> {
         let code = attribute.code;
         let multiprotocol = matches!(code, attribute::MP_REACH_NLRI | attribute::MP_UNREACH_NLRI);
         if self.seen.contains(code) {
@@ -231,7 +232,12 @@ impl<'a> Parsed<'a> {
         self.take_known(code, attribute.value, context)
     }
 
-    fn take_known(&mut self, code: u8, value: &[u8], context: &Context) -> Result<(), Malformed> {
+    fn take_known(
+        &mut self,
+        code: u8,
+        value: &'a [u8],
+        context: &Context,
+    ) -> Result<(), Malformed> {
         let set = &mut self.attributes;
         match code {
             attribute::ORIGIN => set.origin = origin(value)?,
@@ -263,12 +269,15 @@ impl<'a> Parsed<'a> {
                 set.extended_communities = list(value, update::OPTIONAL_ATTRIBUTE, |eight| eight)?;
             }
             attribute::LARGE_COMMUNITIES => set.large_communities = large_communities(value)?,
+            attribute::ONLY_TO_CUSTOMER => {
+                set.only_to_customer = Some(u32::from_be_bytes(exactly(value)?));
+            }
             attribute::AS4_PATH => {
                 self.as4_path = Some(as_path::read_as4(value).map_err(discard)?);
             }
             attribute::AS4_AGGREGATOR => self.as4_aggregator = Some(aggregator(value, true)?),
             attribute::MP_REACH_NLRI => self.reach = Some(mp_reach(value, context)?),
-            attribute::MP_UNREACH_NLRI => self.unreach = Some(mp_unreach(value)?),
+            attribute::MP_UNREACH_NLRI => self.unreach = Some(mp_unreach(value, context)?),
             _ => {}
         }
         Ok(())
@@ -381,7 +390,7 @@ pub(super) fn remove_repeated(communities: &mut Vec<[u32; 3]>) {
     communities.retain(|community| seen.insert(*community));
 }
 
-fn mp_reach(value: &[u8], context: &Context) -> Result<MpReach, Malformed> {
+fn mp_reach<'a>(value: &'a [u8], context: &Context) -> Result<MpReach<'a>, Malformed> {
     let wrong = |reason| reset(update::OPTIONAL_ATTRIBUTE, reason);
     let mut reader = Reader::new(value);
     let (Some(afi), Some(safi), Some(length)) = (reader.u16(), reader.u8(), reader.u8()) else {
@@ -396,11 +405,11 @@ fn mp_reach(value: &[u8], context: &Context) -> Result<MpReach, Malformed> {
     let next_hop = nlri::read_next_hop(family, next_hop, context.extended_next_hop)
         .ok_or_else(|| wrong("wrong next hop length"))?;
     let prefixes =
-        nlri::read_prefixes(family, reader.rest()).ok_or_else(|| wrong("malformed prefix"))?;
+        Nlri::read(family, reader.rest(), context).ok_or_else(|| wrong("malformed prefix"))?;
     Ok(MpReach::Known(next_hop, prefixes))
 }
 
-fn mp_unreach(value: &[u8]) -> Result<MpUnreach, Malformed> {
+fn mp_unreach<'a>(value: &'a [u8], context: &Context) -> Result<MpUnreach<'a>, Malformed> {
     let wrong = |reason| reset(update::OPTIONAL_ATTRIBUTE, reason);
     let mut reader = Reader::new(value);
     let (Some(afi), Some(safi)) = (reader.u16(), reader.u8()) else {
@@ -410,6 +419,6 @@ fn mp_unreach(value: &[u8]) -> Result<MpUnreach, Malformed> {
         return Ok(MpUnreach::Foreign);
     };
     let prefixes =
-        nlri::read_prefixes(family, reader.rest()).ok_or_else(|| wrong("malformed prefix"))?;
-    Ok(MpUnreach::Known(family, prefixes))
+        Nlri::read(family, reader.rest(), context).ok_or_else(|| wrong("malformed prefix"))?;
+    Ok(MpUnreach::Known(prefixes))
 }

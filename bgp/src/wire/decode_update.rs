@@ -4,55 +4,60 @@ use super::attribute;
 use super::decode_attributes::{self, Cause, MpReach, MpUnreach, Parsed};
 use super::notification::{code, update};
 use super::reader::Reader;
-use super::{Context, Family, Fault, NextHop, Notification, Reach, Update, nlri};
-use ipnet::IpNet;
+use super::{Context, Family, Fault, NextHop, Nlri, Notification, UpdateView, nlri};
 use std::net::IpAddr;
 
 /// Reads the body of an UPDATE, after the header. An error ends the session.
-pub(super) fn read(body: &[u8], context: &Context) -> Result<(Update, Vec<Fault>), Notification> {
+pub(super) fn read<'a>(
+    body: &'a [u8],
+    context: &Context,
+) -> Result<(UpdateView<'a>, Vec<Fault>), Notification> {
     let fields = Fields::split(body)
         .ok_or_else(|| Notification::new(code::UPDATE, update::MALFORMED_ATTRIBUTES, []))?;
     if fields.are_empty() {
         return Ok((end_of_rib(Family::Ipv4), Vec::new()));
     }
-    let mut withdrawn = read_ipv4(fields.withdrawn)?;
-    let plain = read_ipv4(fields.prefixes)?;
+    let withdrawn = read_ipv4(fields.withdrawn, context)?;
+    let plain = read_ipv4(fields.prefixes, context)?;
     let mut parsed = decode_attributes::read(fields.attributes, context)?;
 
     let alone = withdrawn.is_empty() && plain.is_empty();
-    match parsed.unreach.take() {
-        Some(MpUnreach::Known(family, prefixes))
+    let unreach = match parsed.unreach {
+        Some(MpUnreach::Known(prefixes))
             if prefixes.is_empty() && alone && parsed.is_end_of_rib() =>
         {
-            return Ok((end_of_rib(family), Vec::new()));
+            return Ok((end_of_rib(prefixes.family()), Vec::new()));
         }
-        Some(MpUnreach::Known(_, prefixes)) => withdrawn.extend(prefixes),
-        Some(MpUnreach::Foreign) | None => {}
-    }
+        Some(MpUnreach::Known(prefixes)) => prefixes,
+        Some(MpUnreach::Foreign) | None => Nlri::default(),
+    };
 
     let reach = parsed.reachable(plain);
-    let mut update = Update {
-        withdrawn,
-        ..Update::default()
+    let mut update = UpdateView {
+        withdrawn: [withdrawn, unreach, Nlri::default(), Nlri::default()],
+        ..UpdateView::default()
     };
     if let Some(cause) = parsed.withdraw {
         if !parsed.announces(&reach) {
             // Prefixes were to be expected and may have been lost (RFC 7606 section 5.2).
             return Err(cause.notification());
         }
-        let lost = reach.into_iter().flat_map(|reach| reach.prefixes);
-        update.withdrawn.extend(lost);
-    } else if !reach.is_empty() {
+        let [plain, mp] = reach.map(|reach| reach.map_or(Nlri::default(), |(_, lost)| lost));
+        update.withdrawn = [withdrawn, unreach, plain, mp];
+    } else if reach != [None, None] {
         update.reach = reach;
         update.attributes = parsed.attributes;
     }
     Ok((update, parsed.faults))
 }
 
-fn end_of_rib(family: Family) -> Update {
-    Update {
+/// What a message announces after the attributes and in MP_REACH_NLRI, if any.
+type Announced<'a> = [Option<(NextHop, Nlri<'a>)>; 2];
+
+fn end_of_rib(family: Family) -> UpdateView<'static> {
+    UpdateView {
         end_of_rib: Some(family),
-        ..Update::default()
+        ..UpdateView::default()
     }
 }
 
@@ -84,41 +89,37 @@ impl<'a> Fields<'a> {
 }
 
 /// Without the prefixes nothing can be salvaged (RFC 7606 sections 3 (j) and 5.3).
-fn read_ipv4(bytes: &[u8]) -> Result<Vec<IpNet>, Notification> {
-    nlri::read_prefixes(Family::Ipv4, bytes)
+fn read_ipv4<'a>(bytes: &'a [u8], context: &Context) -> Result<Nlri<'a>, Notification> {
+    Nlri::read(Family::Ipv4, bytes, context)
         .ok_or_else(|| Notification::new(code::UPDATE, update::INVALID_NETWORK, []))
 }
 
-impl Parsed<'_> {
+impl<'a> Parsed<'a> {
     /// RFC 4724 section 2; for an MP_UNREACH_NLRI without prefixes.
     fn is_end_of_rib(&self) -> bool {
         self.has_only(attribute::MP_UNREACH_NLRI) && self.faults.is_empty()
     }
 
     /// Whether the message announces anything, if only of a family that we do not have.
-    fn announces(&self, reach: &[Reach]) -> bool {
-        !reach.is_empty() || matches!(self.reach, Some(MpReach::Foreign))
+    fn announces(&self, reach: &Announced<'_>) -> bool {
+        *reach != [None, None] || matches!(self.reach, Some(MpReach::Foreign))
     }
 
     /// What the message announces: `plain`, the prefixes after the attributes, and those in
     /// MP_REACH_NLRI. Checks what an announcement has to have, so look at `withdraw` afterwards.
-    fn reachable(&mut self, plain: Vec<IpNet>) -> Vec<Reach> {
-        let mut reach = Vec::new();
+    fn reachable(&mut self, plain: Nlri<'a>) -> Announced<'a> {
+        let mut reach = [None, None];
+        let [after_attributes, in_attributes] = &mut reach;
         if !plain.is_empty() {
-            let next_hop = self.plain_next_hop();
-            reach.push(Reach {
-                next_hop,
-                prefixes: plain,
-            });
+            *after_attributes = Some((self.plain_next_hop(), plain));
         }
-        if let Some(MpReach::Known(next_hop, prefixes)) = &mut self.reach
+        if let Some(MpReach::Known(next_hop, prefixes)) = self.reach
             && !prefixes.is_empty()
         {
-            let (next_hop, prefixes) = (*next_hop, std::mem::take(prefixes));
             self.require_host(attribute::MP_REACH_NLRI, next_hop.address);
-            reach.push(Reach { next_hop, prefixes });
+            *in_attributes = Some((next_hop, prefixes));
         }
-        if !reach.is_empty() {
+        if reach != [None, None] {
             self.require(attribute::ORIGIN);
             self.require(attribute::AS_PATH);
         }

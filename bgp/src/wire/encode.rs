@@ -1,47 +1,89 @@
 //! Messages to bytes.
 
 use super::attribute::{MP_UNREACH_NLRI, OPTIONAL};
-use super::decode::{
-    HEADER_LENGTH, KEEPALIVE, MAX_LENGTH, NOTIFICATION, OPEN, ROUTE_REFRESH, UPDATE,
-};
+use super::frame::{HEADER_LENGTH, Kind};
 use super::pack::{self, Shape};
-use super::{Attributes, Context, Family, Message, NextHop, Notification, Reach, Update};
+use super::{Attributes, Context, Family, Message, NextHop, Notification, Refresh, Update};
 use super::{encode_attributes, nlri, open};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// Appends `message` to `out` as one message of at most 4,096 bytes, or as several where an
-/// UPDATE has more prefixes than fit into one, or prefixes of several kinds (RFC 7606 section 5.1).
-/// Withdrawals come first, then announcements, then End-of-RIB. An UPDATE that says nothing appends
-/// nothing, as bytes that said nothing would be End-of-RIB.
+/// Appends `message` to `out` as one message, or as several where an UPDATE has more prefixes than
+/// fit into one, or prefixes of several kinds (RFC 7606 section 5.1). Withdrawals come first, then
+/// announcements, then End-of-RIB. An UPDATE that says nothing appends nothing, as bytes that said
+/// nothing would be End-of-RIB.
 ///
 /// All bytes are valid for the peer. What cannot be said is left out:
+///
+/// - What [`announce`] cannot.
+/// - The data of a NOTIFICATION as far as it does not fit.
+/// - Path identifiers, where the peer does not take them (RFC 7911).
+/// - The beginning and the end of a refresh, unless both sides have RFC 7313.
+pub fn encode(message: &Message, context: &Context, out: &mut Vec<u8>) {
+    match message {
+        Message::Open(open) => frame(Kind::Open, out, |out| open::write(open, out)),
+        Message::Update(update) => write_update(update, context, out),
+        Message::Notification(notification) => {
+            frame(Kind::Notification, out, |out| {
+                write_notification(notification, context, out)
+            });
+        }
+        Message::Keepalive => frame(Kind::Keepalive, out, |_| {}),
+        Message::RouteRefresh(family, refresh) => {
+            write_route_refresh(*family, *refresh, context, out);
+        }
+    }
+}
+
+/// Appends UPDATEs that withdraw `prefixes`, all of one family, with their path identifiers.
+pub fn withdraw(
+    family: Family,
+    prefixes: impl IntoIterator<Item = (u32, IpNet)>,
+    context: &Context,
+    out: &mut Vec<u8>,
+) {
+    // A prefix and nothing else always fits.
+    Shape::withdraw(family, context).pack(prefixes.into_iter(), out);
+}
+
+/// Appends UPDATEs that announce `prefixes`, all of one family, with their path identifiers.
+///
+/// What cannot be said is left out:
 ///
 /// - A prefix whose attributes leave no room for it (RFC 4271 section 9.2), or whose next hop the
 ///   peer cannot take (IPv6 for IPv4 without [`Context::extended_next_hop`], IPv4 for IPv6), is
 ///   withdrawn instead, so that the peer does not keep an older path.
 /// - LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST go to internal peers only.
 /// - Repeated large communities go once, empty AS_PATH segments and unknown attributes with a code
-///   that is known not at all, and the data of a NOTIFICATION as far as it fits.
-pub fn encode(message: &Message, context: &Context, out: &mut Vec<u8>) {
-    match message {
-        Message::Open(open) => frame(OPEN, out, |out| open::write(open, out)),
-        Message::Update(update) => write_update(update, context, out),
-        Message::Notification(notification) => {
-            frame(NOTIFICATION, out, |out| {
-                write_notification(notification, out)
-            });
+///   that is known not at all.
+pub fn announce(
+    family: Family,
+    next_hop: &NextHop,
+    attributes: &Attributes,
+    prefixes: impl IntoIterator<Item = (u32, IpNet)>,
+    context: &Context,
+    out: &mut Vec<u8>,
+) {
+    let prefixes = prefixes.into_iter();
+    let unsent = match (family, next_hop.address) {
+        (Family::Ipv4, IpAddr::V4(address)) => {
+            let attributes = encode_attributes::write(attributes, Some(address), context);
+            Shape::announce(&attributes, context).pack(prefixes, out)
         }
-        Message::Keepalive => frame(KEEPALIVE, out, |_| {}),
-        Message::RouteRefresh(family) => frame(ROUTE_REFRESH, out, |out| {
-            out.extend(nlri::afi(*family).to_be_bytes());
-            out.extend([0, nlri::UNICAST]);
-        }),
+        (Family::Ipv4, IpAddr::V6(_)) if !context.extended_next_hop => prefixes.collect(),
+        (Family::Ipv6, IpAddr::V4(_)) => prefixes.collect(),
+        (_, IpAddr::V6(_)) => {
+            let attributes = encode_attributes::write(attributes, None, context);
+            Shape::announce_mp(family, next_hop, &attributes, context).pack(prefixes, out)
+        }
+    };
+    if !unsent.is_empty() {
+        withdraw(family, unsent, context, out);
     }
 }
 
 /// Appends a message with what `body` writes.
-fn frame(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+fn frame(kind: Kind, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     pack::write_header(kind, out);
     body(out);
@@ -49,66 +91,44 @@ fn frame(kind: u8, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     pack::grow(out, start + pack::LENGTH, length);
 }
 
-fn write_notification(notification: &Notification, out: &mut Vec<u8>) {
+fn write_notification(notification: &Notification, context: &Context, out: &mut Vec<u8>) {
     out.extend([notification.code, notification.subcode]);
-    let room = MAX_LENGTH - HEADER_LENGTH - 2;
+    let room = pack::max_length(context) - HEADER_LENGTH - 2;
     out.extend(notification.data.iter().take(room));
 }
 
+fn write_route_refresh(family: Family, refresh: Refresh, context: &Context, out: &mut Vec<u8>) {
+    let subtype = match refresh {
+        Refresh::Request => 0,
+        _ if !context.enhanced_route_refresh => return,
+        Refresh::Begin => 1,
+        Refresh::End => 2,
+    };
+    frame(Kind::RouteRefresh, out, |out| {
+        out.extend(nlri::afi(family).to_be_bytes());
+        out.extend([subtype, nlri::UNICAST]);
+    });
+}
+
 fn write_update(update: &Update, context: &Context, out: &mut Vec<u8>) {
-    withdraw(&update.withdrawn, out);
+    for family in [Family::Ipv4, Family::Ipv6] {
+        withdraw(family, of_family(&update.withdrawn, family), context, out);
+    }
     for reach in &update.reach {
-        announce(reach, &update.attributes, context, out);
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let prefixes = of_family(&reach.prefixes, family);
+            let (next_hop, attributes) = (&reach.next_hop, &update.attributes);
+            announce(family, next_hop, attributes, prefixes, context, out);
+        }
     }
     if let Some(family) = update.end_of_rib {
-        frame(UPDATE, out, |out| write_end_of_rib(family, out));
+        frame(Kind::Update, out, |out| write_end_of_rib(family, out));
     }
 }
 
-fn withdraw(prefixes: &[IpNet], out: &mut Vec<u8>) {
-    if prefixes.is_empty() {
-        return;
-    }
-    for family in [Family::Ipv4, Family::Ipv6] {
-        let of_family = |prefix: &&IpNet| Family::of(prefix) == family;
-        // A prefix and nothing else always fits.
-        Shape::withdraw(family).pack(prefixes.iter().filter(of_family), out);
-    }
-}
-
-fn announce(reach: &Reach, attributes: &Attributes, context: &Context, out: &mut Vec<u8>) {
-    for family in [Family::Ipv4, Family::Ipv6] {
-        let of_family = |prefix: &&IpNet| Family::of(prefix) == family;
-        let mut prefixes = reach.prefixes.iter().filter(of_family).peekable();
-        if prefixes.peek().is_none() {
-            continue;
-        }
-        let unsent = announce_family(family, prefixes, &reach.next_hop, attributes, context, out);
-        withdraw(&unsent, out);
-    }
-}
-
-/// Returns the prefixes that could not be announced.
-fn announce_family<'p>(
-    family: Family,
-    prefixes: impl Iterator<Item = &'p IpNet>,
-    next_hop: &NextHop,
-    attributes: &Attributes,
-    context: &Context,
-    out: &mut Vec<u8>,
-) -> Vec<IpNet> {
-    match (family, next_hop.address) {
-        (Family::Ipv4, IpAddr::V4(address)) => {
-            let attributes = encode_attributes::write(attributes, Some(address), context);
-            Shape::announce(&attributes).pack(prefixes, out)
-        }
-        (Family::Ipv4, IpAddr::V6(_)) if !context.extended_next_hop => prefixes.copied().collect(),
-        (Family::Ipv6, IpAddr::V4(_)) => prefixes.copied().collect(),
-        (_, IpAddr::V6(_)) => {
-            let attributes = encode_attributes::write(attributes, None, context);
-            Shape::announce_mp(family, next_hop, &attributes).pack(prefixes, out)
-        }
-    }
+fn of_family(prefixes: &[(u32, IpNet)], family: Family) -> impl Iterator<Item = (u32, IpNet)> {
+    let prefixes = prefixes.iter().copied();
+    prefixes.filter(move |(_, prefix)| Family::of(prefix) == family)
 }
 
 /// RFC 4724 section 2.
@@ -126,7 +146,7 @@ fn write_end_of_rib(family: Family, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AsPath, Segment, UnknownAttribute, decode};
+    use super::super::{AsPath, Reach, Segment, UnknownAttribute, decode};
     use super::*;
     use ipnet::{Ipv4Net, Ipv6Net};
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -135,6 +155,7 @@ mod tests {
         four_octet_as: true,
         extended_next_hop: true,
         internal: true,
+        ..Context::UNKNOWN
     };
     const IPV4_HOP: NextHop = NextHop {
         address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
@@ -157,6 +178,15 @@ mod tests {
         IpNet::V6(Ipv6Net::new_assert(address, length))
     }
 
+    fn without_ids(prefixes: &[IpNet]) -> Vec<(u32, IpNet)> {
+        prefixes.iter().map(|prefix| (0, *prefix)).collect()
+    }
+
+    /// As they arrive.
+    fn arrived(prefixes: &[IpNet]) -> Vec<(u32, IpNet)> {
+        prefixes.iter().map(|prefix| (0, prefix.trunc())).collect()
+    }
+
     /// An attribute that takes `size` bytes.
     fn filler(code: u8, size: usize) -> UnknownAttribute {
         let header = if size - 3 > 255 { 4 } else { 3 };
@@ -167,6 +197,7 @@ mod tests {
     }
 
     fn update(next_hop: NextHop, prefixes: Vec<IpNet>, unknown: Vec<UnknownAttribute>) -> Update {
+        let prefixes = without_ids(&prefixes);
         Update {
             reach: vec![Reach { next_hop, prefixes }],
             attributes: Attributes {
@@ -191,7 +222,7 @@ mod tests {
         while let Ok(Some(decoded)) = decode(rest, context) {
             assert_eq!(decoded.faults, []);
             if let Message::Update(update) = decoded.message {
-                updates.push((decoded.length, update));
+                updates.push((decoded.length, update.to_update()));
             }
             rest = rest.get(decoded.length..).unwrap_or_default();
         }
@@ -224,13 +255,13 @@ mod tests {
             .map(|one| one.1)
             .collect();
         let announced = updates.iter().flat_map(|update| &update.reach);
-        let announced: Vec<IpNet> = announced.flat_map(|reach| reach.prefixes.clone()).collect();
-        assert_eq!(announced, [ipv4(8).trunc(), ipv4(24).trunc()]);
-        let withdrawn: Vec<IpNet> = updates
+        let announced: Vec<_> = announced.flat_map(|reach| reach.prefixes.clone()).collect();
+        assert_eq!(announced, arrived(&[ipv4(8), ipv4(24)]));
+        let withdrawn: Vec<_> = updates
             .into_iter()
             .flat_map(|update| update.withdrawn)
             .collect();
-        assert_eq!(withdrawn, [ipv4(32).trunc(), ipv4(25).trunc()]);
+        assert_eq!(withdrawn, arrived(&[ipv4(32), ipv4(25)]));
     }
 
     #[test]
@@ -248,7 +279,7 @@ mod tests {
                 let huge = update(next_hop, vec![prefix], unknown.clone());
                 let updates = exchange(huge, &INTERNAL);
                 assert_eq!(updates.len(), 1);
-                assert_eq!(updates[0].1.withdrawn, [prefix.trunc()]);
+                assert_eq!(updates[0].1.withdrawn, arrived(&[prefix]));
             }
         }
     }
@@ -264,7 +295,7 @@ mod tests {
         {
             let updates = exchange(update(next_hop, vec![prefix], vec![]), &context);
             assert_eq!(updates.len(), 1);
-            assert_eq!(updates[0].1.withdrawn, [prefix.trunc()]);
+            assert_eq!(updates[0].1.withdrawn, arrived(&[prefix]));
             assert_eq!(updates[0].1.reach, []);
         }
     }
@@ -275,8 +306,8 @@ mod tests {
         let updates = exchange(update(IPV6_HOP, mixed, vec![]), &INTERNAL);
         let reach = |index: usize| &updates[index].1.reach[0].prefixes;
         assert_eq!(updates.len(), 2);
-        assert_eq!(*reach(0), [ipv4(8).trunc(), ipv4(16).trunc()]);
-        assert_eq!(*reach(1), [ipv6(32).trunc(), ipv6(48).trunc()]);
+        assert_eq!(*reach(0), arrived(&[ipv4(8), ipv4(16)]));
+        assert_eq!(*reach(1), arrived(&[ipv6(32), ipv6(48)]));
     }
 
     #[test]
@@ -334,7 +365,7 @@ mod tests {
         let mut withdrawn = vec![ipv4(32); 814];
         withdrawn.push(ipv4(16));
         let one = Update {
-            withdrawn,
+            withdrawn: without_ids(&withdrawn),
             ..Update::default()
         };
         let lengths: Vec<usize> = exchange(one, &INTERNAL).iter().map(|one| one.0).collect();

@@ -104,7 +104,11 @@ impl Writer<'_> {
         }
         self.unknown(attribute::EXTENDED_COMMUNITIES..=attribute::LARGE_COMMUNITIES);
         self.large_communities();
-        self.unknown(attribute::LARGE_COMMUNITIES..=u8::MAX);
+        self.unknown(attribute::LARGE_COMMUNITIES..=attribute::ONLY_TO_CUSTOMER);
+        if let Some(asn) = attributes.only_to_customer {
+            self.known(attribute::ONLY_TO_CUSTOMER, &asn.to_be_bytes());
+        }
+        self.unknown(attribute::ONLY_TO_CUSTOMER..=u8::MAX);
     }
 
     /// What two octets could not express (RFC 6793 section 4.2.2).

@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows bytes; [`decode`](super::decode) and [`encode`](super::encode) do.
 
+use super::UpdateView;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -25,19 +26,93 @@ impl Family {
     }
 }
 
-/// One BGP message (RFC 4271 section 4, RFC 2918).
+/// Something for each family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PerFamily<T> {
+    /// For [`Family::Ipv4`].
+    pub ipv4: T,
+    /// For [`Family::Ipv6`].
+    pub ipv6: T,
+}
+
+impl<T> PerFamily<T> {
+    /// What a family has.
+    pub fn of(&self, family: Family) -> &T {
+        match family {
+            Family::Ipv4 => &self.ipv4,
+            Family::Ipv6 => &self.ipv6,
+        }
+    }
+
+    /// What a family has, to be changed.
+    pub fn of_mut(&mut self, family: Family) -> &mut T {
+        match family {
+            Family::Ipv4 => &mut self.ipv4,
+            Family::Ipv6 => &mut self.ipv6,
+        }
+    }
+}
+
+/// What is done in one direction, the other, or both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Directions {
+    /// From the peer.
+    pub receive: bool,
+    /// To the peer.
+    pub send: bool,
+}
+
+impl Directions {
+    /// In no direction.
+    pub const NEITHER: Self = Self {
+        receive: false,
+        send: false,
+    };
+    /// In both directions.
+    pub const BOTH: Self = Self {
+        receive: true,
+        send: true,
+    };
+}
+
+/// One BGP message (RFC 4271 section 4, RFC 2918). A received one has an
+/// [`UpdateView`](super::UpdateView) for its UPDATE.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum Message<U = Update> {
     /// RFC 4271 section 4.2.
     Open(Open),
     /// RFC 4271 section 4.3, with the families of RFC 4760.
-    Update(Update),
+    Update(U),
     /// RFC 4271 section 4.5.
     Notification(Notification),
     /// RFC 4271 section 4.4.
     Keepalive,
-    /// RFC 2918: the peer asks for its Adj-RIB-Out again.
-    RouteRefresh(Family),
+    /// RFC 2918, RFC 7313.
+    RouteRefresh(Family, Refresh),
+}
+
+/// What a ROUTE-REFRESH is about: its subtype (RFC 7313 section 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refresh {
+    /// The sender asks for the receiver's Adj-RIB-Out again (RFC 2918).
+    Request,
+    /// The sender begins to send its Adj-RIB-Out again.
+    Begin,
+    /// The sender has sent all of it.
+    End,
+}
+
+impl Message<UpdateView<'_>> {
+    /// The same, without the bytes it came in.
+    pub fn to_owned(&self) -> Message {
+        match self {
+            Self::Open(open) => Message::Open(open.clone()),
+            Self::Update(update) => Message::Update(update.to_update()),
+            Self::Notification(notification) => Message::Notification(notification.clone()),
+            Self::Keepalive => Message::Keepalive,
+            Self::RouteRefresh(family, refresh) => Message::RouteRefresh(*family, *refresh),
+        }
+    }
 }
 
 /// The first message of each side (RFC 4271 section 4.2).
@@ -66,6 +141,42 @@ pub struct Capabilities {
     pub four_octet_as: bool,
     /// RFC 4724.
     pub graceful_restart: Option<GracefulRestart>,
+    /// RFC 7313.
+    pub enhanced_route_refresh: bool,
+    /// The speaker takes messages of 65,535 bytes (RFC 8654).
+    pub extended_messages: bool,
+    /// What the speaker is to the other one (RFC 9234).
+    pub role: Option<Role>,
+    /// Several paths to a prefix (RFC 7911), as the speaker sees it.
+    pub add_path: PerFamily<Directions>,
+    /// RFC 9494; only of use beside `graceful_restart`.
+    pub long_lived: PerFamily<Option<LongLived>>,
+}
+
+/// Long-lived graceful restart of one family (RFC 9494 section 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LongLived {
+    /// F: the speaker kept forwarding.
+    pub forwarding: bool,
+    /// How long stale paths may be kept, in seconds; 24 bits.
+    pub seconds: u32,
+}
+
+/// What the sender of an OPEN is to the receiver (RFC 9234 section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// 0: the receiver buys transit from it.
+    Provider,
+    /// 1: a route server.
+    RouteServer,
+    /// 2: a client of a route server.
+    RouteServerClient,
+    /// 3: it buys transit from the receiver.
+    Customer,
+    /// 4: each carries its customers' traffic for the other.
+    Peer,
+    /// A value that is not assigned: it agrees with no other.
+    Unassigned(u8),
 }
 
 /// The graceful restart capability (RFC 4724 section 3).
@@ -75,15 +186,18 @@ pub struct GracefulRestart {
     pub restarting: bool,
     /// Seconds within which the session will be back; 12 bits.
     pub restart_time: u16,
+    /// N: sessions restart gracefully after a NOTIFICATION, too, hard resets excepted (RFC 8538).
+    pub notification: bool,
     /// Families that restart gracefully, and whether the speaker kept forwarding for each (F).
     pub families: Vec<(Family, bool)>,
 }
 
-/// Routes that come and go (RFC 4271 section 4.3). The path attributes hold for all of `reach`.
+/// Routes that come and go (RFC 4271 section 4.3), as a value. The path attributes hold for all of
+/// `reach`. Prefixes have a path identifier before them, which is zero where the family has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Update {
     /// Prefixes withdrawn, of either family.
-    pub withdrawn: Vec<IpNet>,
+    pub withdrawn: Vec<(u32, IpNet)>,
     /// Prefixes announced: at most one entry per way to carry them (plain IPv4 NLRI, MP_REACH_NLRI).
     pub reach: Vec<Reach>,
     /// Attributes of the announced prefixes, next hop excepted. Default when nothing is announced.
@@ -98,7 +212,7 @@ pub struct Reach {
     /// Where to send traffic for them. IPv4 prefixes may have an IPv6 next hop (RFC 8950).
     pub next_hop: NextHop,
     /// All of one family.
-    pub prefixes: Vec<IpNet>,
+    pub prefixes: Vec<(u32, IpNet)>,
 }
 
 /// A next hop as received: an address, and for IPv6 perhaps a link-local one beside it (RFC 2545).
@@ -135,6 +249,8 @@ pub struct Attributes {
     pub extended_communities: Vec<[u8; 8]>,
     /// RFC 8092.
     pub large_communities: Vec<[u32; 3]>,
+    /// Only to customers: the AS that said so first (RFC 9234 section 5).
+    pub only_to_customer: Option<u32>,
     /// Unknown transitive attributes, carried on with the Partial bit (RFC 4271 section 9).
     pub unknown: Vec<UnknownAttribute>,
 }

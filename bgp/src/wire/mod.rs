@@ -10,13 +10,18 @@ mod decode_attributes;
 mod decode_update;
 mod encode;
 mod encode_attributes;
+mod frame;
 mod message;
 mod nlri;
 pub mod notification;
 mod open;
 mod pack;
 mod reader;
+mod view;
 
 pub use decode::*;
 pub use encode::*;
+pub use frame::{Frame, Kind};
 pub use message::*;
+pub use nlri::{Nlri, Prefixes};
+pub use view::UpdateView;

@@ -1,7 +1,7 @@
 //! Address families, prefixes and next hops (RFC 4271 section 4.3, RFC 4760, RFC 2545, RFC 8950).
 
 use super::reader::Reader;
-use super::{Family, NextHop};
+use super::{Context, Family, NextHop};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -24,22 +24,90 @@ pub(super) fn family(afi: u16, safi: u8) -> Option<Family> {
     }
 }
 
-/// All prefixes of a field; `None` where one is longer than its family allows or than the field
-/// (RFC 7606 section 5.3). Bits beyond a prefix's length are irrelevant, and cleared.
-pub(super) fn read_prefixes(family: Family, bytes: &[u8]) -> Option<Vec<IpNet>> {
-    let mut reader = Reader::new(bytes);
-    // A guess at the usual length, so that most fields take one allocation.
-    let mut prefixes = Vec::with_capacity(match family {
-        Family::Ipv4 => bytes.len().div_ceil(4),
-        Family::Ipv6 => bytes.len().div_ceil(8),
-    });
-    while !reader.is_empty() {
-        prefixes.push(match family {
+/// The prefixes of a field, as bytes that were checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nlri<'a> {
+    family: Family,
+    /// Each prefix has a path identifier before it (RFC 7911).
+    path_ids: bool,
+    bytes: &'a [u8],
+}
+
+/// No prefixes.
+impl Default for Nlri<'_> {
+    fn default() -> Self {
+        Self {
+            family: Family::Ipv4,
+            path_ids: false,
+            bytes: &[],
+        }
+    }
+}
+
+impl<'a> Nlri<'a> {
+    /// Checks all prefixes of a received field; `None` where one is longer than its family allows or
+    /// than the field (RFC 7606 section 5.3, RFC 7911 section 5).
+    pub(super) fn read(family: Family, bytes: &'a [u8], context: &Context) -> Option<Self> {
+        let nlri = Self {
+            family,
+            path_ids: context.add_path.of(family).receive,
+            bytes,
+        };
+        let mut prefixes = nlri.into_iter();
+        prefixes.by_ref().for_each(drop);
+        prefixes.reader.is_empty().then_some(nlri)
+    }
+
+    /// The family of all of them.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+impl<'a> IntoIterator for Nlri<'a> {
+    type Item = (u32, IpNet);
+    type IntoIter = Prefixes<'a>;
+
+    fn into_iter(self) -> Prefixes<'a> {
+        Prefixes {
+            family: self.family,
+            path_ids: self.path_ids,
+            reader: Reader::new(self.bytes),
+        }
+    }
+}
+
+/// Prefixes with their path identifiers, zero where there are none. Bits beyond a prefix's length are
+/// irrelevant, and cleared.
+#[derive(Clone, Debug)]
+pub struct Prefixes<'a> {
+    family: Family,
+    path_ids: bool,
+    reader: Reader<'a>,
+}
+
+impl Iterator for Prefixes<'_> {
+    type Item = (u32, IpNet);
+
+    fn next(&mut self) -> Option<(u32, IpNet)> {
+        // Nothing is taken of what is malformed.
+        let mut reader = self.reader;
+        let path_id = match self.path_ids {
+            true => reader.u32()?,
+            false => 0,
+        };
+        let prefix = match self.family {
             Family::Ipv4 => IpNet::V4(read_ipv4(&mut reader)?),
             Family::Ipv6 => IpNet::V6(read_ipv6(&mut reader)?),
-        });
+        };
+        self.reader = reader;
+        Some((path_id, prefix))
     }
-    Some(prefixes)
 }
 
 fn read_ipv4(reader: &mut Reader<'_>) -> Option<Ipv4Net> {
@@ -145,8 +213,8 @@ mod tests {
     use std::net::Ipv4Addr;
 
     fn prefixes(family: Family, bytes: &[u8]) -> Option<Vec<String>> {
-        let all = read_prefixes(family, bytes)?;
-        Some(all.iter().map(ToString::to_string).collect())
+        let all = Nlri::read(family, bytes, &Context::UNKNOWN)?.into_iter();
+        Some(all.map(|(_, prefix)| prefix.to_string()).collect())
     }
 
     #[test]

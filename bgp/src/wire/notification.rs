@@ -49,6 +49,8 @@ pub mod open {
     pub const UNACCEPTABLE_HOLD_TIME: u8 = 6;
     /// A capability that we need is missing (RFC 5492); data: that capability.
     pub const UNSUPPORTED_CAPABILITY: u8 = 7;
+    /// The roles of the two sides do not fit (RFC 9234).
+    pub const ROLE_MISMATCH: u8 = 11;
 }
 
 /// Subcodes of [`code::UPDATE`] (RFC 4271 section 6.3).
@@ -83,6 +85,12 @@ pub mod state_machine {
     pub const IN_OPEN_CONFIRM: u8 = 2;
     /// Unexpected message in Established.
     pub const IN_ESTABLISHED: u8 = 3;
+}
+
+/// Subcodes of [`code::ROUTE_REFRESH`] (RFC 7313 section 5).
+pub mod route_refresh {
+    /// The length does not fit the subtype; data: the message.
+    pub const INVALID_LENGTH: u8 = 1;
 }
 
 /// Subcodes of [`code::CEASE`] (RFC 4486).
@@ -248,7 +256,7 @@ fn subcode_name(code: u8, subcode: u8) -> Option<&'static str> {
         (code::OPEN, open::UNSUPPORTED_PARAMETER) => "Unsupported Optional Parameter",
         (code::OPEN, open::UNACCEPTABLE_HOLD_TIME) => "Unacceptable Hold Time",
         (code::OPEN, open::UNSUPPORTED_CAPABILITY) => "Unsupported Capability",
-        (code::OPEN, 11) => "Role Mismatch", // RFC 9234
+        (code::OPEN, open::ROLE_MISMATCH) => "Role Mismatch",
         (code::UPDATE, update::MALFORMED_ATTRIBUTES) => "Malformed Attribute List",
         (code::UPDATE, update::UNRECOGNIZED_WELL_KNOWN) => "Unrecognized Well-known Attribute",
         (code::UPDATE, update::MISSING_WELL_KNOWN) => "Missing Well-known Attribute",
@@ -274,7 +282,7 @@ fn subcode_name(code: u8, subcode: u8) -> Option<&'static str> {
         (code::CEASE, cease::OUT_OF_RESOURCES) => "Out of Resources",
         (code::CEASE, cease::HARD_RESET) => "Hard Reset",
         (code::CEASE, cease::BFD_DOWN) => "BFD Down",
-        (code::ROUTE_REFRESH, 1) => "Invalid Message Length",
+        (code::ROUTE_REFRESH, route_refresh::INVALID_LENGTH) => "Invalid Message Length",
         _ => return None,
     })
 }

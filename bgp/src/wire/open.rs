@@ -3,7 +3,10 @@
 use super::as_path::two_octets;
 use super::notification::{code, open};
 use super::reader::Reader;
-use super::{Capabilities, Family, GracefulRestart, Notification, Open, nlri};
+use super::{
+    Capabilities, Directions, Family, GracefulRestart, LongLived, Notification, Open, Role,
+};
+use super::{PerFamily, nlri};
 
 const VERSION: u8 = 4;
 
@@ -15,14 +18,23 @@ const EXTENDED_LENGTHS: u8 = 255;
 const MULTIPROTOCOL: u8 = 1;
 const ROUTE_REFRESH: u8 = 2;
 const EXTENDED_NEXT_HOP: u8 = 5;
+const EXTENDED_MESSAGES: u8 = 6;
+const ROLE: u8 = 9;
 const GRACEFUL_RESTART: u8 = 64;
 const FOUR_OCTET_AS: u8 = 65;
+const ADD_PATH: u8 = 69;
+const ENHANCED_ROUTE_REFRESH: u8 = 70;
+const LONG_LIVED: u8 = 71;
 
 /// R, the speaker has restarted (RFC 4724 section 3).
 const RESTARTING: u16 = 0x8000;
+/// N, it restarts gracefully after NOTIFICATIONs (RFC 8538 section 2).
+const NOTIFICATION: u16 = 0x4000;
 const RESTART_TIME: u16 = 0x0fff;
-/// F, forwarding was kept.
+/// F, forwarding was kept. RFC 9494 has the same.
 const FORWARDING_KEPT: u8 = 0x80;
+/// The longest time to keep stale paths: 24 bits (RFC 9494 section 3).
+const LONGEST_STALE: u32 = 0xff_ffff;
 
 fn error(subcode: u8, data: &[u8]) -> Notification {
     Notification::new(code::OPEN, subcode, data)
@@ -67,6 +79,8 @@ struct Received {
     asn: Option<u32>,
     /// The multiprotocol capability was there, even if for no family of ours.
     multiprotocol: bool,
+    /// Two different roles were there.
+    two_roles: bool,
 }
 
 fn read_parameters(length: u8, mut reader: Reader<'_>) -> Result<Received, Notification> {
@@ -97,6 +111,9 @@ fn read_parameters(length: u8, mut reader: Reader<'_>) -> Result<Received, Notif
         // A session without a common family could carry nothing. Saying so here keeps "no family of
         // ours" apart from "no multiprotocol", which stands for IPv4.
         return Err(unsupported_families());
+    }
+    if received.two_roles {
+        return Err(error(open::ROLE_MISMATCH, &[]));
     }
     if received.asn == Some(0) {
         return Err(error(open::BAD_PEER_AS, &[0; 4])); // RFC 7607
@@ -157,9 +174,85 @@ fn read_capability(kind: u8, mut value: Reader<'_>, received: &mut Received) -> 
             received.asn = Some(value.u32()?);
             capabilities.four_octet_as = true;
         }
+        EXTENDED_MESSAGES => capabilities.extended_messages = true,
+        ENHANCED_ROUTE_REFRESH => capabilities.enhanced_route_refresh = true,
+        ROLE => received.add_role(value.u8()?),
+        ADD_PATH => {
+            let mut add_path = PerFamily::default();
+            // A value that is not defined makes all of it "not understood" (RFC 7911 section 4).
+            let understood = read_add_path(&mut value, &mut add_path)?;
+            if understood {
+                capabilities.add_path = add_path;
+            }
+        }
+        LONG_LIVED => capabilities.long_lived = read_long_lived(&mut value)?,
         _ => return Some(()), // RFC 5492 section 3
     }
     value.is_empty().then_some(())
+}
+
+impl Received {
+    /// RFC 9234 section 4.2: a role may come twice, but only the same one.
+    fn add_role(&mut self, value: u8) {
+        let role = role(value);
+        match self.capabilities.role {
+            Some(other) if other != role => self.two_roles = true,
+            _ => self.capabilities.role = Some(role),
+        }
+    }
+}
+
+fn role(value: u8) -> Role {
+    match value {
+        0 => Role::Provider,
+        1 => Role::RouteServer,
+        2 => Role::RouteServerClient,
+        3 => Role::Customer,
+        4 => Role::Peer,
+        other => Role::Unassigned(other),
+    }
+}
+
+fn role_value(role: Role) -> u8 {
+    match role {
+        Role::Provider => 0,
+        Role::RouteServer => 1,
+        Role::RouteServerClient => 2,
+        Role::Customer => 3,
+        Role::Peer => 4,
+        Role::Unassigned(value) => value,
+    }
+}
+
+/// `None`: malformed; false: not understood.
+fn read_add_path(value: &mut Reader<'_>, add_path: &mut PerFamily<Directions>) -> Option<bool> {
+    let mut understood = true;
+    while !value.is_empty() {
+        let (afi, safi, directions) = (value.u16()?, value.u8()?, value.u8()?);
+        understood &= matches!(directions, 1..=3);
+        if let Some(family) = nlri::family(afi, safi) {
+            *add_path.of_mut(family) = Directions {
+                receive: directions & 1 != 0,
+                send: directions & 2 != 0,
+            };
+        }
+    }
+    Some(understood)
+}
+
+fn read_long_lived(value: &mut Reader<'_>) -> Option<PerFamily<Option<LongLived>>> {
+    let mut long_lived = PerFamily::default();
+    while !value.is_empty() {
+        let (afi, safi, flags) = (value.u16()?, value.u8()?, value.u8()?);
+        let [high, middle, low] = value.array()?;
+        if let Some(family) = nlri::family(afi, safi) {
+            *long_lived.of_mut(family) = Some(LongLived {
+                forwarding: flags & FORWARDING_KEPT != 0,
+                seconds: u32::from_be_bytes([0, high, middle, low]),
+            });
+        }
+    }
+    Some(long_lived)
 }
 
 fn read_graceful_restart(value: &mut Reader<'_>) -> Option<GracefulRestart> {
@@ -167,6 +260,7 @@ fn read_graceful_restart(value: &mut Reader<'_>) -> Option<GracefulRestart> {
     let mut restart = GracefulRestart {
         restarting: header & RESTARTING != 0,
         restart_time: header & RESTART_TIME,
+        notification: header & NOTIFICATION != 0,
         families: Vec::new(),
     };
     while !value.is_empty() {
@@ -190,7 +284,7 @@ pub(super) fn write(open: &Open, out: &mut Vec<u8>) {
     out.extend(open.router_id.octets());
     let mut capabilities = Vec::new();
     write_capabilities(open, &mut capabilities);
-    // All in one parameter (RFC 5492 section 4). There are at most 40 bytes of them.
+    // All in one parameter (RFC 5492 section 4). There are at most 80 bytes of them.
     let length = capabilities.len() as u8;
     if length == 0 {
         out.push(0);
@@ -212,12 +306,55 @@ fn write_capabilities(open: &Open, out: &mut Vec<u8>) {
         out.extend([EXTENDED_NEXT_HOP, 6, 0, 1, 0, nlri::UNICAST]);
         out.extend(nlri::afi(Family::Ipv6).to_be_bytes());
     }
+    if capabilities.extended_messages {
+        out.extend([EXTENDED_MESSAGES, 0]);
+    }
+    if let Some(role) = capabilities.role {
+        out.extend([ROLE, 1, role_value(role)]);
+    }
     if let Some(restart) = &capabilities.graceful_restart {
         write_graceful_restart(restart, out);
     }
     if capabilities.four_octet_as {
         out.extend([FOUR_OCTET_AS, 4]);
         out.extend(open.asn.to_be_bytes());
+    }
+    write_add_path(&capabilities.add_path, out);
+    if capabilities.enhanced_route_refresh {
+        out.extend([ENHANCED_ROUTE_REFRESH, 0]);
+    }
+    write_long_lived(&capabilities.long_lived, out);
+}
+
+fn write_add_path(add_path: &PerFamily<Directions>, out: &mut Vec<u8>) {
+    let mut families = Vec::new();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let Directions { receive, send } = *add_path.of(family);
+        let directions = u8::from(receive) | u8::from(send) << 1;
+        if directions != 0 {
+            families.extend(nlri::afi(family).to_be_bytes());
+            families.extend([nlri::UNICAST, directions]);
+        }
+    }
+    if !families.is_empty() {
+        out.extend([ADD_PATH, families.len() as u8]);
+        out.extend(families);
+    }
+}
+
+fn write_long_lived(long_lived: &PerFamily<Option<LongLived>>, out: &mut Vec<u8>) {
+    let mut families = Vec::new();
+    for family in [Family::Ipv4, Family::Ipv6] {
+        if let Some(it) = long_lived.of(family) {
+            let flags = if it.forwarding { FORWARDING_KEPT } else { 0 };
+            families.extend(nlri::afi(family).to_be_bytes());
+            families.extend([nlri::UNICAST, flags]);
+            families.extend(it.seconds.min(LONGEST_STALE).to_be_bytes().iter().skip(1));
+        }
+    }
+    if !families.is_empty() {
+        out.extend([LONG_LIVED, families.len() as u8]);
+        out.extend(families);
     }
 }
 
@@ -231,6 +368,9 @@ fn write_graceful_restart(restart: &GracefulRestart, out: &mut Vec<u8>) {
     let mut header = restart.restart_time.min(RESTART_TIME);
     if restart.restarting {
         header |= RESTARTING;
+    }
+    if restart.notification {
+        header |= NOTIFICATION;
     }
     let mut families = Vec::new();
     for family in [Family::Ipv4, Family::Ipv6] {
@@ -264,9 +404,9 @@ mod tests {
             router_id: Ipv4Addr::new(10, 0, 0, 1),
             capabilities: Capabilities {
                 graceful_restart: Some(GracefulRestart {
-                    restarting: false,
                     restart_time: 0xfffe,
                     families: families.repeat(100),
+                    ..GracefulRestart::default()
                 }),
                 ..Capabilities::default()
             },
@@ -275,9 +415,9 @@ mod tests {
         write(&open, &mut body);
         let restart = read(&body).map(|open| open.capabilities.graceful_restart);
         let expected = GracefulRestart {
-            restarting: false,
             restart_time: 4095,
             families: vec![(Family::Ipv4, true), (Family::Ipv6, true)],
+            ..GracefulRestart::default()
         };
         assert_eq!(restart, Ok(Some(expected)));
     }

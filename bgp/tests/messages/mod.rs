@@ -8,11 +8,44 @@ use routemesh_bgp::wire::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 pub fn context() -> impl Strategy<Value = Context> {
-    any::<(bool, bool, bool)>().prop_map(|(four_octet_as, extended_next_hop, internal)| Context {
-        four_octet_as,
-        extended_next_hop,
-        internal,
-    })
+    let flags = any::<(bool, bool, bool, bool)>();
+    (flags, directions(), per_family(directions())).prop_map(
+        |(flags, extended_messages, add_path)| {
+            let (four_octet_as, extended_next_hop, internal, enhanced_route_refresh) = flags;
+            Context {
+                four_octet_as,
+                extended_next_hop,
+                internal,
+                extended_messages,
+                enhanced_route_refresh,
+                add_path,
+            }
+        },
+    )
+}
+
+fn directions() -> impl Strategy<Value = Directions> + Clone {
+    any::<(bool, bool)>().prop_map(|(receive, send)| Directions { receive, send })
+}
+
+fn per_family<S: Strategy + Clone>(strategy: S) -> impl Strategy<Value = PerFamily<S::Value>> {
+    (strategy.clone(), strategy).prop_map(|(ipv4, ipv6)| PerFamily { ipv4, ipv6 })
+}
+
+/// The same session as seen from the other side.
+pub fn of_receiver(sender: &Context) -> Context {
+    let turned = |it: Directions| Directions {
+        receive: it.send,
+        send: it.receive,
+    };
+    Context {
+        extended_messages: turned(sender.extended_messages),
+        add_path: PerFamily {
+            ipv4: turned(sender.add_path.ipv4),
+            ipv6: turned(sender.add_path.ipv6),
+        },
+        ..*sender
+    }
 }
 
 /// A message that `context` allows, small enough for one message on the wire.
@@ -22,8 +55,14 @@ pub fn message(context: Context) -> impl Strategy<Value = Message> {
         6 => small_update(context).prop_map(Message::Update),
         1 => notification().prop_map(Message::Notification),
         1 => Just(Message::Keepalive),
-        1 => family().prop_map(Message::RouteRefresh),
+        1 => (family(), refresh(context)).prop_map(|(family, it)| Message::RouteRefresh(family, it)),
     ]
+}
+
+fn refresh(context: Context) -> impl Strategy<Value = Refresh> {
+    let all = [Refresh::Request, Refresh::Begin, Refresh::End];
+    let possible: usize = if context.enhanced_route_refresh { 3 } else { 1 };
+    (0..possible).prop_map(move |index| all[index])
 }
 
 pub fn family() -> impl Strategy<Value = Family> {
@@ -54,27 +93,57 @@ pub fn open() -> impl Strategy<Value = Open> {
     )
 }
 
-fn capabilities() -> impl Strategy<Value = Capabilities> {
-    let flags = any::<(bool, bool, bool)>();
-    let restart = option::of(graceful_restart());
-    (btree_set(family(), 0..=2), flags, restart).prop_map(|(families, flags, graceful_restart)| {
-        let (extended_next_hop, route_refresh, four_octet_as) = flags;
+prop_compose! {
+    fn capabilities()(
+        families in btree_set(family(), 0..=2),
+        flags in any::<(bool, bool, bool, bool, bool)>(),
+        graceful_restart in option::of(graceful_restart()),
+        role in option::of(role()),
+        add_path in per_family(directions()),
+        long_lived in per_family(option::of(long_lived())),
+    ) -> Capabilities {
+        let (extended_next_hop, route_refresh, four_octet_as, enhanced, extended_messages) = flags;
         Capabilities {
             families,
             extended_next_hop,
             route_refresh,
             four_octet_as,
             graceful_restart,
+            enhanced_route_refresh: enhanced,
+            extended_messages,
+            role,
+            add_path,
+            long_lived,
         }
+    }
+}
+
+fn role() -> impl Strategy<Value = Role> {
+    prop_oneof![
+        Just(Role::Provider),
+        Just(Role::RouteServer),
+        Just(Role::RouteServerClient),
+        Just(Role::Customer),
+        Just(Role::Peer),
+        (5..=255_u8).prop_map(Role::Unassigned),
+    ]
+}
+
+fn long_lived() -> impl Strategy<Value = LongLived> + Clone {
+    (any::<bool>(), 0..1_u32 << 24).prop_map(|(forwarding, seconds)| LongLived {
+        forwarding,
+        seconds,
     })
 }
 
 fn graceful_restart() -> impl Strategy<Value = GracefulRestart> {
     let families = btree_map(family(), any::<bool>(), 0..=2);
-    (any::<bool>(), 0..4096_u16, families).prop_map(|(restarting, restart_time, families)| {
+    (any::<(bool, bool)>(), 0..4096_u16, families).prop_map(|(flags, restart_time, families)| {
+        let (restarting, notification) = flags;
         GracefulRestart {
             restarting,
             restart_time,
+            notification,
             families: families.into_iter().collect(),
         }
     })
@@ -89,7 +158,7 @@ pub fn notification() -> impl Strategy<Value = Notification> {
 fn small_update(context: Context) -> impl Strategy<Value = Update> {
     prop_oneof![
         1 => family().prop_map(|family| Update { end_of_rib: Some(family), ..Update::default() }),
-        1 => family().prop_flat_map(|family| vec(prefix(family), 1..40))
+        1 => family().prop_flat_map(move |family| vec(with_id(family, context), 1..40))
             .prop_map(|withdrawn| Update { withdrawn, ..Update::default() }),
         4 => (attributes(context), reach(context, 1..40)).prop_map(|(attributes, reach)| Update {
             attributes,
@@ -101,7 +170,8 @@ fn small_update(context: Context) -> impl Strategy<Value = Update> {
 
 /// An UPDATE of all kinds at once, which may take many messages.
 pub fn large_update(context: Context) -> impl Strategy<Value = Update> {
-    let withdrawn = vec(family().prop_flat_map(prefix), 0..1500);
+    let prefix = family().prop_flat_map(move |family| with_id(family, context));
+    let withdrawn = vec(prefix, 0..1500);
     let reach = vec(reach(context, 1..1500), 1..3);
     let end_of_rib = option::of(family());
     (withdrawn, attributes(context), reach, end_of_rib).prop_map(
@@ -112,6 +182,15 @@ pub fn large_update(context: Context) -> impl Strategy<Value = Update> {
             end_of_rib,
         },
     )
+}
+
+/// A prefix, with a path identifier where the peer takes one.
+fn with_id(family: Family, context: Context) -> impl Strategy<Value = (u32, IpNet)> {
+    let path_ids = match context.add_path.of(family).send {
+        true => 0..=u32::MAX,
+        false => 0..=0,
+    };
+    (path_ids, prefix(family))
 }
 
 pub fn prefix(family: Family) -> BoxedStrategy<IpNet> {
@@ -129,7 +208,10 @@ fn reach(context: Context, count: std::ops::Range<usize>) -> impl Strategy<Value
     (family(), any::<bool>())
         .prop_flat_map(move |(family, extended)| {
             let plain = family == Family::Ipv4 && !(context.extended_next_hop && extended);
-            (next_hop(plain), vec(prefix(family), count.clone()))
+            (
+                next_hop(plain),
+                vec(with_id(family, context), count.clone()),
+            )
         })
         .prop_map(|(next_hop, prefixes)| Reach { next_hop, prefixes })
 }
@@ -167,6 +249,7 @@ prop_compose! {
         communities in vec(any::<u32>(), 0..80),
         extended_communities in vec(any::<[u8; 8]>(), 0..10),
         large_communities in btree_set(any::<[u32; 3]>(), 0..10).prop_map(Vec::from_iter),
+        only_to_customer in option::of(asn()),
         unknown in btree_map(unknown_code(), vec(any::<u8>(), 0..300), 0..4),
     ) -> Attributes {
         let (originator_id, cluster_list) = reflection;
@@ -182,6 +265,7 @@ prop_compose! {
             cluster_list: if context.internal { cluster_list } else { vec![] },
             extended_communities,
             large_communities,
+            only_to_customer,
             unknown: unknown
                 .into_iter()
                 .map(|(code, value)| UnknownAttribute { code, value })
@@ -202,5 +286,5 @@ fn asn() -> impl Strategy<Value = u32> {
 }
 
 fn unknown_code() -> impl Strategy<Value = u8> {
-    prop_oneof![Just(0_u8), 11..=13_u8, 19..=31_u8, 33..=255_u8]
+    prop_oneof![Just(0_u8), 11..=13_u8, 19..=31_u8, 33..=34_u8, 36..=255_u8]
 }

@@ -5,7 +5,7 @@ use crate::solo::{Solo, bytes, messages, name_of, peers};
 use ipnet::IpNet;
 use routemesh_bgp::wire::notification::{cease, code};
 use routemesh_bgp::wire::{
-    Action, AsPath, Attributes, Family, Message, NextHop, Origin, Reach, Segment, Update,
+    Action, AsPath, Attributes, Family, Message, NextHop, Origin, Reach, Refresh, Segment, Update,
 };
 use routemesh_bgp::{
     ConnId, Event, Hop, Input, Output, PeerConfig, PeerState, Rejection, SpeakerConfig,
@@ -44,7 +44,7 @@ fn told(solo: &mut Solo, prefix: &str) -> BTreeMap<u8, Attributes> {
         let tells = |it: &&Update| {
             it.reach
                 .iter()
-                .any(|reach| reach.prefixes.contains(&prefix))
+                .any(|reach| reach.prefixes.contains(&(0, prefix)))
         };
         let update = updates.iter().find(tells)?;
         Some((number, update.attributes.clone()))
@@ -57,7 +57,7 @@ fn withdrawn(solo: &mut Solo) -> Vec<(u8, IpNet)> {
     told.flat_map(|(number, updates)| {
         let prefixes = updates.into_iter().flat_map(|it| it.withdrawn);
         prefixes
-            .map(move |prefix| (number, prefix))
+            .map(move |(_, prefix)| (number, prefix))
             .collect::<Vec<_>>()
     })
     .collect()
@@ -166,7 +166,7 @@ fn a_family_that_was_not_negotiated_is_ignored() {
     assert_eq!(ends, [Family::Ipv6]);
     assert!(
         told.iter()
-            .all(|it| it.reach.iter().all(|it| it.prefixes[0].addr().is_ipv6()))
+            .all(|it| it.reach.iter().all(|it| it.prefixes[0].1.addr().is_ipv6()))
     );
 }
 
@@ -184,7 +184,7 @@ fn a_malformed_attribute_costs_its_routes_and_not_the_session() {
                 address: address(3),
                 link_local: None,
             },
-            prefixes: vec![net("10.0.3.0/24")],
+            prefixes: vec![(0, net("10.0.3.0/24"))],
         }],
         attributes: Attributes {
             as_path: through(&[THEM]),
@@ -413,7 +413,8 @@ fn attributes_as_each_kind_of_peer_gets_them() {
     let reflected = solo.told().remove(&4).unwrap();
     let originators = reflected.iter().map(|it| {
         let prefixes = it.reach.iter().flat_map(|it| &it.prefixes);
-        (prefixes.copied().collect(), it.attributes.originator_id)
+        let prefixes = prefixes.map(|(_, prefix)| *prefix);
+        (prefixes.collect(), it.attributes.originator_id)
     });
     let originators: BTreeMap<Vec<IpNet>, _> = originators.collect();
     let expected = [("10.0.8.0/32", 3), ("10.0.8.1/32", 5)]
@@ -486,7 +487,10 @@ fn the_next_hop_is_always_our_address_of_the_session() {
         let updates = solo.told().remove(&4).unwrap_or_default();
         assert!(updates.iter().all(|it| it.withdrawn.is_empty()));
         let reach: Vec<_> = updates.into_iter().flat_map(|it| it.reach).collect();
-        let families: Vec<_> = reach.iter().map(|it| Family::of(&it.prefixes[0])).collect();
+        let families: Vec<_> = reach
+            .iter()
+            .map(|it| Family::of(&it.prefixes[0].1))
+            .collect();
         assert_eq!(families, expected, "IPv6 {over_ipv6}, RFC 8950 {extended}");
         let ours = if over_ipv6 { address(2) } else { v4(2) };
         assert!(reach.iter().all(|it| it.next_hop.address == ours));
@@ -529,7 +533,10 @@ fn a_refresh_repeats_one_family_whole_and_forgets_no_withdrawal() {
         solo.announce(3, prefix, |_| {});
     }
     solo.told();
-    solo.receive(ConnId(4), &Message::RouteRefresh(Family::Ipv4));
+    solo.receive(
+        ConnId(4),
+        &Message::RouteRefresh(Family::Ipv4, Refresh::Request),
+    );
     solo.withdraw(3, "10.0.2.0/24");
     let told = solo.told().remove(&4).unwrap();
     let reach: Vec<_> = told
@@ -537,9 +544,9 @@ fn a_refresh_repeats_one_family_whole_and_forgets_no_withdrawal() {
         .flat_map(|it| &it.reach)
         .flat_map(|it| &it.prefixes)
         .collect();
-    assert_eq!(reach, [&net("10.0.1.0/24")]);
+    assert_eq!(reach, [&(0, net("10.0.1.0/24"))]);
     let gone: Vec<_> = told.iter().flat_map(|it| &it.withdrawn).collect();
-    assert_eq!(gone, [&net("10.0.2.0/24")]);
+    assert_eq!(gone, [&(0, net("10.0.2.0/24"))]);
 }
 
 #[test]
@@ -762,6 +769,7 @@ fn a_session_that_begins_is_told_only_what_the_kernel_forwards() {
         .flatten()
         .flat_map(|update| update.reach)
         .flat_map(|reach| reach.prefixes)
+        .map(|(_, prefix)| prefix)
         .collect();
     assert_eq!(told, [net("10.0.3.0/24")]);
 }

@@ -5,7 +5,7 @@ use crate::solo::{FIRST, Solo, announcement, b, bytes, their_open};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use routemesh_bgp::wire::notification::cease;
-use routemesh_bgp::wire::{Family, Message, Notification, Open};
+use routemesh_bgp::wire::{Family, Message, Notification, Open, Refresh};
 use routemesh_bgp::{ConnId, Counts, Ending, Event, Input, PeerState};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -137,7 +137,7 @@ fn the_shorter_hold_time_is_in_force() {
         let messages = [
             Message::Keepalive,
             announcement("10.0.1.0/24"),
-            Message::RouteRefresh(Family::Ipv4),
+            Message::RouteRefresh(Family::Ipv4, Refresh::Request),
         ];
         for message in messages {
             solo.receive(FIRST, &message);
@@ -472,7 +472,7 @@ fn message(number: u8) -> Message {
     match number {
         0 => announcement("10.0.1.0/24"),
         1 => announcement("2001:db8:a1::/64"),
-        2 => Message::RouteRefresh(Family::Ipv6),
+        2 => Message::RouteRefresh(Family::Ipv6, Refresh::Request),
         3 => Message::Open(their_open()),
         _ => Message::Keepalive,
     }

@@ -134,7 +134,7 @@ impl Solo {
 
     pub fn withdraw(&mut self, number: u8, prefix: &str) {
         let update = Update {
-            withdrawn: vec![net(prefix)],
+            withdrawn: vec![(0, net(prefix))],
             ..Update::default()
         };
         self.receive(ConnId(number.into()), &Message::Update(update));
@@ -220,6 +220,7 @@ fn context() -> Context {
         four_octet_as: true,
         extended_next_hop: true,
         internal: true,
+        ..Context::default()
     }
 }
 
@@ -232,7 +233,7 @@ pub fn bytes(message: &Message) -> Vec<u8> {
 pub fn messages(mut bytes: &[u8]) -> Vec<Message> {
     let mut messages = Vec::new();
     while let Some(decoded) = decode(bytes, &context()).unwrap() {
-        messages.push(decoded.message);
+        messages.push(decoded.message.to_owned());
         bytes = &bytes[decoded.length..];
     }
     assert!(bytes.is_empty());
@@ -243,7 +244,7 @@ fn name(message: &Message) -> String {
     match message {
         Message::Open(_) => "open".into(),
         Message::Keepalive => "keepalive".into(),
-        Message::RouteRefresh(_) => "refresh".into(),
+        Message::RouteRefresh(..) => "refresh".into(),
         Message::Update(Update {
             end_of_rib: Some(_),
             ..
@@ -268,7 +269,9 @@ pub fn their_open() -> Open {
                 restarting: false,
                 restart_time: 20,
                 families: vec![(Family::Ipv4, true), (Family::Ipv6, true)],
+                ..GracefulRestart::default()
             }),
+            ..Capabilities::default()
         },
     }
 }
@@ -280,7 +283,7 @@ pub fn announcement(prefix: &str) -> Message {
                 address: address(1),
                 link_local: None,
             },
-            prefixes: vec![net(prefix)],
+            prefixes: vec![(0, net(prefix))],
         }],
         attributes: Attributes {
             local_pref: Some(100),

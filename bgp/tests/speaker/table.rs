@@ -3,7 +3,7 @@
 use crate::network::HOLD;
 use crate::solo::{FIRST, Solo, announcement, b, bytes, their_open};
 use routemesh_bgp::wire::notification::{cease, code, open};
-use routemesh_bgp::wire::{Family, Message, Notification, Open};
+use routemesh_bgp::wire::{Family, Message, Notification, Open, Refresh};
 use routemesh_bgp::{ConnId, Input, PeerState};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -55,7 +55,7 @@ fn happen(solo: &mut Solo, event: &str) {
         }),
         "KEEPALIVE" => Message::Keepalive,
         "UPDATE" => announcement("10.0.1.0/24"),
-        "ROUTE-REFRESH" => Message::RouteRefresh(Family::Ipv4),
+        "ROUTE-REFRESH" => Message::RouteRefresh(Family::Ipv4, Refresh::Request),
         "NOTIFICATION cease" => Message::Notification(Notification::cease(cease::OUT_OF_RESOURCES)),
         "NOTIFICATION error" => {
             Message::Notification(Notification::new(code::OPEN, open::BAD_PEER_AS, []))
@@ -118,9 +118,9 @@ const TABLE: [(&str, [&str; 6]); 23] = [
     ("OPEN", ["-", "-", "-", "OpenConfirm: keepalive 1", "Idle: 5/2 1, close 1", "Idle: 5/3 1, close 1"]),
     ("OPEN wrong AS", ["-", "-", "-", "Idle: 2/2 1, close 1", "Idle: 5/2 1, close 1", "Idle: 5/3 1, close 1"]),
     ("OPEN own id", ["-", "-", "-", "Idle: 2/3 1, close 1", "Idle: 5/2 1, close 1", "Idle: 5/3 1, close 1"]),
-    ("OPEN hold 2", ["-", "-", "-", "Idle: 2/6 1, close 1", "Idle: 2/6 1, close 1", "Idle: 2/6 1, close 1"]),
+    ("OPEN hold 2", ["-", "-", "-", "Idle: 2/6 1, close 1", "Idle: 2/6 1, close 1", "Idle: 5/3 1, close 1"]),
     ("KEEPALIVE", ["-", "-", "-", "Idle: 5/1 1, close 1", "Established: update 1, update 1, end-of-rib 1, end-of-rib 1", "-"]),
-    ("UPDATE", ["-", "-", "-", "Idle: 3/9 1, close 1", "Idle: 5/2 1, close 1", "-"]),
+    ("UPDATE", ["-", "-", "-", "Idle: 5/1 1, close 1", "Idle: 5/2 1, close 1", "-"]),
     ("ROUTE-REFRESH", ["-", "-", "-", "Idle: 5/1 1, close 1", "Idle: 5/2 1, close 1", "Established: update 1"]),
     ("NOTIFICATION cease", ["-", "-", "-", "Active: close 1", "Active: close 1", "Active: close 1"]),
     ("NOTIFICATION error", ["-", "-", "-", "Idle: close 1", "Idle: close 1", "Idle: close 1"]),

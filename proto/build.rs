@@ -1,13 +1,32 @@
 //! Compiles routemesh.proto with protox, so that no protoc is needed.
 
+/// Fields that a config's TOML has only where they say something.
+const OPTIONAL: [&str; 7] = [
+    "Router.address",
+    "Router.interface",
+    "Router.range",
+    "Router.password",
+    "Router.ttl_security",
+    "Router.role",
+    "Router.max_prefixes",
+];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=routemesh.proto");
     let files = protox::compile(["routemesh.proto"], ["."])?;
-    tonic_prost_build::configure()
+    let mut build = tonic_prost_build::configure();
+    // What a router does not need is not written down in a config.
+    for field in OPTIONAL {
+        let path = format!("routemesh.v1.{field}");
+        build = build.field_attribute(path, "#[serde(skip_serializing_if = \"crate::unset\")]");
+    }
+    build
         // A Config is also a TOML file, and whatever meshctl shows is also JSON.
         .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")
         .message_attribute(".", "#[serde(default, deny_unknown_fields)]")
         .enum_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")
+        // They hold secrets: their Debug is in src/secret.rs.
+        .skip_debug(["routemesh.v1.Router", "routemesh.v1.ApplyRequest"])
         .compile_fds(files)?;
     Ok(())
 }

@@ -3,13 +3,22 @@
 
 use crate::state::{LinkKind, ours};
 use ipnet::IpNet;
-use routemesh_proto as proto;
+use routemesh_bgp::wire::Role;
+use routemesh_proto::{self as proto, Secret};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// Tunnel numbers stay below this: 24 bits of `if_id`.
 const TUNNELS: u32 = 1 << 24;
+
+/// Prefixes that a router may announce where the config names no limit of its own: no site of a
+/// mesh announces so many, and whoever does has made a mistake.
+pub const MAX_PREFIXES: usize = 100_000;
+
+/// The kernel's longest TCP MD5 key (TCP_MD5SIG_MAXKEYLEN).
+const LONGEST_PASSWORD: usize = 80;
 
 /// What this gateway must run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,13 +51,52 @@ pub struct Config {
     pub tunnels: BTreeMap<u32, Tunnel>,
 }
 
-/// A BGP peer on the LAN.
+/// A BGP peer on the LAN, or a range of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Router {
-    /// Its address, on a subnet of the overlay.
-    pub address: IpAddr,
+    /// Where it is.
+    pub whereabouts: Whereabouts,
     /// Its AS; ours makes it a route reflection client.
     pub asn: u32,
+    /// TCP MD5 (RFC 2385).
+    pub password: Option<Secret>,
+    /// GTSM (RFC 5082): how many hops away it may be.
+    pub ttl_security: Option<u8>,
+    /// Our role in the session (RFC 9234).
+    pub role: Option<Role>,
+    /// The session ends when more prefixes are announced.
+    pub max_prefixes: usize,
+}
+
+/// Where a router is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whereabouts {
+    /// At an address on one of our subnets.
+    Address(IpAddr),
+    /// At a link-local address of an interface.
+    LinkLocal(Ipv6Addr, String),
+    /// On an interface, at whatever link-local address it has (BGP unnumbered).
+    Interface(String),
+    /// Anywhere in a prefix: it connects to us, and is never dialled.
+    Range(IpNet),
+}
+
+impl fmt::Display for Whereabouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::LinkLocal(address, link) => write!(f, "{address}%{link}"),
+            Self::Interface(link) => f.write_str(link),
+            Self::Range(prefix) => prefix.fmt(f),
+        }
+    }
+}
+
+impl Router {
+    /// Name of its BGP peer.
+    pub fn name(&self) -> String {
+        self.whereabouts.to_string()
+    }
 }
 
 /// One end of a tunnel.
@@ -166,6 +214,15 @@ impl Fields<'_> {
         Ok(value.to_owned())
     }
 
+    /// The name of a network interface.
+    fn interface(&self, field: &'static str, value: &str) -> Result<String, ConfigError> {
+        let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
+        if value.is_empty() || value.len() > 15 || value.contains(odd) || value.starts_with('.') {
+            return Err(self.wrong(field, value, "the name of an interface"));
+        }
+        Ok(value.to_owned())
+    }
+
     fn asn(&self, field: &'static str, value: u32) -> Result<u32, ConfigError> {
         if value == 0 {
             return Err(self.wrong(field, "0", "an AS number (RFC 7607)"));
@@ -201,6 +258,19 @@ impl TryFrom<&proto::Config> for Config {
                 });
             }
         }
+        let mut routers = Vec::new();
+        for router in &raw.routers {
+            let router = parse_router(router)?;
+            if routers
+                .iter()
+                .any(|r: &Router| r.whereabouts == router.whereabouts)
+            {
+                return Err(ConfigError::Twice {
+                    object: format!("router {}", router.name()),
+                });
+            }
+            routers.push(router);
+        }
         Ok(Self {
             generation: raw.generation,
             gateway: fields.name("gateway", &raw.gateway)?,
@@ -216,11 +286,7 @@ impl TryFrom<&proto::Config> for Config {
             ike_proposals: raw.ike_proposals.clone(),
             esp_proposals: raw.esp_proposals.clone(),
             sites,
-            routers: raw
-                .routers
-                .iter()
-                .map(parse_router)
-                .collect::<Result<_, _>>()?,
+            routers,
             tunnels,
         })
     }
@@ -249,12 +315,80 @@ fn parse_site(raw: &proto::Site) -> Result<(String, Vec<IpNet>), ConfigError> {
 }
 
 fn parse_router(raw: &proto::Router) -> Result<Router, ConfigError> {
-    let object = format!("router {}", raw.address);
+    let whereabouts = [&raw.address, &raw.interface, &raw.range].map(String::as_str);
+    let written: Vec<&str> = whereabouts.into_iter().filter(|w| !w.is_empty()).collect();
+    let object = format!("router {}", written.join(" "));
     let fields = Fields { object: &object };
+    let number = |field, value: u32, expected| {
+        u8::try_from(value)
+            .ok()
+            .filter(|value| *value < u8::MAX)
+            .ok_or_else(|| fields.wrong(field, &value.to_string(), expected))
+    };
+    let hops = number("ttl_security", raw.ttl_security, "0 to 254 hops")?;
+    let password = raw.password.as_str();
+    if password.len() > LONGEST_PASSWORD {
+        // Its value stays out of the error.
+        let length = format!("{} bytes long", password.len());
+        return Err(fields.wrong("password", &length, "at most 80"));
+    }
     Ok(Router {
-        address: fields.parse("address", &raw.address, "an IP address")?,
+        whereabouts: parse_whereabouts(&fields, raw)?,
         asn: fields.asn("asn", raw.asn)?,
+        password: (!password.is_empty()).then(|| Secret::from(password)),
+        ttl_security: Some(hops).filter(|hops| *hops > 0),
+        role: parse_role(&fields, &raw.role)?,
+        max_prefixes: match raw.max_prefixes {
+            0 => MAX_PREFIXES,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        },
     })
+}
+
+fn parse_role(fields: &Fields, text: &str) -> Result<Option<Role>, ConfigError> {
+    Ok(Some(match text {
+        "" => return Ok(None),
+        "provider" => Role::Provider,
+        "rs" => Role::RouteServer,
+        "rs-client" => Role::RouteServerClient,
+        "customer" => Role::Customer,
+        "peer" => Role::Peer,
+        other => {
+            let expected = "provider, customer, peer, rs or rs-client";
+            return Err(fields.wrong("role", other, expected));
+        }
+    }))
+}
+
+fn parse_whereabouts(fields: &Fields, raw: &proto::Router) -> Result<Whereabouts, ConfigError> {
+    let one_of_three = "the only one: write address, interface or range";
+    match [&raw.address, &raw.interface, &raw.range].map(String::as_str) {
+        [address, "", ""] => match address.split_once('%') {
+            Some((text, link)) => {
+                let expected = "a link-local IPv6 address with its %interface";
+                let address: Ipv6Addr = fields.parse("address", text, expected)?;
+                if !address.is_unicast_link_local() {
+                    return Err(fields.wrong("address", &raw.address, expected));
+                }
+                Ok(Whereabouts::LinkLocal(
+                    address,
+                    fields.interface("address", link)?,
+                ))
+            }
+            None => fields
+                .parse("address", address, "an IP address")
+                .map(Whereabouts::Address),
+        },
+        ["", link, ""] => fields
+            .interface("interface", link)
+            .map(Whereabouts::Interface),
+        ["", "", range] => {
+            let net: IpNet = fields.parse("range", range, "a prefix")?;
+            Ok(Whereabouts::Range(net.trunc()))
+        }
+        ["", interface, _] => Err(fields.wrong("interface", interface, one_of_three)),
+        [address, ..] => Err(fields.wrong("address", address, one_of_three)),
+    }
 }
 
 fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
@@ -321,8 +455,78 @@ mod tests {
                 remote_address: "2001:db8:ff::7".into(),
                 initiate: true,
             }],
+            routers: vec![router("10.0.1.254", "", "")],
             ..proto::Config::default()
         }
+    }
+
+    fn router(address: &str, interface: &str, range: &str) -> proto::Router {
+        proto::Router {
+            address: address.into(),
+            interface: interface.into(),
+            range: range.into(),
+            asn: 65001,
+            password: "hunter2".into(),
+            ..proto::Router::default()
+        }
+    }
+
+    #[test]
+    fn a_router_is_at_an_address_on_an_interface_or_in_a_range() {
+        let link_local = "fe80::1".parse().unwrap();
+        let table = [
+            (
+                router("fd00:1::254", "", ""),
+                Whereabouts::Address("fd00:1::254".parse().unwrap()),
+            ),
+            (
+                router("fe80::1%lan0", "", ""),
+                Whereabouts::LinkLocal(link_local, "lan0".into()),
+            ),
+            (
+                router("", "lan0.10", ""),
+                Whereabouts::Interface("lan0.10".into()),
+            ),
+            (
+                router("", "", "10.0.1.7/24"),
+                Whereabouts::Range("10.0.1.0/24".parse().unwrap()),
+            ),
+        ];
+        for (raw, expected) in table {
+            let parsed = parse_router(&raw).unwrap();
+            assert_eq!(parsed.whereabouts, expected);
+            let bare = proto::Router {
+                asn: 65001,
+                ..proto::Router::default()
+            };
+            let again = match expected {
+                Whereabouts::Interface(_) => proto::Router {
+                    interface: parsed.name(),
+                    ..bare
+                },
+                Whereabouts::Range(_) => proto::Router {
+                    range: parsed.name(),
+                    ..bare
+                },
+                _ => proto::Router {
+                    address: parsed.name(),
+                    ..bare
+                },
+            };
+            assert_eq!(parse_router(&again).unwrap().whereabouts, expected);
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let config = Config::try_from(&raw()).unwrap();
+        let password = config.routers[0].password.as_ref().map(Secret::expose);
+        assert_eq!(password, Some("hunter2"));
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let mut raw = raw();
+        raw.routers[0].password = "hunter2".repeat(12);
+        let error = Config::try_from(&raw).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
 
     #[test]
@@ -339,7 +543,7 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_by_name() {
         type Spoil = fn(&mut proto::Config);
-        let cases: [(Spoil, &str); 10] = [
+        let cases: [(Spoil, &str); 19] = [
             (|c| c.asn = 0, "config: asn is \"0\""),
             (|c| c.hold_time = 2, "config: hold_time is \"2\""),
             (|c| c.gateway = "a/b".into(), "config: gateway is \"a/b\""),
@@ -364,6 +568,42 @@ mod tests {
             (
                 |c| c.tunnels.push(c.tunnels[0].clone()),
                 "tunnel 3 stands twice",
+            ),
+            (
+                |c| c.routers.push(c.routers[0].clone()),
+                "router 10.0.1.254 stands twice",
+            ),
+            (
+                |c| c.routers[0].address = "fe80::1%a/b".into(),
+                "router fe80::1%a/b: address is \"a/b\"",
+            ),
+            (
+                |c| c.routers[0].address = "fd00::1%lan0".into(),
+                "router fd00::1%lan0: address is \"fd00::1%lan0\"",
+            ),
+            (
+                |c| c.routers[0].interface = "lan0".into(),
+                "router 10.0.1.254 lan0: address is \"10.0.1.254\", which is not the only one",
+            ),
+            (
+                |c| c.routers[0] = router("", "lan0", "10.0.0.0/8"),
+                "router lan0 10.0.0.0/8: interface is \"lan0\", which is not the only one",
+            ),
+            (
+                |c| c.routers[0] = router("", "", "10.0.0.0"),
+                "router 10.0.0.0: range is \"10.0.0.0\"",
+            ),
+            (
+                |c| c.routers[0].ttl_security = 255,
+                "router 10.0.1.254: ttl_security is \"255\"",
+            ),
+            (
+                |c| c.routers[0].role = "client".into(),
+                "router 10.0.1.254: role is \"client\"",
+            ),
+            (
+                |c| c.routers[0].password = "x".repeat(81),
+                "router 10.0.1.254: password is \"81 bytes long\"",
             ),
         ];
         for (spoil, expected) in cases {

@@ -3,7 +3,7 @@
 //! Authorization is rendered into it: from a gateway nothing is taken, and to a LAN router nothing
 //! is passed, that the far site does not own; to other gateways goes only what this site owns.
 
-use crate::config::{Config, Router, Tunnel};
+use crate::config::{Config, MAX_PREFIXES, Router, Tunnel, Whereabouts};
 use crate::desired::Links;
 use ipnet::IpNet;
 use routemesh_bgp::wire::Family;
@@ -16,8 +16,6 @@ use std::time::Duration;
 const RESTART_TIME: Duration = Duration::from_secs(120);
 /// How long a starting agent waits for all peers before it decides with what it has.
 const DEFERRAL_TIME: Duration = Duration::from_secs(30);
-/// No site of a mesh announces so many; whoever does has made a mistake.
-const MAX_PREFIXES: usize = 100_000;
 
 /// The speaker's configuration. A router on no subnet of ours has no session yet.
 pub fn speaker(config: &Config, links: &Links) -> SpeakerConfig {
@@ -27,9 +25,11 @@ pub fn speaker(config: &Config, links: &Links) -> SpeakerConfig {
         .map(|t| (PeerId::from(t.name()), gateway(config, t)))
         .collect();
     for router in &config.routers {
-        if let Some((_, local)) = links.towards(router.address) {
-            let id = PeerId::from(router.address.to_string());
-            peers.insert(id, lan(config, router, local));
+        if let Some((remote, local, _)) = towards(router, links) {
+            peers.insert(
+                PeerId::from(router.name()),
+                lan(config, router, local, remote),
+            );
         }
     }
     SpeakerConfig {
@@ -45,10 +45,22 @@ pub fn speaker(config: &Config, links: &Links) -> SpeakerConfig {
 pub fn links(config: &Config, links: &Links) -> Vec<(String, String)> {
     let tunnels = config.tunnels.values().map(|t| (t.name(), t.link()));
     let routers = config.routers.iter().filter_map(|router| {
-        let (link, _) = links.towards(router.address)?;
-        Some((router.address.to_string(), link.to_owned()))
+        let (_, _, link) = towards(router, links)?;
+        Some((router.name(), link.to_owned()))
     });
     tunnels.chain(routers).collect()
+}
+
+/// A router's address, our own towards it, and the interface between; `None` while one is missing.
+fn towards<'l>(router: &Router, links: &'l Links) -> Option<(IpAddr, IpAddr, &'l str)> {
+    match router.whereabouts {
+        Whereabouts::Address(remote) => {
+            let (link, local) = links.towards(remote)?;
+            Some((remote, local, link))
+        }
+        // Sessions over link-local addresses and from ranges are not made yet.
+        Whereabouts::LinkLocal(..) | Whereabouts::Interface(_) | Whereabouts::Range(_) => None,
+    }
 }
 
 fn gateway(config: &Config, tunnel: &Tunnel) -> PeerConfig {
@@ -62,8 +74,8 @@ fn gateway(config: &Config, tunnel: &Tunnel) -> PeerConfig {
     }
 }
 
-fn lan(config: &Config, router: &Router, local: IpAddr) -> PeerConfig {
-    let families = match router.address {
+fn lan(config: &Config, router: &Router, local: IpAddr, remote: IpAddr) -> PeerConfig {
+    let families = match remote {
         // IPv6 prefixes would need an IPv6 next hop, and an IPv4 session gives none.
         IpAddr::V4(_) => BTreeSet::from([Family::Ipv4]),
         IpAddr::V6(_) => BTreeSet::from([Family::Ipv4, Family::Ipv6]),
@@ -74,8 +86,8 @@ fn lan(config: &Config, router: &Router, local: IpAddr) -> PeerConfig {
         import: config.owned().to_vec(),
         export: config.elsewhere().collect(),
         client: router.asn == config.asn,
-        max_prefixes: MAX_PREFIXES,
-        ..PeerConfig::new(router.asn, local, router.address)
+        max_prefixes: router.max_prefixes,
+        ..PeerConfig::new(router.asn, local, remote)
     }
 }
 
@@ -102,6 +114,7 @@ mod tests {
         let router = |address: &str, asn| proto::Router {
             address: address.into(),
             asn,
+            ..proto::Router::default()
         };
         let raw = proto::Config {
             gateway: "V1-1".into(),

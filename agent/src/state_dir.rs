@@ -31,12 +31,14 @@ pub enum StateError {
         source: io::Error,
     },
     /// A config that is torn, was edited, or is something else.
-    #[error("{} is not a gateway's config: {source}", path.display())]
+    #[error("{} is not a gateway's config: line {line}: {reason}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Where and why.
-        source: Box<toml::de::Error>,
+        /// Where.
+        line: usize,
+        /// Why. The line itself may hold a password.
+        reason: String,
     },
     /// A config that has no text form: never for one that was received.
     #[error("cannot write the config as TOML: {0}")]
@@ -144,9 +146,13 @@ pub fn read_config(path: &Path) -> Result<Config, StateError> {
         path: path.to_owned(),
         source,
     })?;
-    toml::from_str(&text).map_err(|source| StateError::Damaged {
-        path: path.to_owned(),
-        source: Box::new(source),
+    toml::from_str(&text).map_err(|error| {
+        let before = text.get(..error.span().unwrap_or_default().start);
+        StateError::Damaged {
+            path: path.to_owned(),
+            line: before.unwrap_or_default().matches('\n').count() + 1,
+            reason: error.message().replace('\n', ", "),
+        }
     })
 }
 
@@ -188,11 +194,14 @@ mod tests {
     fn a_torn_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
-        std::fs::write(dir.path().join("config.toml"), "generation = \n").unwrap();
-        let error = state.load().unwrap_err().to_string();
+        let torn = "generation = 1\n[[routers]]\npassword = \"hunter2\" \"\n";
+        std::fs::write(dir.path().join("config.toml"), torn).unwrap();
+        let error = state.load().unwrap_err();
+        let text = error.to_string();
         assert!(
-            error.contains("config.toml") && error.contains("not a gateway's config"),
-            "{error}"
+            text.contains("config.toml is not a gateway's config: line 3: "),
+            "{text}"
         );
+        assert!(!format!("{text} {error:?}").contains("hunter2"), "{text}");
     }
 }

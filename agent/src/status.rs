@@ -2,7 +2,7 @@
 
 use crate::bgp::View;
 use crate::charon::carries;
-use crate::config::{Config, Tunnel};
+use crate::config::{Config, Router, Tunnel};
 use crate::state::{State, Target};
 use crate::vici::{IkeSa, IkeState};
 use ipnet::IpNet;
@@ -96,8 +96,8 @@ fn ike(sas: Option<&[IkeSa]>, tunnel: &Tunnel) -> &'static str {
     }
 }
 
-fn router(facts: &Facts, router: &crate::config::Router) -> proto::RouterStatus {
-    let address = router.address.to_string();
+fn router(facts: &Facts, router: &Router) -> proto::RouterStatus {
+    let address = router.name();
     proto::RouterStatus {
         bgp: Some(bgp(facts, &address)),
         address,

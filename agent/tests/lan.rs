@@ -101,6 +101,7 @@ impl Lan {
             routers: vec![Router {
                 address: "fd00:1::254".into(),
                 asn: self.asn,
+                ..Router::default()
             }],
             ..Config::default()
         };

@@ -3,7 +3,7 @@
 use crate::ids::{Ids, gateway_names};
 use crate::render::render;
 use crate::spec::MeshSpec;
-use routemesh_proto::Config;
+use routemesh_proto::{Config, Secret};
 use std::collections::BTreeMap;
 
 /// Gateways that left the specification, with what they last ran, less all that carries traffic:
@@ -15,8 +15,8 @@ pub type Retired = BTreeMap<String, Config>;
 pub struct Mesh {
     /// Counts specifications.
     pub generation: u64,
-    /// The text that was applied.
-    pub text: String,
+    /// The text that was applied. It may hold passwords.
+    pub text: Secret,
     /// The same, parsed.
     pub spec: MeshSpec,
     /// Ids of its endpoints, and of former ones.

@@ -2,7 +2,7 @@
 
 use crate::ids::{End, ends, interconnect, joined, router_id, tunnel_number};
 use crate::mesh::Mesh;
-use crate::spec::{Gateway, MeshSpec, Site};
+use crate::spec::{Gateway, MeshSpec, Router, Site, Whereabouts};
 use routemesh_proto as proto;
 
 /// A tunnel, from the end with the smaller id to the other.
@@ -72,14 +72,7 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         ike_proposals: spec.ike_proposals.clone(),
         esp_proposals: spec.esp_proposals.clone(),
         sites: spec.sites.iter().map(owned).collect(),
-        routers: gateway
-            .routers
-            .iter()
-            .map(|router| proto::Router {
-                address: router.address.to_string(),
-                asn: router.asn,
-            })
-            .collect(),
+        routers: gateway.routers.iter().map(router).collect(),
         tunnels,
     }
 }
@@ -89,6 +82,27 @@ fn owned(site: &Site) -> proto::Site {
         name: site.name.value.clone(),
         prefixes: site.prefixes.iter().map(|net| net.to_string()).collect(),
     }
+}
+
+fn router(router: &Router) -> proto::Router {
+    let mut rendered = proto::Router {
+        asn: router.asn,
+        password: match &router.password {
+            Some(password) => password.expose().to_owned(),
+            None => String::new(),
+        },
+        ttl_security: router.ttl_security.map_or(0, u32::from),
+        role: router.role.unwrap_or_default().to_owned(),
+        max_prefixes: router.max_prefixes.unwrap_or_default(),
+        ..proto::Router::default()
+    };
+    let whereabouts = router.whereabouts.to_string();
+    match router.whereabouts.value {
+        Whereabouts::Address(_) | Whereabouts::LinkLocal(..) => rendered.address = whereabouts,
+        Whereabouts::Interface(_) => rendered.interface = whereabouts,
+        Whereabouts::Range(_) => rendered.range = whereabouts,
+    }
+    rendered
 }
 
 fn tunnel(spec: &MeshSpec, own: &End, far: &End) -> Option<proto::Tunnel> {

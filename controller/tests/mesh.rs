@@ -39,7 +39,7 @@ fn mesh(known: &Ids, sites: &Sites) -> Mesh {
     Mesh {
         generation: 1,
         ids: ids::assign(known, &spec).unwrap(),
-        text,
+        text: text.into(),
         spec,
         retired: Retired::new(),
     }

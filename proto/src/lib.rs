@@ -7,10 +7,12 @@
 mod change;
 mod identity;
 mod route_protocol;
+mod secret;
 
 pub use change::{ChangeError, diff, patch};
 pub use identity::{Identity, IdentityError};
 pub use route_protocol::route_protocol;
+pub use secret::Secret;
 
 #[allow(missing_docs, clippy::doc_markdown)]
 mod v1 {
@@ -18,6 +20,11 @@ mod v1 {
 }
 
 pub use v1::*;
+
+/// Whether a field has its default value, which is left out of a config's text.
+fn unset<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
 
 /// The name that a controller's certificate carries besides its addresses: agents and operators
 /// dial whatever address they were given and expect this name there.

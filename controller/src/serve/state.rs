@@ -83,7 +83,7 @@ impl State {
         // One at a time, from here to the end.
         let mut store = lock(&self.store);
         let before = self.mesh.borrow().clone();
-        if let Some(mesh) = before.as_ref().filter(|mesh| mesh.text == text) {
+        if let Some(mesh) = before.as_ref().filter(|mesh| mesh.text.expose() == text) {
             return Ok(reply(mesh, true));
         }
         let ids =
@@ -92,7 +92,7 @@ impl State {
         let generation = store.save(operator, file, text, &ids, &retired)?;
         let mesh = Mesh {
             generation,
-            text: text.to_owned(),
+            text: text.into(),
             spec,
             ids,
             retired,
@@ -173,7 +173,7 @@ fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
     };
     let generation = revision.generation;
     let known = store.ids()?;
-    let spec = spec::parse(&revision.file, &revision.text).and_then(|spec| {
+    let spec = spec::parse(&revision.file, revision.text.expose()).and_then(|spec| {
         let ids = ids::assign(&known, &spec);
         let ids = ids.map_err(|errors| SpecErrors::new(&revision.file, errors))?;
         Ok((spec, ids))

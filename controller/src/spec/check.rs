@@ -1,10 +1,9 @@
 //! What must fit together in a specification.
 
 use super::place::{At, Place, SpecError};
-use super::{Family, Gateway, MeshSpec, OuterAddress, Site, TunnelKind};
+use super::{Family, Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, Whereabouts};
 use ipnet::IpNet;
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 /// Everything that does not fit.
 pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
@@ -243,30 +242,62 @@ fn hosts_of_vti(spec: &MeshSpec) -> Vec<SpecError> {
 fn routers(spec: &MeshSpec, claims: &[Claim]) -> Vec<SpecError> {
     let mut errors = Vec::new();
     for (site, gateway) in spec.gateways() {
-        let mut seen: HashMap<IpAddr, Place> = HashMap::new();
-        for router in &gateway.routers {
-            let address = router.address.value;
-            if let Some(first) = seen.insert(address, router.address.place) {
+        let mut seen: HashMap<&Whereabouts, Place> = HashMap::new();
+        for Router { whereabouts, .. } in &gateway.routers {
+            if let Some(first) = seen.insert(&whereabouts.value, whereabouts.place) {
                 let reason = format!(
-                    "router {address} of gateway {} already stands on line {}: remove one",
-                    gateway.name.value, first.line
+                    "router {} of gateway {} already stands on line {}: remove one",
+                    whereabouts.value, gateway.name.value, first.line
                 );
-                errors.push(error(router.address.place, reason));
+                errors.push(error(whereabouts.place, reason));
             }
+            let net = match &whereabouts.value {
+                Whereabouts::Address(address) => IpNet::from(*address),
+                Whereabouts::Range(net) => *net,
+                Whereabouts::LinkLocal(..) | Whereabouts::Interface(_) => continue,
+            };
             let foreign = claims
                 .iter()
-                .find(|claim| claim.net.contains(&address) && !claim.is_of(site));
+                .find(|claim| overlap(&claim.net, &net) && !claim.is_of(site));
             if let Some(claim) = foreign {
                 let reason = format!(
-                    "router {address} of gateway {} lies in {} of {} (line {}): a router is on the gateway's own LAN",
+                    "router {} of gateway {} lies in {} of {} (line {}): a router is on the gateway's own LAN",
+                    whereabouts.value,
                     gateway.name.value,
                     claim.net,
                     claim.owner(),
                     claim.place.line
                 );
-                errors.push(error(router.address.place, reason));
+                errors.push(error(whereabouts.place, reason));
             }
+        }
+        errors.extend(ranges(gateway));
+    }
+    errors
+}
+
+/// Whoever connects from two ranges would be two routers.
+fn ranges(gateway: &Gateway) -> Vec<SpecError> {
+    let range = |router: &Router| match router.whereabouts.value {
+        Whereabouts::Range(net) => Some((net, router.whereabouts.place)),
+        _ => None,
+    };
+    let ranges: Vec<(IpNet, Place)> = gateway.routers.iter().filter_map(range).collect();
+    let mut errors = Vec::new();
+    for (i, (net, place)) in ranges.iter().enumerate() {
+        let before = ranges.iter().take(i);
+        let mut others = before.filter(|(other, _)| other != net && overlap(other, net));
+        if let Some((other, first)) = others.next() {
+            let reason = format!(
+                "range {net} of gateway {} overlaps {other} on line {}: who connects from both would be two routers",
+                gateway.name.value, first.line
+            );
+            errors.push(error(*place, reason));
         }
     }
     errors
+}
+
+fn overlap(a: &IpNet, b: &IpNet) -> bool {
+    a.contains(b) || b.contains(a)
 }

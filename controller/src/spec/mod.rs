@@ -7,9 +7,11 @@ mod check;
 mod place;
 mod read;
 mod reader;
+mod router;
 mod values;
 
 pub use place::{At, Place, SpecError, SpecErrors};
+pub use router::{Router, Whereabouts};
 pub use values::check_name;
 
 use ipnet::{IpNet, Ipv6Net};
@@ -73,15 +75,6 @@ pub struct Gateway {
     pub routers: Vec<Router>,
     /// Kernel route protocols that it announces.
     pub announce: Vec<String>,
-}
-
-/// A BGP peer on a gateway's LAN.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Router {
-    /// Its address.
-    pub address: At<IpAddr>,
-    /// Its AS.
-    pub asn: u32,
 }
 
 /// Where a gateway is reached from outside.

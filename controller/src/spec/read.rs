@@ -237,20 +237,6 @@ impl<'t> Reader<'t> {
         })
     }
 
-    fn router(&mut self, value: &Value<'t>) -> Option<Router> {
-        let place = self.lines.place(value.span().start);
-        let what = "a router".to_owned();
-        let table = self.table(what, place, value.get_ref(), &["address", "as"])?;
-        let address = self.required(&table, "address", "like address = \"10.0.1.254\"");
-        let asn = self.required(&table, "as", "like as = 65001");
-        let address = address.and_then(|value| self.text("address", value, values::unicast));
-        let asn = asn.and_then(|value| self.number("as", value, values::asn));
-        Some(Router {
-            address: address?,
-            asn: asn?,
-        })
-    }
-
     fn protocol(&mut self, value: &Value<'t>) -> Option<String> {
         if value.get_ref().is_integer() {
             let parse = |number: u64| values::protocol(&number.to_string());

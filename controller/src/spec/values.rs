@@ -107,6 +107,18 @@ pub(super) fn site_prefix(text: &str) -> Result<IpNet, String> {
     }
 }
 
+/// A prefix whose addresses may connect to us.
+pub(super) fn neighbourhood(text: &str) -> Result<IpNet, String> {
+    let net = prefix(text)?;
+    match special(net) {
+        Some(why) => Err(format!("{net} is {why}: name a subnet of the LAN")),
+        None if net.prefix_len() == 0 => {
+            Err(format!("{net} is everybody: name a subnet of the LAN"))
+        }
+        None => Ok(net),
+    }
+}
+
 /// The prefix that tunnels take their inner addresses from.
 pub(super) fn interconnect(text: &str) -> Result<Ipv6Net, String> {
     let example = "write an IPv6 prefix of your own like fd00:ff::/64";

@@ -7,7 +7,7 @@ mod schema;
 use crate::ids::Ids;
 use crate::mesh::Retired;
 use prost::Message;
-use routemesh_proto::{Config, Status};
+use routemesh_proto::{Config, Secret, Status};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -58,8 +58,8 @@ pub struct Revision {
     pub generation: u64,
     /// The name of its file.
     pub file: String,
-    /// Its text.
-    pub text: String,
+    /// Its text. It may hold passwords.
+    pub text: Secret,
     /// Who applied it.
     pub operator: String,
 }
@@ -130,7 +130,7 @@ impl Store {
             Ok(Revision {
                 generation: row.get::<_, i64>(0)?.unsigned_abs(),
                 file: row.get(1)?,
-                text: row.get(2)?,
+                text: Secret::from(row.get::<_, String>(2)?),
                 operator: row.get(3)?,
             })
         });

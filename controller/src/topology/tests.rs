@@ -18,7 +18,7 @@ fn mesh() -> Mesh {
     let spec = crate::spec::parse("test", SPEC).unwrap();
     Mesh {
         generation: 4,
-        text: String::new(),
+        text: String::new().into(),
         ids: ids::assign(&ids::Ids::default(), &spec).unwrap(),
         spec,
         retired: BTreeMap::new(),

@@ -1,0 +1,100 @@
+//! A text that must not be seen.
+
+use std::fmt;
+
+/// A password, or a text that holds some. It has no `Display`, and its `Debug` says only that it is
+/// there: whoever needs the text says so with [`Secret::expose`].
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself: never to be printed, logged or reported.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+// Generated messages have plain strings for their secrets. Their `Debug` is ours, and names every
+// field, so that a new one is not forgotten.
+
+impl fmt::Debug for crate::Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            address,
+            asn,
+            interface,
+            range,
+            password,
+            ttl_security,
+            role,
+            max_prefixes,
+        } = self;
+        let password = (!password.is_empty()).then(|| Secret::from(password.as_str()));
+        f.debug_struct("Router")
+            .field("address", address)
+            .field("asn", asn)
+            .field("interface", interface)
+            .field("range", range)
+            .field("password", &password)
+            .field("ttl_security", ttl_security)
+            .field("role", role)
+            .field("max_prefixes", max_prefixes)
+            .finish()
+    }
+}
+
+impl fmt::Debug for crate::ApplyRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text, file } = self;
+        f.debug_struct("ApplyRequest")
+            .field("text", &Secret::from(text.as_str()))
+            .field("file", file)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ApplyRequest, Config, ControllerMessage, Router, controller_message};
+
+    #[test]
+    fn no_debug_output_holds_a_password() {
+        let router = Router {
+            address: "10.0.1.254".into(),
+            password: "hunter2".into(),
+            ..Router::default()
+        };
+        let message = ControllerMessage {
+            message: Some(controller_message::Message::Config(Config {
+                routers: vec![router],
+                ..Config::default()
+            })),
+        };
+        let request = ApplyRequest {
+            text: "password = \"hunter2\"".into(),
+            file: "mesh.toml".into(),
+        };
+        let text = format!("{message:?} {request:#?} {:?}", Secret::from("hunter2"));
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(text.contains("10.0.1.254") && text.contains("mesh.toml"));
+    }
+}

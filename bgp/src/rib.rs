@@ -257,6 +257,18 @@ impl Rib {
         taken.take(max).map(now).collect()
     }
 
+    /// All that is in use counts as changed.
+    pub(crate) fn review(&mut self) {
+        let used = self.entries.iter().filter(|(_, it)| it.hops.is_some());
+        self.changes.extend(used.map(|(prefix, _)| *prefix));
+    }
+
+    /// The ECMP set of a prefix in use, and whether the kernel is known to forward it.
+    pub(crate) fn in_use(&self, prefix: &IpNet) -> Option<(&Arc<[Hop]>, bool)> {
+        let entry = self.entries.get(prefix)?;
+        Some((entry.hops.as_ref()?, entry.installed))
+    }
+
     pub(crate) fn has_changes(&self) -> bool {
         !self.changes.is_empty()
     }

@@ -302,6 +302,19 @@ impl Speaker {
         self.rib.take_changes(max)
     }
 
+    /// Makes [`Speaker::take_changes`] tell everything in use once more, for whoever does not trust
+    /// what he made of it.
+    pub fn review(&mut self) {
+        self.catch_up();
+        self.rib.review();
+    }
+
+    /// The ECMP set of a prefix in use, as it is now, and whether [`Speaker::installed`] said that
+    /// the kernel forwards it.
+    pub fn in_use(&self, prefix: &IpNet) -> Option<(&Arc<[Hop]>, bool)> {
+        self.rib.in_use(prefix)
+    }
+
     /// Whether [`Speaker::take_changes`] has something.
     pub fn has_changes(&self) -> bool {
         !self.lost.is_empty() || self.rib.has_changes()

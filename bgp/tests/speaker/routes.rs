@@ -331,6 +331,30 @@ fn changes_come_once_each_and_as_they_are_now() {
     assert_eq!(taken[&net("2001:db8:a1::/64")].as_ref().unwrap().len(), 1);
 }
 
+#[test]
+fn a_review_tells_everything_in_use_once_more() {
+    let mut solo = with(&[(3, US)], |_| {});
+    solo.announce(3, "10.0.1.0/24", |_| {});
+    solo.announce(3, "2001:db8:a1::/64", |_| {});
+    solo.announce(3, "10.0.2.0/24", |_| {});
+    solo.withdraw(3, "10.0.2.0/24");
+    let first = solo.speaker.take_changes(usize::MAX);
+    assert!(!solo.speaker.has_changes());
+    solo.speaker.review();
+    let again = solo.speaker.take_changes(usize::MAX);
+    let in_use = |changes: Vec<(IpNet, Option<Arc<[routemesh_bgp::Hop]>>)>| -> BTreeMap<_, _> {
+        let changes = changes.into_iter();
+        changes.filter(|(_, hops)| hops.is_some()).collect()
+    };
+    assert_eq!((again.len(), in_use(again)), (2, in_use(first)));
+    let installed = |solo: &Solo| solo.speaker.in_use(&net("10.0.1.0/24")).map(|(_, it)| it);
+    assert_eq!(installed(&solo), Some(false));
+    solo.speaker
+        .installed([(net("10.0.1.0/24"), true)], solo.now);
+    assert_eq!(installed(&solo), Some(true));
+    assert_eq!(solo.speaker.in_use(&net("10.0.2.0/24")), None);
+}
+
 // ---- Export ----
 
 #[test]

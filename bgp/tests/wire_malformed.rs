@@ -105,6 +105,10 @@ const ATTRIBUTES: &[Case] = &[
     ("AS_PATH with a byte left", INTERNAL, &[0x40, 2, 7, 2, 1, 0, 0, 0, 1, 2], Withdrawn),
     ("AS_PATH with an empty segment", INTERNAL, &[0x40, 2, 2, 2, 0], Withdrawn),
     ("AS_PATH of the other width", TWO_OCTETS, &[0x40, 2, 6, 2, 1, 0, 0, 0, 1], Withdrawn),
+    // RFC 9774 section 3
+    ("AS_PATH with AS_SET", INTERNAL, &[0x40, 2, 12, 2, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 2], Withdrawn),
+    ("AS_PATH with AS_CONFED_SET", INTERNAL, &[0x40, 2, 6, 4, 1, 0, 0, 0, 1], Withdrawn),
+    ("AS4_PATH with AS_SET", TWO_OCTETS, &[0xc0, 17, 6, 1, 1, 0, 1, 0, 0], Withdrawn),
     ("AS_PATH with AS 0", INTERNAL, &[0x40, 2, 6, 2, 1, 0, 0, 0, 0], Withdrawn),
     // 7.3 NEXT_HOP
     ("NEXT_HOP too short", INTERNAL, &[0x40, 3, 3, 10, 0, 0], Withdrawn),

@@ -243,7 +243,7 @@ impl<'a> Parsed<'a> {
             attribute::ORIGIN => set.origin = origin(value)?,
             attribute::AS_PATH => {
                 set.as_path = as_path::read(value, context.four_octet_as)
-                    .map_err(|reason| withdraw(update::MALFORMED_AS_PATH, reason))?;
+                    .map_err(|wrong| withdraw(update::MALFORMED_AS_PATH, wrong.reason()))?;
             }
             attribute::NEXT_HOP => self.next_hop = Some(exactly(value)?.into()),
             attribute::MULTI_EXIT_DISC => set.med = Some(u32::from_be_bytes(exactly(value)?)),
@@ -273,7 +273,7 @@ impl<'a> Parsed<'a> {
                 set.only_to_customer = Some(u32::from_be_bytes(exactly(value)?));
             }
             attribute::AS4_PATH => {
-                self.as4_path = Some(as_path::read_as4(value).map_err(discard)?);
+                self.as4_path = Some(as_path::read_as4(value).map_err(wrong_as4_path)?);
             }
             attribute::AS4_AGGREGATOR => self.as4_aggregator = Some(aggregator(value, true)?),
             attribute::MP_REACH_NLRI => self.reach = Some(mp_reach(value, context)?),
@@ -310,8 +310,7 @@ impl<'a> Parsed<'a> {
             _ => {}
         }
         if let Some(as4_path) = self.as4_path.take() {
-            let path = std::mem::take(&mut set.as_path);
-            set.as_path = as_path::merge(path, as4_path);
+            as_path::merge(&mut set.as_path, as4_path);
         }
     }
 }
@@ -353,6 +352,14 @@ fn origin(value: &[u8]) -> Result<Origin, Malformed> {
         [1] => Ok(Origin::Egp),
         [2] => Ok(Origin::Incomplete),
         _ => Err(withdraw(update::INVALID_ORIGIN, "undefined")),
+    }
+}
+
+/// RFC 6793 section 6; but a set costs the routes wherever it is (RFC 9774 section 3).
+fn wrong_as4_path(wrong: as_path::Wrong) -> Malformed {
+    match wrong {
+        as_path::Wrong::Set => withdraw(update::MALFORMED_AS_PATH, wrong.reason()),
+        as_path::Wrong::Malformed(reason) => discard(reason),
     }
 }
 

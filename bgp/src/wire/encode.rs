@@ -54,8 +54,7 @@ pub fn withdraw(
 ///   peer cannot take (IPv6 for IPv4 without [`Context::extended_next_hop`], IPv4 for IPv6), is
 ///   withdrawn instead, so that the peer does not keep an older path.
 /// - LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST go to internal peers only.
-/// - Repeated large communities go once, empty AS_PATH segments and unknown attributes with a code
-///   that is known not at all.
+/// - Repeated large communities go once, unknown attributes with a code that is known not at all.
 pub fn announce(
     family: Family,
     next_hop: &NextHop,
@@ -146,7 +145,7 @@ fn write_end_of_rib(family: Family, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AsPath, Reach, Segment, UnknownAttribute, decode};
+    use super::super::{AsPath, Reach, UnknownAttribute, decode};
     use super::*;
     use ipnet::{Ipv4Net, Ipv6Net};
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -329,7 +328,7 @@ mod tests {
     fn attributes_stand_in_ascending_order() {
         let mut all = update(IPV6_HOP, vec![ipv6(32)], vec![]);
         all.attributes = Attributes {
-            as_path: AsPath(vec![Segment::Sequence(vec![70_000])]),
+            as_path: AsPath(vec![70_000]),
             med: Some(1),
             local_pref: Some(1),
             atomic_aggregate: true,

@@ -267,44 +267,25 @@ pub enum Origin {
     Incomplete,
 }
 
-/// AS_PATH as segments, nearest AS first.
+/// AS_PATH, nearest AS first. How it was cut into AS_SEQUENCE segments makes no difference, and
+/// a route with an AS_SET is never taken (RFC 9774).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AsPath(pub Vec<Segment>);
-
-/// One segment of an AS_PATH.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Segment {
-    /// AS_SET: counts as one hop.
-    Set(Vec<u32>),
-    /// AS_SEQUENCE.
-    Sequence(Vec<u32>),
-}
+pub struct AsPath(pub Vec<u32>);
 
 impl AsPath {
     /// Hops for the decision process (RFC 4271 section 9.1.2.2 a).
     pub fn length(&self) -> usize {
-        self.0
-            .iter()
-            .map(|segment| match segment {
-                Segment::Set(_) => 1,
-                Segment::Sequence(ases) => ases.len(),
-            })
-            .sum()
+        self.0.len()
     }
 
     /// Whether the path went through `asn`: a loop, if it is ours (RFC 4271 section 9.1.2).
     pub fn contains(&self, asn: u32) -> bool {
-        self.0.iter().any(|segment| match segment {
-            Segment::Set(ases) | Segment::Sequence(ases) => ases.contains(&asn),
-        })
+        self.0.contains(&asn)
     }
 
     /// The neighbouring AS, for MED comparison; `None` for a path that began in our AS.
     pub fn first(&self) -> Option<u32> {
-        match self.0.first() {
-            Some(Segment::Sequence(ases)) => ases.first().copied(),
-            _ => None,
-        }
+        self.0.first().copied()
     }
 }
 

@@ -240,7 +240,7 @@ prop_compose! {
     /// Attributes that such a peer may send, in the order in which they are decoded.
     pub fn attributes(context: Context)(
         origin in prop_oneof![Just(Origin::Igp), Just(Origin::Egp), Just(Origin::Incomplete)],
-        as_path in vec(segment(), 0..4).prop_map(AsPath),
+        as_path in vec(asn(), 0..80).prop_map(AsPath),
         med in option::of(any::<u32>()),
         local_pref in option::of(any::<u32>()),
         atomic_aggregate in any::<bool>(),
@@ -272,13 +272,6 @@ prop_compose! {
                 .collect(),
         }
     }
-}
-
-fn segment() -> impl Strategy<Value = Segment> {
-    prop_oneof![
-        1 => vec(asn(), 1..5).prop_map(Segment::Set),
-        3 => vec(asn(), 1..20).prop_map(Segment::Sequence),
-    ]
 }
 
 fn asn() -> impl Strategy<Value = u32> {

@@ -192,6 +192,22 @@ pub struct GracefulRestart {
     pub families: Vec<(Family, bool)>,
 }
 
+impl Role {
+    /// Whether the other side may have this role (RFC 9234 section 4.2, table 2); if not, the
+    /// session is refused with "Role Mismatch".
+    pub fn fits(self, other: Self) -> bool {
+        use Role::{Customer, Peer, Provider, RouteServer, RouteServerClient};
+        matches!(
+            (self, other),
+            (Provider, Customer)
+                | (Customer, Provider)
+                | (RouteServer, RouteServerClient)
+                | (RouteServerClient, RouteServer)
+                | (Peer, Peer)
+        )
+    }
+}
+
 /// Routes that come and go (RFC 4271 section 4.3), as a value. The path attributes hold for all of
 /// `reach`. Prefixes have a path identifier before them, which is zero where the family has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -307,4 +323,27 @@ pub struct Notification {
     pub subcode: u8,
     /// What the error is about.
     pub data: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Role::*;
+
+    /// RFC 9234 section 4.2, table 2.
+    #[test]
+    fn only_five_pairs_of_roles_fit() {
+        let all = [
+            Provider,
+            RouteServer,
+            RouteServerClient,
+            Customer,
+            Peer,
+            Unassigned(5),
+        ];
+        let fitting = all.map(|one| all.map(|other| one.fits(other)).iter().position(|it| *it));
+        assert_eq!(fitting, [Some(3), Some(2), Some(1), Some(0), Some(4), None]);
+        for one in all {
+            assert!(all.into_iter().filter(|other| one.fits(*other)).count() <= 1);
+        }
+    }
 }

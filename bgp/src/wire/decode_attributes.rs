@@ -258,7 +258,7 @@ impl<'a> Parsed<'a> {
                 set.aggregator = Some(aggregator(value, context.four_octet_as)?);
             }
             attribute::COMMUNITIES => {
-                set.communities = list(value, update::OPTIONAL_ATTRIBUTE, u32::from_be_bytes)?;
+                set.communities = communities(value, u32::from_be_bytes)?;
             }
             attribute::ORIGINATOR_ID => set.originator_id = Some(exactly(value)?.into()),
             attribute::CLUSTER_LIST => {
@@ -266,9 +266,11 @@ impl<'a> Parsed<'a> {
                 set.cluster_list = list(value, update::ATTRIBUTE_LENGTH, from)?;
             }
             attribute::EXTENDED_COMMUNITIES => {
-                set.extended_communities = list(value, update::OPTIONAL_ATTRIBUTE, |eight| eight)?;
+                set.extended_communities = communities(value, |eight| eight)?;
             }
-            attribute::LARGE_COMMUNITIES => set.large_communities = large_communities(value)?,
+            attribute::LARGE_COMMUNITIES => {
+                set.large_communities = communities(value, large_community)?;
+            }
             attribute::ONLY_TO_CUSTOMER => {
                 set.only_to_customer = Some(u32::from_be_bytes(exactly(value)?));
             }
@@ -378,23 +380,37 @@ fn aggregator(value: &[u8], four_octet_as: bool) -> Result<(u32, Ipv4Addr), Malf
     }
 }
 
-fn large_communities(value: &[u8]) -> Result<Vec<[u32; 3]>, Malformed> {
-    let mut communities = list(value, update::OPTIONAL_ATTRIBUTE, |bytes: [u8; 12]| {
-        let (words, _) = bytes.as_chunks();
-        let mut community = [0; 3];
-        for (number, word) in community.iter_mut().zip(words) {
-            *number = u32::from_be_bytes(*word);
-        }
-        community
-    })?;
+fn communities<const N: usize, T: Copy + Ord>(
+    value: &[u8],
+    convert: impl Fn([u8; N]) -> T,
+) -> Result<Vec<T>, Malformed> {
+    let mut communities = list(value, update::OPTIONAL_ATTRIBUTE, convert)?;
     remove_repeated(&mut communities);
     Ok(communities)
 }
 
-/// Large communities come once each, received or sent (RFC 8092 section 3). Keeps the order.
-pub(super) fn remove_repeated(communities: &mut Vec<[u32; 3]>) {
-    let mut seen = std::collections::BTreeSet::new();
-    communities.retain(|community| seen.insert(*community));
+fn large_community(bytes: [u8; 12]) -> [u32; 3] {
+    let (words, _) = bytes.as_chunks();
+    let mut community = [0; 3];
+    for (number, word) in community.iter_mut().zip(words) {
+        *number = u32::from_be_bytes(*word);
+    }
+    community
+}
+
+/// Communities of all kinds are sets: each comes once, received or sent. RFC 8092 section 5 asks for
+/// it; of the others it is a matter of equal sets being equal values. Keeps the order of the first
+/// ones.
+pub(super) fn remove_repeated<T: Copy + Ord>(communities: &mut Vec<T>) {
+    if may_repeat(communities) {
+        let mut seen = std::collections::BTreeSet::new();
+        communities.retain(|community| seen.insert(*community));
+    }
+}
+
+/// False for lists in ascending order, as most are: seen at once.
+pub(super) fn may_repeat<T: Ord>(communities: &[T]) -> bool {
+    !communities.is_sorted_by(|one, next| one < next)
 }
 
 fn mp_reach<'a>(value: &'a [u8], context: &Context) -> Result<MpReach<'a>, Malformed> {

@@ -246,9 +246,9 @@ prop_compose! {
         atomic_aggregate in any::<bool>(),
         aggregator in option::of((asn(), ipv4())),
         reflection in (option::of(ipv4()), vec(ipv4(), 0..5)),
-        communities in vec(any::<u32>(), 0..80),
-        extended_communities in vec(any::<[u8; 8]>(), 0..10),
-        large_communities in btree_set(any::<[u32; 3]>(), 0..10).prop_map(Vec::from_iter),
+        communities in set(any::<u32>(), 80),
+        extended_communities in set(any::<[u8; 8]>(), 10),
+        large_communities in set(any::<[u32; 3]>(), 10),
         only_to_customer in option::of(asn()),
         unknown in btree_map(unknown_code(), vec(any::<u8>(), 0..300), 0..4),
     ) -> Attributes {
@@ -272,6 +272,16 @@ prop_compose! {
                 .collect(),
         }
     }
+}
+
+/// Each item once, in any order.
+fn set<S: Strategy>(item: S, size: usize) -> impl Strategy<Value = Vec<S::Value>>
+where
+    S::Value: Clone + Ord,
+{
+    btree_set(item, 0..size)
+        .prop_map(Vec::from_iter)
+        .prop_shuffle()
 }
 
 fn asn() -> impl Strategy<Value = u32> {

@@ -8,6 +8,7 @@
 mod apply;
 mod link;
 mod monitor;
+mod neighbour;
 mod nexthop;
 mod observe;
 mod op;

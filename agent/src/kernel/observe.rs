@@ -29,6 +29,8 @@ pub struct Observed {
     /// What the overlay's interfaces reach without a router, from which own address and through
     /// which interface; sorted, without loopback and link-local addresses.
     pub connected: Vec<(IpNet, IpAddr, String)>,
+    /// The overlay interfaces that have link-local addresses: the index of each, and the lowest.
+    pub link_local: BTreeMap<String, (u32, Ipv6Addr)>,
     /// Unicast routes of the overlay's main table that are not ours, with their protocol: what may
     /// be announced. Of several to one destination, that of the best metric. Without those that
     /// cannot carry packets now (no carrier), link-local and multicast ones, and our interconnects.
@@ -132,8 +134,16 @@ impl Observed {
             if interface.loopback {
                 continue;
             }
-            let own = addresses.get(index).into_iter().flatten();
-            for address in own.filter(|address| !is_link_local(&address.on_link)) {
+            let own = || addresses.get(index).into_iter().flatten();
+            let link_local = own().filter_map(|address| match address.own.addr() {
+                IpAddr::V6(own) if own.is_unicast_link_local() => Some(own),
+                _ => None,
+            });
+            if let Some(lowest) = link_local.min() {
+                self.link_local
+                    .insert(interface.name.clone(), (*index, lowest));
+            }
+            for address in own().filter(|address| !is_link_local(&address.on_link)) {
                 let own = address.own.addr();
                 self.connected
                     .push((address.on_link, own, interface.name.clone()));

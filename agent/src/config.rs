@@ -147,6 +147,12 @@ impl Config {
         self.sites.get(site).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether routers are looked for on an interface.
+    pub fn is_unnumbered(&self) -> bool {
+        let mut routers = self.routers.iter();
+        routers.any(|router| matches!(router.whereabouts, Whereabouts::Interface(_)))
+    }
+
     /// What all other sites own.
     pub fn elsewhere(&self) -> impl Iterator<Item = IpNet> + '_ {
         self.sites

@@ -5,10 +5,12 @@
 //! already, and adds interfaces and the `unreachable` routes.
 
 use crate::config::{Config, Tunnel};
+use crate::peers;
 use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
 use ipnet::IpNet;
+use routemesh_bgp::wire::NextHop;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Where the traffic of each prefix should go, before nexthops have numbers.
 pub type Routes = BTreeMap<IpNet, BTreeSet<Nexthop>>;
@@ -23,7 +25,7 @@ pub struct Path {
     /// The BGP peer: a tunnel's name or a router's address.
     pub peer: String,
     /// The next hop that it gave.
-    pub next_hop: IpAddr,
+    pub next_hop: NextHop,
 }
 
 /// What is known of the overlay's interfaces.
@@ -33,6 +35,10 @@ pub struct Links {
     pub connected: Vec<(IpNet, IpAddr, String)>,
     /// Interfaces that can carry packets now.
     pub usable: BTreeSet<String>,
+    /// Interfaces with a link-local address: the index of each, and that address.
+    pub link_local: BTreeMap<String, (u32, Ipv6Addr)>,
+    /// Routers that made themselves known, by the interface's index.
+    pub routers: BTreeMap<u32, BTreeSet<Ipv6Addr>>,
 }
 
 impl Links {
@@ -63,13 +69,10 @@ pub fn routes(
                 gateway: IpAddr::V6(tunnel.remote),
                 link: tunnel.link(),
             },
-            None => match links.towards(path.next_hop) {
-                Some((link, _)) => Nexthop {
-                    gateway: path.next_hop,
-                    link: link.to_owned(),
-                },
+            None => match peers::nexthop(&path.peer, path.next_hop, links) {
+                Some(nexthop) => nexthop,
                 None => {
-                    unresolved.insert(path.next_hop);
+                    unresolved.insert(path.next_hop.address);
                     return None;
                 }
             },
@@ -267,13 +270,17 @@ mod tests {
         Links {
             connected: vec![lan],
             usable: ["lan0", "rm1", "rm2"].map(String::from).into(),
+            ..Links::default()
         }
     }
 
     fn path(peer: &str, next_hop: &str) -> Path {
         Path {
             peer: peer.into(),
-            next_hop: next_hop.parse().unwrap(),
+            next_hop: NextHop {
+                address: next_hop.parse().unwrap(),
+                link_local: None,
+            },
         }
     }
 

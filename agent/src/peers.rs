@@ -3,63 +3,163 @@
 //! Authorization is rendered into it: from a gateway nothing is taken, and to a LAN router nothing
 //! is passed, that the far site does not own; to other gateways goes only what this site owns.
 
+use crate::bgp::setup::{self, Range, Setup, Transport};
 use crate::config::{Config, MAX_PREFIXES, Router, Tunnel, Whereabouts};
 use crate::desired::Links;
-use ipnet::IpNet;
-use routemesh_bgp::wire::Family;
-use routemesh_bgp::{PeerConfig, PeerId, SpeakerConfig};
+use crate::state::Nexthop;
+use ipnet::{IpNet, Ipv6Net};
+use routemesh_bgp::wire::{Family, NextHop};
+use routemesh_bgp::{PeerConfig, SpeakerConfig};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 /// How long peers keep our paths while the agent is away (RFC 4724).
 const RESTART_TIME: Duration = Duration::from_secs(120);
 /// How long a starting agent waits for all peers before it decides with what it has.
 const DEFERRAL_TIME: Duration = Duration::from_secs(30);
+/// Where link-local addresses are (RFC 4291).
+const LINK_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
 
-/// The speaker's configuration. A router on no subnet of ours has no session yet.
-pub fn speaker(config: &Config, links: &Links) -> SpeakerConfig {
-    let mut peers: BTreeMap<PeerId, PeerConfig> = config
-        .tunnels
-        .values()
-        .map(|t| (PeerId::from(t.name()), gateway(config, t)))
-        .collect();
-    for router in &config.routers {
-        if let Some((remote, local, _)) = towards(router, links) {
-            peers.insert(
-                PeerId::from(router.name()),
-                lan(config, router, local, remote),
-            );
-        }
-    }
-    SpeakerConfig {
+/// What BGP is to run with. A router on no subnet of ours has no session yet.
+pub fn setup(config: &Config, links: &Links) -> Setup {
+    let speaker = SpeakerConfig {
         asn: config.asn,
         router_id: config.router_id,
         restart_time: RESTART_TIME,
         deferral_time: DEFERRAL_TIME,
-        peers,
+        peers: BTreeMap::new(),
+    };
+    let mut setup = Setup::from(speaker);
+    for tunnel in config.tunnels.values() {
+        // Only the far gateway is one hop away: what others send through it comes with less.
+        let transport = Transport {
+            hops: Some(1),
+            ..Transport::default()
+        };
+        setup.add(tunnel.name(), gateway(config, tunnel), transport);
     }
+    for router in &config.routers {
+        for place in places(router, links) {
+            let name = setup::name(place.remote, place.link_of_address());
+            let peer = lan(config, router, place.local, place.remote);
+            setup.add(name, peer, transport(router, place.scope));
+        }
+        setup.ranges.extend(range(config, router, links));
+    }
+    setup
 }
 
-/// The interface towards each peer.
+/// The interface towards each peer that is known without its having connected.
 pub fn links(config: &Config, links: &Links) -> Vec<(String, String)> {
     let tunnels = config.tunnels.values().map(|t| (t.name(), t.link()));
-    let routers = config.routers.iter().filter_map(|router| {
-        let (_, _, link) = towards(router, links)?;
-        Some((router.name(), link.to_owned()))
+    let places = config.routers.iter().flat_map(|r| places(r, links));
+    let routers = places.map(|place| {
+        let name = setup::name(place.remote, place.link_of_address());
+        (name, place.link.to_owned())
     });
     tunnels.chain(routers).collect()
 }
 
-/// A router's address, our own towards it, and the interface between; `None` while one is missing.
-fn towards<'l>(router: &Router, links: &'l Links) -> Option<(IpAddr, IpAddr, &'l str)> {
-    match router.whereabouts {
+/// Where traffic for a LAN peer's next hop goes, if that is on a link of ours.
+pub fn nexthop(peer: &str, next_hop: NextHop, links: &Links) -> Option<Nexthop> {
+    let peers_link = || match setup::link_of(peer) {
+        Some(link) => Some(link),
+        None => Some(links.towards(peer.parse().ok()?)?.0),
+    };
+    let (gateway, link) = match (next_hop.address, next_hop.link_local) {
+        // It means something on the peer's own link only.
+        (IpAddr::V6(only), _) if only.is_unicast_link_local() => (only.into(), peers_link()?),
+        (address, link_local) => match (links.towards(address), link_local) {
+            (Some((link, _)), _) => (address, link),
+            (None, Some(link_local)) => (link_local.into(), peers_link()?),
+            (None, None) => return None,
+        },
+    };
+    let link = link.to_owned();
+    Some(Nexthop { gateway, link })
+}
+
+/// Where a router is found.
+struct Place<'l> {
+    remote: IpAddr,
+    /// Our own address towards it.
+    local: IpAddr,
+    link: &'l str,
+    /// As in [`Transport::scope`].
+    scope: u32,
+}
+
+impl<'l> Place<'l> {
+    fn link_of_address(&self) -> Option<&'l str> {
+        (self.scope != 0).then_some(self.link)
+    }
+}
+
+/// Where a router is now, as far as it can be dialled; on an interface there may be several.
+fn places<'l>(router: &'l Router, links: &'l Links) -> Vec<Place<'l>> {
+    let on_link = |remote: Ipv6Addr, link: &'l str| {
+        let (scope, local) = *links.link_local.get(link)?;
+        Some(Place {
+            remote: remote.into(),
+            local: local.into(),
+            link,
+            scope,
+        })
+    };
+    match &router.whereabouts {
         Whereabouts::Address(remote) => {
-            let (link, local) = links.towards(remote)?;
-            Some((remote, local, link))
+            let towards = links.towards(*remote);
+            let place = towards.map(|(link, local)| Place {
+                remote: *remote,
+                local,
+                link,
+                scope: 0,
+            });
+            place.into_iter().collect()
         }
-        // Sessions over link-local addresses and from ranges are not made yet.
-        Whereabouts::LinkLocal(..) | Whereabouts::Interface(_) | Whereabouts::Range(_) => None,
+        Whereabouts::LinkLocal(remote, link) => on_link(*remote, link).into_iter().collect(),
+        Whereabouts::Interface(link) => {
+            let index = links.link_local.get(link).map(|(index, _)| index);
+            let routers = index.and_then(|index| links.routers.get(index));
+            let routers = routers.into_iter().flatten().take(setup::PER_RANGE);
+            routers.filter_map(|it| on_link(*it, link)).collect()
+        }
+        Whereabouts::Range(_) => Vec::new(),
+    }
+}
+
+/// Who else becomes a peer by connecting.
+fn range(config: &Config, router: &Router, links: &Links) -> Option<Range> {
+    let (prefix, link, locals, scope) = match &router.whereabouts {
+        Whereabouts::Range(prefix) => {
+            let near = |net: &IpNet| net.contains(prefix) || prefix.contains(net);
+            let connected = links.connected.iter().filter(|(net, _, _)| near(net));
+            let locals: BTreeSet<IpAddr> = connected.map(|(_, own, _)| *own).collect();
+            (*prefix, None, locals, 0)
+        }
+        Whereabouts::Interface(link) => {
+            let (index, own) = *links.link_local.get(link)?;
+            let own = BTreeSet::from([IpAddr::V6(own)]);
+            (LINK_LOCAL.into(), Some(link.clone()), own, index)
+        }
+        Whereabouts::Address(_) | Whereabouts::LinkLocal(..) => return None,
+    };
+    let nobody = prefix.network();
+    Some(Range {
+        prefix,
+        link,
+        locals,
+        peer: lan(config, router, nobody, nobody),
+        transport: transport(router, scope),
+    })
+}
+
+fn transport(router: &Router, scope: u32) -> Transport {
+    Transport {
+        scope,
+        hops: router.ttl_security,
+        password: router.password.clone(),
     }
 }
 
@@ -162,14 +262,14 @@ mod tests {
                 // A second address of the same subnet must not move the session.
                 lan("fd00:1::/64", "fd00:1::ffff"),
             ],
-            usable: BTreeSet::new(),
+            ..Links::default()
         }
     }
 
     #[test]
     fn each_peer_says_and_hears_only_what_its_place_allows() {
-        let speaker = speaker(&config(), &links());
-        let peer = |name: &str| &speaker.peers[&PeerId::from(name)];
+        let speaker = setup(&config(), &links()).speaker;
+        let peer = |name: &str| &speaker.peers[&routemesh_bgp::PeerId::from(name)];
         // A router on no subnet of ours has no session.
         assert_eq!(speaker.peers.len(), 3);
 

@@ -19,7 +19,7 @@ use crate::vici::Vici;
 use ipnet::IpNet;
 use routemesh_bgp::PeerState;
 use routemesh_proto::{Identity, Problem, Status};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -62,11 +62,12 @@ impl Gateway {
             );
         }
         // With its peers from the first moment: without any, it would have nobody to wait for.
-        let speaker = peers::speaker(config, &links(&observed));
+        let links = with_routers(links(&observed), config, &kernel).await?;
+        let setup = peers::setup(config, &links);
         let originated = peers::originated(config, &observed.foreign);
         let overlay = kernel.overlay().clone();
         Ok(Self {
-            bgp: Bgp::start(overlay, speaker, originated, restarting),
+            bgp: Bgp::start(overlay, setup, originated, restarting),
             kernel,
             usable: BTreeSet::new(),
             problems: Vec::new(),
@@ -96,7 +97,7 @@ impl Gateway {
     ) -> Result<Pass, kernel::Error> {
         let mut problems = seen.problems.clone();
         let observed = self.kernel.observe().await?;
-        let links = links(&observed);
+        let links = with_routers(links(&observed), config, &self.kernel).await?;
         self.tell_bgp(config, &links).await;
         let originated = peers::originated(config, &observed.foreign);
         self.bgp.originate(originated.clone()).await;
@@ -166,7 +167,7 @@ impl Gateway {
 
     /// Tells the speaker who its peers are, and which of them cannot or can again be reached.
     async fn tell_bgp(&mut self, config: &Config, links: &Links) {
-        self.bgp.configure(peers::speaker(config, links)).await;
+        self.bgp.configure(peers::setup(config, links)).await;
         for (peer, link) in peers::links(config, links) {
             match (self.usable.contains(&link), links.usable.contains(&link)) {
                 (true, false) => self.bgp.dead(&peer).await,
@@ -220,9 +221,9 @@ pub async fn down(
 /// Peers keep the paths of an agent that went away for its return (RFC 4724). This one does not
 /// return: it opens the sessions once more, says that nothing was preserved, and closes them.
 async fn take_leave(config: &Config, kernel: &Kernel) -> Result<(), kernel::Error> {
-    let links = links(&kernel.observe().await?);
-    let speaker = peers::speaker(config, &links);
-    let bgp = Bgp::start(kernel.overlay().clone(), speaker, BTreeSet::new(), false);
+    let links = with_routers(links(&kernel.observe().await?), config, kernel).await?;
+    let setup = peers::setup(config, &links);
+    let bgp = Bgp::start(kernel.overlay().clone(), setup, BTreeSet::new(), false);
     let established = |view: bgp::View| {
         let mut peers = view.peers.into_values();
         peers.all(|peer| peer.state == PeerState::Established)
@@ -271,7 +272,22 @@ fn links(observed: &Observed) -> Links {
     Links {
         connected: observed.connected.clone(),
         usable: up.map(|(name, _)| name.clone()).collect(),
+        link_local: observed.link_local.clone(),
+        routers: BTreeMap::new(),
     }
+}
+
+/// Adds the routers that made themselves known, where the configuration asks for them.
+async fn with_routers(
+    links: Links,
+    config: &Config,
+    kernel: &Kernel,
+) -> Result<Links, kernel::Error> {
+    let routers = match config.is_unnumbered() {
+        true => kernel.routers().await?,
+        false => BTreeMap::new(),
+    };
+    Ok(Links { routers, ..links })
 }
 
 /// Prefixes that carry traffic.

@@ -2,7 +2,7 @@
 
 use crate::bgp::View;
 use crate::charon::carries;
-use crate::config::{Config, Router, Tunnel};
+use crate::config::{Config, Tunnel, Whereabouts};
 use crate::state::{State, Target};
 use crate::vici::{IkeSa, IkeState};
 use ipnet::IpNet;
@@ -46,11 +46,9 @@ pub fn status(facts: Facts) -> proto::Status {
             .values()
             .map(|t| tunnel(&facts, t))
             .collect(),
-        routers: facts
-            .config
-            .routers
-            .iter()
-            .map(|r| router(&facts, r))
+        routers: routers(&facts)
+            .into_iter()
+            .map(|name| router(&facts, name))
             .collect(),
         announced: announced(&facts),
         routes: routes(&facts),
@@ -96,8 +94,25 @@ fn ike(sas: Option<&[IkeSa]>, tunnel: &Tunnel) -> &'static str {
     }
 }
 
-fn router(facts: &Facts, router: &Router) -> proto::RouterStatus {
-    let address = router.name();
+/// Who is a peer on the LAN, and who should be.
+fn routers(facts: &Facts) -> BTreeSet<String> {
+    let tunnels: BTreeSet<String> = facts.config.tunnels.values().map(Tunnel::name).collect();
+    let peers = facts.view.peers.keys();
+    let peers = peers.filter(|name| !tunnels.contains(*name)).cloned();
+    let mut routers: BTreeSet<String> = peers.collect();
+    for router in &facts.config.routers {
+        // A range of which nobody has come is nothing to report.
+        if matches!(
+            router.whereabouts,
+            Whereabouts::Address(_) | Whereabouts::LinkLocal(..)
+        ) {
+            routers.insert(router.name());
+        }
+    }
+    routers
+}
+
+fn router(facts: &Facts, address: String) -> proto::RouterStatus {
     proto::RouterStatus {
         bgp: Some(bgp(facts, &address)),
         address,

@@ -1,43 +1,85 @@
 //! One TCP connection: bytes in, bytes out, and word of its end.
 
+use super::setup::Ends;
 use routemesh_bgp::{ConnId, PeerId};
 use std::io;
-use std::net::IpAddr;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::time::{Duration, sleep};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Duration, sleep, timeout};
 use tracing::debug;
 
-/// Messages that may wait to be written; beyond that the peer is stuck.
-const OUTBOX: usize = 1024;
+/// Bytes that may wait to be written; beyond that the peer is stuck. The speaker holds back its
+/// UPDATEs long before.
+const OUTBOX: usize = 1 << 20;
+/// What one read takes at most.
 const READ: usize = 64 * 1024;
+/// Reads of less are copied out of their buffer, so that no connection sits on a large one.
+const SMALL: usize = READ / 4;
+/// Buffers that are read into, or wait for the speaker, at any time, whatever the number of
+/// connections: the others' bytes wait in the kernel, and TCP makes their senders wait.
+const BUFFERS: usize = 16;
+/// How long the peer is given to read our last words and to close from its side. A connection closed
+/// with bytes unread is reset, and the peer might never see the NOTIFICATION.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What the sockets have to tell.
 pub enum Io {
     /// Somebody connected to us.
-    Accepted { stream: TcpStream, remote: IpAddr },
+    Accepted { stream: TcpStream, ends: Ends },
     /// An attempt to connect came to its end.
     Connected {
         peer: PeerId,
         stream: io::Result<TcpStream>,
     },
-    /// Bytes arrived.
-    Received { conn: ConnId, bytes: Vec<u8> },
+    /// Bytes arrived. The next ones may be read when `_buffer` is dropped.
+    Received {
+        conn: ConnId,
+        bytes: Vec<u8>,
+        _buffer: OwnedSemaphorePermit,
+    },
     /// What was to be sent has gone to the kernel.
     Writable { conn: ConnId },
     /// The connection is over.
     Closed { conn: ConnId },
 }
 
+/// Where connections tell what happens, and get the right to read from.
+#[derive(Clone)]
+pub struct Sink {
+    io: mpsc::Sender<Io>,
+    buffers: Arc<Semaphore>,
+}
+
+impl Sink {
+    pub fn new(io: mpsc::Sender<Io>) -> Self {
+        let buffers = Arc::new(Semaphore::new(BUFFERS));
+        Self { io, buffers }
+    }
+}
+
 /// Accepts for as long as the listener lives.
-pub async fn accept(listener: TcpListener, io: mpsc::Sender<Io>) {
+pub async fn accept(listener: Arc<TcpListener>, local: IpAddr, io: mpsc::Sender<Io>) {
     loop {
         match listener.accept().await {
             Ok((stream, from)) => {
                 let remote = from.ip();
-                if io.send(Io::Accepted { stream, remote }).await.is_err() {
+                // Global addresses have no scope, whatever interface they come by.
+                let scope = match from {
+                    SocketAddr::V6(from) => from.scope_id(),
+                    SocketAddr::V4(_) => 0,
+                };
+                let ends = Ends {
+                    local,
+                    remote,
+                    scope,
+                };
+                if io.send(Io::Accepted { stream, ends }).await.is_err() {
                     return;
                 }
             }
@@ -49,30 +91,77 @@ pub async fn accept(listener: TcpListener, io: mpsc::Sender<Io>) {
     }
 }
 
-/// Serves a connection until either side ends it. Dropping the outbox ends it from here, after
-/// what is in it was sent.
-pub fn serve(conn: ConnId, stream: TcpStream, io: mpsc::Sender<Io>) -> mpsc::Sender<Vec<u8>> {
-    let (outbox, messages) = mpsc::channel(OUTBOX);
+/// What is to be sent over a connection. Dropping it ends the connection, after what is in it was
+/// sent.
+pub struct Outbox {
+    messages: mpsc::UnboundedSender<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// So much waits that the peer does not read any more, or the connection is over.
+#[derive(Debug)]
+pub struct Stuck;
+
+impl Outbox {
+    /// Hands bytes over to be sent.
+    pub fn send(&self, bytes: Vec<u8>) -> Result<(), Stuck> {
+        let size = bytes.len();
+        let before = self.waiting.fetch_add(size, Ordering::Relaxed);
+        match before + size <= OUTBOX {
+            true => self.messages.send(bytes).map_err(|_| Stuck),
+            false => Err(Stuck),
+        }
+    }
+}
+
+/// Serves a connection until either side ends it.
+pub fn serve(conn: ConnId, stream: TcpStream, sink: Sink) -> Outbox {
+    let (messages, inbox) = mpsc::unbounded_channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let outbox = Outbox {
+        messages,
+        waiting: waiting.clone(),
+    };
     let (reader, writer) = stream.into_split();
     tokio::spawn(async move {
+        let mut reading = pin!(read(conn, reader, &sink));
         let ended = tokio::select! {
-            ended = read(conn, reader, &io) => ended,
-            ended = write(conn, writer, messages, &io) => ended,
+            ended = &mut reading => ended,
+            ended = write(conn, writer, inbox, &waiting, &sink.io) => {
+                let _ = timeout(LINGER, reading).await;
+                ended
+            }
         };
         if let Err(error) = ended {
             debug!(conn = conn.0, %error, "connection ended");
         }
-        let _ = io.send(Io::Closed { conn }).await;
+        let _ = sink.io.send(Io::Closed { conn }).await;
     });
     outbox
 }
 
-async fn read(conn: ConnId, mut reader: OwnedReadHalf, io: &mpsc::Sender<Io>) -> io::Result<()> {
-    let mut buffer = vec![0; READ];
+async fn read(conn: ConnId, reader: OwnedReadHalf, sink: &Sink) -> io::Result<()> {
     loop {
-        let n = reader.read(&mut buffer).await?;
-        let bytes = buffer.get(..n).unwrap_or_default().to_vec();
-        if n == 0 || io.send(Io::Received { conn, bytes }).await.is_err() {
+        // Nothing is held for a connection on which nothing happens.
+        reader.readable().await?;
+        let buffers = sink.buffers.clone();
+        let Ok(_buffer) = buffers.acquire_owned().await else {
+            return Ok(());
+        };
+        let mut bytes = Vec::with_capacity(READ);
+        match reader.try_read_buf(&mut bytes) {
+            Ok(0) => return Ok(()),
+            Ok(n) if n < SMALL => bytes = bytes.as_slice().to_vec(),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        }
+        let received = Io::Received {
+            conn,
+            bytes,
+            _buffer,
+        };
+        if sink.io.send(received).await.is_err() {
             return Ok(());
         }
     }
@@ -81,12 +170,14 @@ async fn read(conn: ConnId, mut reader: OwnedReadHalf, io: &mpsc::Sender<Io>) ->
 async fn write(
     conn: ConnId,
     mut writer: OwnedWriteHalf,
-    mut messages: mpsc::Receiver<Vec<u8>>,
+    mut inbox: mpsc::UnboundedReceiver<Vec<u8>>,
+    waiting: &AtomicUsize,
     io: &mpsc::Sender<Io>,
 ) -> io::Result<()> {
-    while let Some(bytes) = messages.recv().await {
+    while let Some(bytes) = inbox.recv().await {
         writer.write_all(&bytes).await?;
-        if messages.is_empty() && io.send(Io::Writable { conn }).await.is_err() {
+        waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
+        if inbox.is_empty() && io.send(Io::Writable { conn }).await.is_err() {
             break;
         }
     }

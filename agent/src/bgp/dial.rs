@@ -1,9 +1,10 @@
 //! Connecting to peers.
 
 use super::connection::Io;
+use super::setup::{Setup, Transport};
 use super::sockets;
 use crate::netns::Netns;
-use routemesh_bgp::{PeerConfig, PeerId, SpeakerConfig};
+use routemesh_bgp::{PeerConfig, PeerId};
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -25,9 +26,10 @@ impl Dialler {
     }
 
     /// Begins an attempt, of which [`Io::Connected`] tells the end.
-    pub fn connect(&mut self, peer: PeerId, config: &PeerConfig) {
+    pub fn connect(&mut self, peer: PeerId, config: &PeerConfig, transport: Transport) {
         let name = peer.clone();
-        let connecting = sockets::connect(self.overlay.clone(), config.local, config.remote);
+        let connecting =
+            sockets::connect(self.overlay.clone(), config.local, config.remote, transport);
         let io = self.io.clone();
         let attempt = tokio::spawn(async move {
             let stream = connecting.await;
@@ -40,9 +42,18 @@ impl Dialler {
         }
     }
 
+    /// Ends the attempt that may be under way; true if there was one.
+    pub fn abort(&mut self, peer: &PeerId) -> bool {
+        let attempt = self.attempts.remove(peer);
+        attempt.is_some_and(|attempt| {
+            attempt.abort();
+            !attempt.is_finished()
+        })
+    }
+
     /// Forgets the attempts of peers that are gone.
-    pub fn keep(&mut self, config: &SpeakerConfig) {
-        self.attempts
-            .retain(|peer, _| config.peers.contains_key(peer));
+    pub fn keep(&mut self, setup: &Setup) {
+        let peers = &setup.speaker.peers;
+        self.attempts.retain(|peer, _| peers.contains_key(peer));
     }
 }

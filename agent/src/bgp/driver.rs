@@ -1,24 +1,36 @@
 //! The loop that carries bytes and the time to the speaker, and does what the speaker wants done.
 
-use super::connection::{self, Io};
+use super::connection::{self, Io, Outbox, Sink};
 use super::dial::Dialler;
 use super::listen::Listeners;
-use super::{Command, EVENTS, View, view};
+use super::setup::{self, Ends, Setup};
+use super::{Command, EVENTS, View, advertise, options, view};
 use crate::netns::Netns;
 use ipnet::IpNet;
-use routemesh_bgp::{ConnId, Event, Input, Output, Speaker, SpeakerConfig};
+use routemesh_bgp::{ConnId, Event, Input, Output, PeerId, Speaker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
+
+/// Outputs between two looks at what has arrived.
+const OUTPUTS: usize = 256;
+/// After a turn of the loop that took so long, much may wait in sockets,
+const LONG: Duration = Duration::from_secs(1);
+/// and whoever reads them gets so long before a timer counts.
+const CATCH_UP: Duration = Duration::from_millis(10);
 
 pub(super) struct Driver {
     speaker: Speaker,
-    config: SpeakerConfig,
+    /// What was asked for, and the guests.
+    setup: Setup,
+    restarting: bool,
+    overlay: Netns,
     epoch: Instant,
-    io: mpsc::Sender<Io>,
-    connections: BTreeMap<ConnId, mpsc::Sender<Vec<u8>>>,
+    sink: Sink,
+    connections: BTreeMap<ConnId, Connection>,
     next: u64,
     listeners: Listeners,
     dialler: Dialler,
@@ -26,21 +38,37 @@ pub(super) struct Driver {
     installed: BTreeSet<IpNet>,
 }
 
+struct Connection {
+    peer: PeerId,
+    outbox: Outbox,
+}
+
+/// What came of doing what the speaker wants.
+struct Performed {
+    /// There was news about a peer.
+    news: bool,
+    /// There is more to do.
+    more: bool,
+}
+
 impl Driver {
     pub(super) fn new(
         overlay: Netns,
-        config: SpeakerConfig,
+        setup: Setup,
+        restarting: bool,
         speaker: Speaker,
         epoch: Instant,
         io: mpsc::Sender<Io>,
     ) -> Self {
         Self {
             listeners: Listeners::new(overlay.clone(), io.clone()),
-            dialler: Dialler::new(overlay, io.clone()),
+            dialler: Dialler::new(overlay.clone(), io.clone()),
+            overlay,
             speaker,
-            config,
+            setup,
+            restarting,
             epoch,
-            io,
+            sink: Sink::new(io),
             connections: BTreeMap::new(),
             next: 0,
             installed: BTreeSet::new(),
@@ -53,11 +81,16 @@ impl Driver {
         mut events: mpsc::Receiver<Io>,
         changed: watch::Sender<u64>,
     ) {
-        self.listeners.listen(&self.config);
+        self.listeners.listen(&self.setup);
         let mut before = self.summary();
-        // A listener whose port was taken is tried again.
+        // A listener whose port was taken is tried again, and advertisements are repeated.
         let mut relisten = tokio::time::interval(Duration::from_secs(5));
+        let mut began = Instant::now();
         loop {
+            if began.elapsed() > LONG {
+                sleep(CATCH_UP).await;
+            }
+            began = Instant::now();
             // What has arrived counts before a timer that it may put off; but not for ever.
             for event in std::iter::from_fn(|| events.try_recv().ok()).take(EVENTS) {
                 self.event(event);
@@ -66,16 +99,21 @@ impl Driver {
             if self.speaker.next_deadline().is_some_and(|due| due <= now) {
                 self.speaker.timeout(now);
             }
-            let news = self.perform();
+            let Performed { news, more } = self.perform();
+            if news {
+                self.dismiss();
+            }
             let after = self.summary();
             if news || after != before {
                 changed.send_modify(|n| *n += 1);
             }
             before = after;
-            let deadline = self.speaker.next_deadline();
-            let wake = deadline.map_or(self.epoch + Duration::from_secs(86_400 * 365), |d| {
-                self.epoch + d
-            });
+            let wake = match (more, self.speaker.next_deadline()) {
+                (true, _) => Instant::now(),
+                (false, Some(deadline)) => self.epoch + deadline,
+                (false, None) => self.epoch + Duration::from_secs(86_400 * 365),
+            };
+            let busy = began.elapsed();
             tokio::select! {
                 Some(event) = events.recv() => self.event(event),
                 command = commands.recv() => match command {
@@ -83,15 +121,27 @@ impl Driver {
                     None => break,
                 },
                 () = sleep_until(wake) => {}
-                _ = relisten.tick() => self.listeners.listen(&self.config),
+                _ = relisten.tick() => {
+                    self.dismiss();
+                    self.listeners.listen(&self.setup);
+                    self.advertise();
+                }
             }
+            // Waiting is no work.
+            began = Instant::now().checked_sub(busy).unwrap_or(began);
         }
     }
 
     /// What a view depends on, beside the peers' states, of which there are events.
     fn summary(&self) -> (u64, bool) {
-        let speaker = &self.speaker;
-        (speaker.loc_rib_version(), speaker.settled(self.now()))
+        (self.speaker.loc_rib_version(), self.settled())
+    }
+
+    /// Who comes from a range is not known before: after a restart, all such are waited for.
+    fn settled(&self) -> bool {
+        let now = self.now();
+        let awaited = self.restarting && !self.setup.ranges.is_empty();
+        self.speaker.settled(now) && (!awaited || now >= self.setup.speaker.deferral_time)
     }
 
     fn now(&self) -> Duration {
@@ -101,14 +151,7 @@ impl Driver {
     fn command(&mut self, command: Command) {
         let now = self.now();
         match command {
-            Command::Configure(config) => {
-                if self.config != *config {
-                    self.config = *config;
-                    self.dialler.keep(&self.config);
-                    self.speaker.configure(self.config.clone(), now);
-                    self.listeners.listen(&self.config);
-                }
-            }
+            Command::Configure(setup) => self.configure(*setup),
             Command::Originate(prefixes) => self.speaker.originate(prefixes, now),
             Command::Installed(prefixes) => {
                 let before = std::mem::replace(&mut self.installed, prefixes);
@@ -123,12 +166,13 @@ impl Driver {
                 let deaf = self.listeners.deaf().clone();
                 drop(reply.send(View {
                     deaf,
+                    settled: self.settled(),
                     ..view(&self.speaker, now)
                 }));
             }
             Command::Shutdown(reason, reply) => {
                 self.speaker.shutdown(&reason, now);
-                self.perform();
+                while self.perform().more {}
                 let _ = reply.send(());
             }
         }
@@ -137,26 +181,11 @@ impl Driver {
     fn event(&mut self, event: Io) {
         let now = self.now();
         match event {
-            Io::Accepted { stream, remote } => {
-                let found = self.config.peers.iter().find(|(_, p)| p.remote == remote);
-                let Some(peer) = found.map(|(id, _)| id.clone()) else {
-                    debug!(%remote, "connection from nobody we know");
-                    return;
-                };
-                let conn = self.serve(stream);
-                let active = false;
-                self.speaker
-                    .input(Input::Connected { peer, conn, active }, now);
-            }
+            Io::Accepted { stream, ends } => self.accepted(stream, ends),
             Io::Connected {
                 peer,
                 stream: Ok(stream),
-            } => {
-                let conn = self.serve(stream);
-                let active = true;
-                self.speaker
-                    .input(Input::Connected { peer, conn, active }, now);
-            }
+            } => self.connected(peer, stream, true),
             Io::Connected {
                 peer,
                 stream: Err(error),
@@ -164,7 +193,7 @@ impl Driver {
                 debug!(%peer, %error, "cannot connect");
                 self.speaker.input(Input::ConnectFailed { peer }, now);
             }
-            Io::Received { conn, bytes } => {
+            Io::Received { conn, bytes, .. } => {
                 self.speaker.input(Input::Received { conn, bytes }, now);
             }
             Io::Writable { conn } => self.speaker.input(Input::Writable { conn }, now),
@@ -175,30 +204,119 @@ impl Driver {
         }
     }
 
-    fn serve(&mut self, stream: tokio::net::TcpStream) -> ConnId {
-        let conn = ConnId(self.next);
-        self.next += 1;
-        let outbox = connection::serve(conn, stream, self.io.clone());
-        self.connections.insert(conn, outbox);
-        conn
+    /// Takes a new configuration. Who came from a range stays as long as a range admits it.
+    fn configure(&mut self, mut setup: Setup) {
+        setup.take_over(&self.setup, &setup::alive(self.speaker.peers()));
+        if setup == self.setup {
+            return;
+        }
+        let before = std::mem::replace(&mut self.setup, setup);
+        self.end_outdated(&before);
+        self.dialler.keep(&self.setup);
+        self.tell_peers();
+        self.listeners.listen(&self.setup);
     }
 
-    /// Does what the speaker wants done. True if there was news about a peer.
-    fn perform(&mut self) -> bool {
+    fn tell_peers(&mut self) {
+        let now = self.now();
+        self.speaker.configure(self.setup.speaker.clone(), now);
+    }
+
+    /// Ends the connections that were made by other rules than those now in force.
+    fn end_outdated(&mut self, before: &Setup) {
+        let now = self.now();
+        let outdated = |peer: &PeerId| before.transport(peer) != self.setup.transport(peer);
+        let peers = before.speaker.peers.keys();
+        for peer in peers.filter(|peer| outdated(peer)) {
+            if self.dialler.abort(peer) {
+                let peer = peer.clone();
+                self.speaker.input(Input::ConnectFailed { peer }, now);
+            }
+            let connections = self.connections.iter();
+            let of_peer = connections.filter(|(_, connection)| connection.peer == *peer);
+            for conn in of_peer.map(|(conn, _)| *conn).collect::<Vec<_>>() {
+                self.connections.remove(&conn);
+                self.speaker.input(Input::Closed { conn }, now);
+            }
+        }
+    }
+
+    /// Forgets the guests that are gone.
+    fn dismiss(&mut self) {
+        if self.setup.guests.is_empty() {
+            return;
+        }
+        let before = self.setup.guests.len();
+        self.setup.dismiss(&setup::alive(self.speaker.peers()));
+        if self.setup.guests.len() != before {
+            self.tell_peers();
+        }
+    }
+
+    /// Makes us known where routers are found by their advertisements.
+    fn advertise(&self) {
+        for (local, scope) in self.setup.unnumbered() {
+            if let Err(error) = advertise::advertise(&self.overlay, local, scope) {
+                debug!(%local, scope, "cannot send a router advertisement: {error}");
+            }
+        }
+    }
+
+    fn accepted(&mut self, stream: TcpStream, ends: Ends) {
+        let before = self.setup.guests.len();
+        let peer = match self.setup.admit(ends) {
+            Ok(peer) => peer,
+            Err(stranger) => {
+                debug!(remote = %ends.remote, "connection refused: {stranger}");
+                return;
+            }
+        };
+        let minimum_ttl = self.setup.transport(&peer).minimum_ttl();
+        // The listener asks for the least of all its peers.
+        if let Err(error) = options::set_minimum_ttl(&stream, ends.local, minimum_ttl) {
+            warn!("BGP {peer}: its connection is refused, its TTL cannot be checked: {error}");
+            return;
+        }
+        if self.setup.guests.len() != before {
+            self.tell_peers();
+        }
+        self.connected(peer, stream, false);
+    }
+
+    fn connected(&mut self, peer: PeerId, stream: TcpStream, active: bool) {
+        let now = self.now();
+        let conn = ConnId(self.next);
+        self.next += 1;
+        let outbox = connection::serve(conn, stream, self.sink.clone());
+        let connection = Connection {
+            peer: peer.clone(),
+            outbox,
+        };
+        self.connections.insert(conn, connection);
+        self.speaker
+            .input(Input::Connected { peer, conn, active }, now);
+    }
+
+    /// Does some of what the speaker wants done.
+    fn perform(&mut self) -> Performed {
         let mut news = false;
-        while let Some(output) = self.speaker.poll_output() {
+        for _ in 0..OUTPUTS {
+            let Some(output) = self.speaker.poll_output() else {
+                return Performed { news, more: false };
+            };
             match output {
                 Output::Connect { peer } => {
-                    if let Some(config) = self.config.peers.get(&peer) {
-                        self.dialler.connect(peer, config);
+                    if let Some(config) = self.setup.speaker.peers.get(&peer) {
+                        let transport = self.setup.transport(&peer);
+                        self.dialler.connect(peer, config, transport);
                     }
                 }
                 Output::Send { conn, bytes } => {
-                    let Some(outbox) = self.connections.get(&conn) else {
+                    let Some(connection) = self.connections.get(&conn) else {
                         continue;
                     };
                     // The speaker sends no more than was asked for: a full outbox is a stuck peer.
-                    if outbox.try_send(bytes).is_err() {
+                    if connection.outbox.send(bytes).is_err() {
                         self.connections.remove(&conn);
                         let now = self.now();
                         self.speaker.input(Input::Closed { conn }, now);
@@ -212,7 +330,7 @@ impl Driver {
                 }
             }
         }
-        news
+        Performed { news, more: true }
     }
 }
 

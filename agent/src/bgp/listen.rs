@@ -1,11 +1,15 @@
 //! Waiting for peers to connect.
 
 use super::connection::{self, Io};
-use super::sockets;
+use super::setup::{Demands, Setup};
+use super::{options, sockets};
 use crate::netns::Netns;
-use routemesh_bgp::SpeakerConfig;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::io;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -13,17 +17,21 @@ use tokio::task::JoinHandle;
 pub struct Listeners {
     overlay: Netns,
     io: mpsc::Sender<Io>,
-    open: BTreeMap<IpAddr, Listener>,
+    open: BTreeMap<(IpAddr, u32), Listener>,
     /// Addresses without a listener, and why.
     deaf: BTreeMap<IpAddr, String>,
 }
 
 /// Accepts until it is dropped.
-struct Listener(JoinHandle<()>);
+struct Listener {
+    socket: Arc<TcpListener>,
+    demands: Demands,
+    accepting: JoinHandle<()>,
+}
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.0.abort();
+        self.accepting.abort();
     }
 }
 
@@ -43,28 +51,59 @@ impl Listeners {
     }
 
     /// Opens what is wanted and not open yet, and closes what is wanted no more.
-    pub fn listen(&mut self, config: &SpeakerConfig) {
-        let wanted: BTreeSet<IpAddr> = config.peers.values().map(|p| p.local).collect();
-        self.deaf.retain(|local, _| wanted.contains(local));
-        self.open.retain(|local, _| wanted.contains(local));
-        for local in wanted {
-            if self.open.contains_key(&local) {
-                continue;
-            }
-            match sockets::listen(&self.overlay, local) {
-                Ok(listener) => {
-                    self.deaf.remove(&local);
-                    let task = tokio::spawn(connection::accept(listener, self.io.clone()));
-                    self.open.insert(local, Listener(task));
+    pub fn listen(&mut self, setup: &Setup) {
+        let wanted = setup.listeners();
+        self.open.retain(|place, _| wanted.contains_key(place));
+        self.deaf.clear();
+        for ((local, scope), demands) in wanted {
+            let result = match self.open.get_mut(&(local, scope)) {
+                Some(listener) => {
+                    let before = std::mem::replace(&mut listener.demands, demands);
+                    ask(&listener.socket, local, &before, &listener.demands)
                 }
-                Err(error) => {
-                    let reason = format!(
-                        "cannot listen on port 179: {error}; peers cannot connect from their side \
-                         (is another BGP daemon bound to all addresses?)"
-                    );
-                    self.deaf.insert(local, reason);
-                }
+                None => self.open(local, scope, demands),
+            };
+            if let Err(error) = result {
+                // Better no listener than one that asks for too little.
+                self.open.remove(&(local, scope));
+                let reason = format!(
+                    "cannot listen on port 179: {error}; peers cannot connect from their side \
+                     (is another BGP daemon bound to all addresses?)"
+                );
+                self.deaf.insert(local, reason);
             }
         }
     }
+
+    fn open(&mut self, local: IpAddr, scope: u32, demands: Demands) -> io::Result<()> {
+        let socket = sockets::bind(&self.overlay, local, scope)?;
+        // Before the first connection can come.
+        ask(&socket, local, &Demands::default(), &demands)?;
+        let socket = Arc::new(sockets::listen(socket)?);
+        let accepting = connection::accept(socket.clone(), local, self.io.clone());
+        let listener = Listener {
+            socket,
+            demands,
+            accepting: tokio::spawn(accepting),
+        };
+        self.open.insert((local, scope), listener);
+        Ok(())
+    }
+}
+
+/// Asks for what is asked now, and no more for what was asked before.
+fn ask(socket: &impl AsFd, local: IpAddr, before: &Demands, now: &Demands) -> io::Result<()> {
+    if before.minimum_ttl != now.minimum_ttl {
+        options::set_minimum_ttl(socket, local, now.minimum_ttl)?;
+    }
+    let passwords = before.passwords.keys();
+    for peers in passwords.filter(|peers| !now.passwords.contains_key(peers)) {
+        options::set_md5(socket, *peers, None)?;
+    }
+    for (peers, password) in &now.passwords {
+        if before.passwords.get(peers) != Some(password) {
+            options::set_md5(socket, *peers, Some(password))?;
+        }
+    }
+    Ok(())
 }

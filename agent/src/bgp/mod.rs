@@ -1,17 +1,21 @@
 //! Gives the pure speaker of `routemesh-bgp` sockets and a clock. It carries bytes and decides
 //! nothing.
 
+mod advertise;
 mod connection;
 mod dial;
 mod driver;
 mod listen;
+mod options;
+pub mod setup;
 mod sockets;
 
 use crate::desired::Path;
 use crate::netns::Netns;
 use driver::Driver;
 use ipnet::IpNet;
-use routemesh_bgp::{PeerId, PeerStatus, Speaker, SpeakerConfig};
+use routemesh_bgp::{PeerId, PeerStatus, Speaker};
+use setup::Setup;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
@@ -38,7 +42,7 @@ pub struct View {
 }
 
 enum Command {
-    Configure(Box<SpeakerConfig>),
+    Configure(Box<Setup>),
     Originate(BTreeSet<IpNet>),
     Installed(BTreeSet<IpNet>),
     Dead(PeerId),
@@ -61,7 +65,7 @@ impl Bgp {
     /// before the first peer could be told that it has heard all.
     pub fn start(
         overlay: Netns,
-        config: SpeakerConfig,
+        setup: Setup,
         originated: BTreeSet<IpNet>,
         restarting: bool,
     ) -> Self {
@@ -69,9 +73,9 @@ impl Bgp {
         let (changed, changes) = watch::channel(0);
         let (io, events) = mpsc::channel(EVENTS);
         let epoch = Instant::now();
-        let mut speaker = Speaker::new(config.clone(), restarting, seed(), Duration::ZERO);
+        let mut speaker = Speaker::new(setup.speaker.clone(), restarting, seed(), Duration::ZERO);
         speaker.originate(originated, Duration::ZERO);
-        let driver = Driver::new(overlay, config, speaker, epoch, io);
+        let driver = Driver::new(overlay, setup, restarting, speaker, epoch, io);
         tokio::spawn(driver.run(inbox, events, changed));
         Self {
             commands,
@@ -81,8 +85,8 @@ impl Bgp {
     }
 
     /// Replaces the configuration; what did not change is not disturbed.
-    pub async fn configure(&self, config: SpeakerConfig) {
-        self.send(Command::Configure(Box::new(config))).await;
+    pub async fn configure(&self, setup: Setup) {
+        self.send(Command::Configure(Box::new(setup))).await;
     }
 
     /// Replaces the set of prefixes that are announced from here.
@@ -144,7 +148,7 @@ fn view(speaker: &Speaker, now: Duration) -> View {
     let paths = |best: &[routemesh_bgp::Hop]| {
         let path = |best: &routemesh_bgp::Hop| Path {
             peer: best.peer.to_string(),
-            next_hop: best.next_hop.address,
+            next_hop: best.next_hop,
         };
         best.iter().map(path).collect()
     };

@@ -9,4 +9,3 @@ mod routes;
 mod sessions;
 mod solo;
 mod table;
-mod tcp;

@@ -70,7 +70,7 @@ fn tie_break(path: &Path) -> (Ipv4Addr, usize, std::net::IpAddr, &crate::PeerId)
 mod tests {
     use super::*;
     use crate::rib::Source;
-    use crate::wire::{AsPath, Attributes, NextHop, Origin, Segment};
+    use crate::wire::{AsPath, Attributes, NextHop, Origin};
     use std::net::IpAddr;
     use std::sync::Arc;
 
@@ -85,7 +85,7 @@ mod tests {
             address,
         };
         let mut attributes = Attributes {
-            as_path: AsPath(vec![Segment::Sequence(vec![1, 2])]),
+            as_path: AsPath(vec![1, 2]),
             local_pref: Some(100),
             ..Attributes::default()
         };
@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn through(ases: &[u32]) -> AsPath {
-        AsPath(vec![Segment::Sequence(ases.to_vec())])
+        AsPath(ases.to_vec())
     }
 
     /// The numbers of the paths selected, whichever way round they are given.
@@ -222,17 +222,6 @@ mod tests {
         assert_eq!(selected(&[without.clone(), path(2, |_, _| {})]), [1, 2]);
         let lower = path(2, |it, _| it.local_pref = Some(99));
         assert_eq!(selected(&[without, lower]), [1]);
-    }
-
-    #[test]
-    fn a_set_counts_as_one_hop() {
-        let set = path(1, |it, _| {
-            it.as_path = AsPath(vec![
-                Segment::Sequence(vec![1]),
-                Segment::Set(vec![2, 3, 4]),
-            ]);
-        });
-        assert_eq!(selected(&[set, path(2, |_, _| {})]), [1, 2]);
     }
 
     #[test]

@@ -9,8 +9,7 @@ use crate::decision::DEFAULT_LOCAL_PREF;
 use crate::policy::PrefixSet;
 use crate::rib::{Interner, Path, Rib, Winner};
 use crate::wire::{
-    AsPath, Attributes, Context, Family, Message, NextHop, Segment, Update, announce, encode,
-    withdraw,
+    Attributes, Context, Family, Message, NextHop, Update, announce, encode, withdraw,
 };
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,7 +100,8 @@ impl Target {
                 self.reflect(&mut attributes, path);
             }
         } else {
-            prepend(&mut attributes.as_path, self.asn);
+            // RFC 4271 section 5.1.2.
+            attributes.as_path.0.insert(0, self.asn);
             attributes.local_pref = None;
             // RFC 4271 section 5.1.4: MED is not passed on to another AS.
             attributes.med = None;
@@ -119,14 +119,6 @@ impl Target {
         let originator = &mut attributes.originator_id;
         originator.get_or_insert(path.source.router_id);
         attributes.cluster_list.insert(0, self.router_id);
-    }
-}
-
-/// Puts `asn` in front of the path (RFC 4271 section 5.1.2).
-fn prepend(path: &mut AsPath, asn: u32) {
-    match path.0.first_mut() {
-        Some(Segment::Sequence(sequence)) if sequence.len() < 255 => sequence.insert(0, asn),
-        _ => path.0.insert(0, Segment::Sequence(vec![asn])),
     }
 }
 

@@ -184,7 +184,7 @@ fn martian(prefix: &IpNet) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{AsPath, Segment};
+    use crate::wire::AsPath;
 
     fn net(text: &str) -> IpNet {
         text.parse().unwrap()
@@ -264,7 +264,7 @@ mod tests {
             allowed: set(&["10.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "::/0"]),
         };
         let through = |ases: &[u32]| Attributes {
-            as_path: AsPath(vec![Segment::Sequence(ases.to_vec())]),
+            as_path: AsPath(ases.to_vec()),
             ..Attributes::default()
         };
         let good = "fd00::2";

@@ -105,6 +105,10 @@ const ATTRIBUTES: &[Case] = &[
     ("AS_PATH with a byte left", INTERNAL, &[0x40, 2, 7, 2, 1, 0, 0, 0, 1, 2], Withdrawn),
     ("AS_PATH with an empty segment", INTERNAL, &[0x40, 2, 2, 2, 0], Withdrawn),
     ("AS_PATH of the other width", TWO_OCTETS, &[0x40, 2, 6, 2, 1, 0, 0, 0, 1], Withdrawn),
+    // RFC 9774 section 3
+    ("AS_PATH with AS_SET", INTERNAL, &[0x40, 2, 12, 2, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 2], Withdrawn),
+    ("AS_PATH with AS_CONFED_SET", INTERNAL, &[0x40, 2, 6, 4, 1, 0, 0, 0, 1], Withdrawn),
+    ("AS4_PATH with AS_SET", TWO_OCTETS, &[0xc0, 17, 6, 1, 1, 0, 1, 0, 0], Withdrawn),
     ("AS_PATH with AS 0", INTERNAL, &[0x40, 2, 6, 2, 1, 0, 0, 0, 0], Withdrawn),
     // 7.3 NEXT_HOP
     ("NEXT_HOP too short", INTERNAL, &[0x40, 3, 3, 10, 0, 0], Withdrawn),
@@ -481,14 +485,23 @@ fn as4_attributes_are_ignored_where_aggregator_tells_its_as() {
 }
 
 #[test]
-fn large_communities_come_once() {
-    let (one, two) = ([1; 12], [2; 12]);
-    let list = [&[0xc0, 32, 36][..], &two, &one, &two].concat();
-    let attributes = [ORIGIN, AS_PATH, NEXT_HOP, &list].concat();
-    let (update, _) =
+fn communities_come_once() {
+    let twice = |size: usize| [vec![2; size], vec![1; size], vec![2; size]].concat();
+    let lists = [
+        [&[0xc0, 8, 12][..], &twice(4)].concat(),
+        [&[0xc0, 16, 24][..], &twice(8)].concat(),
+        [&[0xc0, 32, 36][..], &twice(12)].concat(),
+    ]
+    .concat();
+    let attributes = [ORIGIN, AS_PATH, NEXT_HOP, &lists].concat();
+    let (update, faults) =
         decode_update(&update_bytes(&[], &attributes, PREFIX), &INTERNAL).expect("good");
+    assert_eq!(faults, []);
+    let found = update.attributes;
+    assert_eq!(found.communities, [0x0202_0202, 0x0101_0101]);
+    assert_eq!(found.extended_communities, [[2; 8], [1; 8]]);
     assert_eq!(
-        update.attributes.large_communities,
+        found.large_communities,
         [[0x0202_0202; 3], [0x0101_0101; 3]]
     );
 }

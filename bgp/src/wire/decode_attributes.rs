@@ -243,7 +243,7 @@ impl<'a> Parsed<'a> {
             attribute::ORIGIN => set.origin = origin(value)?,
             attribute::AS_PATH => {
                 set.as_path = as_path::read(value, context.four_octet_as)
-                    .map_err(|reason| withdraw(update::MALFORMED_AS_PATH, reason))?;
+                    .map_err(|wrong| withdraw(update::MALFORMED_AS_PATH, wrong.reason()))?;
             }
             attribute::NEXT_HOP => self.next_hop = Some(exactly(value)?.into()),
             attribute::MULTI_EXIT_DISC => set.med = Some(u32::from_be_bytes(exactly(value)?)),
@@ -258,7 +258,7 @@ impl<'a> Parsed<'a> {
                 set.aggregator = Some(aggregator(value, context.four_octet_as)?);
             }
             attribute::COMMUNITIES => {
-                set.communities = list(value, update::OPTIONAL_ATTRIBUTE, u32::from_be_bytes)?;
+                set.communities = communities(value, u32::from_be_bytes)?;
             }
             attribute::ORIGINATOR_ID => set.originator_id = Some(exactly(value)?.into()),
             attribute::CLUSTER_LIST => {
@@ -266,14 +266,16 @@ impl<'a> Parsed<'a> {
                 set.cluster_list = list(value, update::ATTRIBUTE_LENGTH, from)?;
             }
             attribute::EXTENDED_COMMUNITIES => {
-                set.extended_communities = list(value, update::OPTIONAL_ATTRIBUTE, |eight| eight)?;
+                set.extended_communities = communities(value, |eight| eight)?;
             }
-            attribute::LARGE_COMMUNITIES => set.large_communities = large_communities(value)?,
+            attribute::LARGE_COMMUNITIES => {
+                set.large_communities = communities(value, large_community)?;
+            }
             attribute::ONLY_TO_CUSTOMER => {
                 set.only_to_customer = Some(u32::from_be_bytes(exactly(value)?));
             }
             attribute::AS4_PATH => {
-                self.as4_path = Some(as_path::read_as4(value).map_err(discard)?);
+                self.as4_path = Some(as_path::read_as4(value).map_err(wrong_as4_path)?);
             }
             attribute::AS4_AGGREGATOR => self.as4_aggregator = Some(aggregator(value, true)?),
             attribute::MP_REACH_NLRI => self.reach = Some(mp_reach(value, context)?),
@@ -310,8 +312,7 @@ impl<'a> Parsed<'a> {
             _ => {}
         }
         if let Some(as4_path) = self.as4_path.take() {
-            let path = std::mem::take(&mut set.as_path);
-            set.as_path = as_path::merge(path, as4_path);
+            as_path::merge(&mut set.as_path, as4_path);
         }
     }
 }
@@ -356,6 +357,14 @@ fn origin(value: &[u8]) -> Result<Origin, Malformed> {
     }
 }
 
+/// RFC 6793 section 6; but a set costs the routes wherever it is (RFC 9774 section 3).
+fn wrong_as4_path(wrong: as_path::Wrong) -> Malformed {
+    match wrong {
+        as_path::Wrong::Set => withdraw(update::MALFORMED_AS_PATH, wrong.reason()),
+        as_path::Wrong::Malformed(reason) => discard(reason),
+    }
+}
+
 /// AGGREGATOR and AS4_AGGREGATOR are discarded where others would cost the routes (RFC 7606
 /// section 7.7, RFC 6793 section 6, RFC 7607).
 fn aggregator(value: &[u8], four_octet_as: bool) -> Result<(u32, Ipv4Addr), Malformed> {
@@ -371,23 +380,37 @@ fn aggregator(value: &[u8], four_octet_as: bool) -> Result<(u32, Ipv4Addr), Malf
     }
 }
 
-fn large_communities(value: &[u8]) -> Result<Vec<[u32; 3]>, Malformed> {
-    let mut communities = list(value, update::OPTIONAL_ATTRIBUTE, |bytes: [u8; 12]| {
-        let (words, _) = bytes.as_chunks();
-        let mut community = [0; 3];
-        for (number, word) in community.iter_mut().zip(words) {
-            *number = u32::from_be_bytes(*word);
-        }
-        community
-    })?;
+fn communities<const N: usize, T: Copy + Ord>(
+    value: &[u8],
+    convert: impl Fn([u8; N]) -> T,
+) -> Result<Vec<T>, Malformed> {
+    let mut communities = list(value, update::OPTIONAL_ATTRIBUTE, convert)?;
     remove_repeated(&mut communities);
     Ok(communities)
 }
 
-/// Large communities come once each, received or sent (RFC 8092 section 3). Keeps the order.
-pub(super) fn remove_repeated(communities: &mut Vec<[u32; 3]>) {
-    let mut seen = std::collections::BTreeSet::new();
-    communities.retain(|community| seen.insert(*community));
+fn large_community(bytes: [u8; 12]) -> [u32; 3] {
+    let (words, _) = bytes.as_chunks();
+    let mut community = [0; 3];
+    for (number, word) in community.iter_mut().zip(words) {
+        *number = u32::from_be_bytes(*word);
+    }
+    community
+}
+
+/// Communities of all kinds are sets: each comes once, received or sent. RFC 8092 section 5 asks for
+/// it; of the others it is a matter of equal sets being equal values. Keeps the order of the first
+/// ones.
+pub(super) fn remove_repeated<T: Copy + Ord>(communities: &mut Vec<T>) {
+    if may_repeat(communities) {
+        let mut seen = std::collections::BTreeSet::new();
+        communities.retain(|community| seen.insert(*community));
+    }
+}
+
+/// False for lists in ascending order, as most are: seen at once.
+pub(super) fn may_repeat<T: Ord>(communities: &[T]) -> bool {
+    !communities.is_sorted_by(|one, next| one < next)
 }
 
 fn mp_reach<'a>(value: &'a [u8], context: &Context) -> Result<MpReach<'a>, Malformed> {

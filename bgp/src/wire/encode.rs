@@ -54,8 +54,7 @@ pub fn withdraw(
 ///   peer cannot take (IPv6 for IPv4 without [`Context::extended_next_hop`], IPv4 for IPv6), is
 ///   withdrawn instead, so that the peer does not keep an older path.
 /// - LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST go to internal peers only.
-/// - Repeated large communities go once, empty AS_PATH segments and unknown attributes with a code
-///   that is known not at all.
+/// - Repeated communities go once, unknown attributes with a code that is known not at all.
 pub fn announce(
     family: Family,
     next_hop: &NextHop,
@@ -146,7 +145,7 @@ fn write_end_of_rib(family: Family, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AsPath, Reach, Segment, UnknownAttribute, decode};
+    use super::super::{AsPath, Reach, UnknownAttribute, decode};
     use super::*;
     use ipnet::{Ipv4Net, Ipv6Net};
     use std::net::{Ipv4Addr, Ipv6Addr};
@@ -329,7 +328,7 @@ mod tests {
     fn attributes_stand_in_ascending_order() {
         let mut all = update(IPV6_HOP, vec![ipv6(32)], vec![]);
         all.attributes = Attributes {
-            as_path: AsPath(vec![Segment::Sequence(vec![70_000])]),
+            as_path: AsPath(vec![70_000]),
             med: Some(1),
             local_pref: Some(1),
             atomic_aggregate: true,
@@ -373,11 +372,15 @@ mod tests {
     }
 
     #[test]
-    fn large_communities_go_once() {
+    fn communities_go_once() {
         let mut repeated = update(IPV4_HOP, vec![ipv4(8)], vec![]);
         repeated.attributes.large_communities = vec![[1; 3], [2; 3], [1; 3]];
+        repeated.attributes.extended_communities = vec![[2; 8], [1; 8], [2; 8]];
+        repeated.attributes.communities = vec![1, 1];
         let twice = encoded(Message::Update(repeated.clone()), &INTERNAL);
         repeated.attributes.large_communities.truncate(2);
+        repeated.attributes.extended_communities.truncate(2);
+        repeated.attributes.communities.truncate(1);
         assert_eq!(twice, encoded(Message::Update(repeated), &INTERNAL));
     }
 

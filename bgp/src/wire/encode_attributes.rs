@@ -1,7 +1,7 @@
 //! Path attributes to bytes (RFC 4271 section 4.3), in ascending order of their codes.
 
 use super::attribute::{self, EXTENDED_LENGTH, OPTIONAL, PARTIAL, TRANSITIVE};
-use super::decode_attributes::remove_repeated;
+use super::decode_attributes::{may_repeat, remove_repeated};
 use super::{Attributes, Context, Origin, as_path};
 use std::net::Ipv4Addr;
 
@@ -79,9 +79,8 @@ impl Writer<'_> {
 
     fn optional(&mut self) {
         let attributes = self.attributes;
-        self.list(attribute::COMMUNITIES, &attributes.communities, |number| {
-            number.to_be_bytes()
-        });
+        let communities = &attributes.communities;
+        self.set(attribute::COMMUNITIES, communities, |it| it.to_be_bytes());
         // Both say where in our AS a route has been (RFC 4456 section 8).
         if self.context.internal {
             if let Some(originator) = attributes.originator_id {
@@ -94,11 +93,8 @@ impl Writer<'_> {
             );
         }
         self.unknown(0..=attribute::EXTENDED_COMMUNITIES);
-        self.list(
-            attribute::EXTENDED_COMMUNITIES,
-            &attributes.extended_communities,
-            |community| *community,
-        );
+        let communities = &attributes.extended_communities;
+        self.set(attribute::EXTENDED_COMMUNITIES, communities, |it| *it);
         if !self.context.four_octet_as {
             self.as4();
         }
@@ -127,9 +123,8 @@ impl Writer<'_> {
     }
 
     fn large_communities(&mut self) {
-        let mut communities = self.attributes.large_communities.clone();
-        remove_repeated(&mut communities);
-        self.list(attribute::LARGE_COMMUNITIES, &communities, |community| {
+        let communities = &self.attributes.large_communities;
+        self.set(attribute::LARGE_COMMUNITIES, communities, |community| {
             let mut bytes = [0; 12];
             for (to, number) in bytes.chunks_exact_mut(4).zip(community) {
                 to.copy_from_slice(&number.to_be_bytes());
@@ -147,6 +142,22 @@ impl Writer<'_> {
                 let flags = OPTIONAL | TRANSITIVE | PARTIAL;
                 self.attribute(flags, unknown.code, &unknown.value);
             }
+        }
+    }
+
+    /// A list in which each item goes once.
+    fn set<T: Copy + Ord, const N: usize>(
+        &mut self,
+        code: u8,
+        items: &[T],
+        bytes: impl Fn(&T) -> [u8; N],
+    ) {
+        if may_repeat(items) {
+            let mut items = items.to_vec();
+            remove_repeated(&mut items);
+            self.list(code, &items, bytes);
+        } else {
+            self.list(code, items, bytes);
         }
     }
 

@@ -192,6 +192,22 @@ pub struct GracefulRestart {
     pub families: Vec<(Family, bool)>,
 }
 
+impl Role {
+    /// Whether the other side may have this role (RFC 9234 section 4.2, table 2); if not, the
+    /// session is refused with "Role Mismatch".
+    pub fn fits(self, other: Self) -> bool {
+        use Role::{Customer, Peer, Provider, RouteServer, RouteServerClient};
+        matches!(
+            (self, other),
+            (Provider, Customer)
+                | (Customer, Provider)
+                | (RouteServer, RouteServerClient)
+                | (RouteServerClient, RouteServer)
+                | (Peer, Peer)
+        )
+    }
+}
+
 /// Routes that come and go (RFC 4271 section 4.3), as a value. The path attributes hold for all of
 /// `reach`. Prefixes have a path identifier before them, which is zero where the family has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -267,44 +283,25 @@ pub enum Origin {
     Incomplete,
 }
 
-/// AS_PATH as segments, nearest AS first.
+/// AS_PATH, nearest AS first. How it was cut into AS_SEQUENCE segments makes no difference, and
+/// a route with an AS_SET is never taken (RFC 9774).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AsPath(pub Vec<Segment>);
-
-/// One segment of an AS_PATH.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Segment {
-    /// AS_SET: counts as one hop.
-    Set(Vec<u32>),
-    /// AS_SEQUENCE.
-    Sequence(Vec<u32>),
-}
+pub struct AsPath(pub Vec<u32>);
 
 impl AsPath {
     /// Hops for the decision process (RFC 4271 section 9.1.2.2 a).
     pub fn length(&self) -> usize {
-        self.0
-            .iter()
-            .map(|segment| match segment {
-                Segment::Set(_) => 1,
-                Segment::Sequence(ases) => ases.len(),
-            })
-            .sum()
+        self.0.len()
     }
 
     /// Whether the path went through `asn`: a loop, if it is ours (RFC 4271 section 9.1.2).
     pub fn contains(&self, asn: u32) -> bool {
-        self.0.iter().any(|segment| match segment {
-            Segment::Set(ases) | Segment::Sequence(ases) => ases.contains(&asn),
-        })
+        self.0.contains(&asn)
     }
 
     /// The neighbouring AS, for MED comparison; `None` for a path that began in our AS.
     pub fn first(&self) -> Option<u32> {
-        match self.0.first() {
-            Some(Segment::Sequence(ases)) => ases.first().copied(),
-            _ => None,
-        }
+        self.0.first().copied()
     }
 }
 
@@ -326,4 +323,27 @@ pub struct Notification {
     pub subcode: u8,
     /// What the error is about.
     pub data: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Role::*;
+
+    /// RFC 9234 section 4.2, table 2.
+    #[test]
+    fn only_five_pairs_of_roles_fit() {
+        let all = [
+            Provider,
+            RouteServer,
+            RouteServerClient,
+            Customer,
+            Peer,
+            Unassigned(5),
+        ];
+        let fitting = all.map(|one| all.map(|other| one.fits(other)).iter().position(|it| *it));
+        assert_eq!(fitting, [Some(3), Some(2), Some(1), Some(0), Some(4), None]);
+        for one in all {
+            assert!(all.into_iter().filter(|other| one.fits(*other)).count() <= 1);
+        }
+    }
 }

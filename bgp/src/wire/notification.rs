@@ -171,8 +171,24 @@ impl Notification {
         Some(String::from_utf8_lossy(text).chars().map(safe).collect())
     }
 
+    /// The same as a hard reset: the receiver is not to keep our routes (RFC 8538 section 3.1). Only
+    /// for a peer that has the N bit; a hard reset stays what it is.
+    pub fn into_hard_reset(self) -> Self {
+        if self.is_hard_reset() {
+            return self;
+        }
+        let mut data = vec![self.code, self.subcode];
+        data.extend(self.data);
+        Self::new(code::CEASE, cease::HARD_RESET, data)
+    }
+
+    /// Whether graceful restart must not follow (RFC 8538 section 4).
+    pub fn is_hard_reset(&self) -> bool {
+        (self.code, self.subcode) == (code::CEASE, cease::HARD_RESET)
+    }
+
     /// What a hard reset wraps (RFC 8538 section 3.1).
-    fn wrapped(&self) -> Option<Self> {
+    pub fn wrapped(&self) -> Option<Self> {
         match (self.code, self.subcode, self.data.as_slice()) {
             (code::CEASE, cease::HARD_RESET, [code, subcode, data @ ..]) => {
                 Some(Self::new(*code, *subcode, data))
@@ -338,6 +354,18 @@ mod tests {
         assert_eq!(text(b"\x00abc"), None);
         assert_eq!(text(b"\x03"), None);
         assert_eq!(text(b""), None);
+    }
+
+    #[test]
+    fn a_hard_reset_wraps_once() {
+        let inner = Notification::cease_with_text(cease::ADMINISTRATIVE_SHUTDOWN, "bye");
+        let hard = inner.clone().into_hard_reset();
+        assert_eq!((hard.code, hard.subcode), (code::CEASE, cease::HARD_RESET));
+        assert_eq!(hard.data, *b"\x06\x02\x03bye");
+        assert_eq!(hard.wrapped(), Some(inner));
+        assert_eq!(hard.clone().into_hard_reset(), hard);
+        // Without data there is nothing in it.
+        assert_eq!(Notification::cease(cease::HARD_RESET).wrapped(), None);
     }
 
     #[test]

@@ -240,15 +240,15 @@ prop_compose! {
     /// Attributes that such a peer may send, in the order in which they are decoded.
     pub fn attributes(context: Context)(
         origin in prop_oneof![Just(Origin::Igp), Just(Origin::Egp), Just(Origin::Incomplete)],
-        as_path in vec(segment(), 0..4).prop_map(AsPath),
+        as_path in vec(asn(), 0..80).prop_map(AsPath),
         med in option::of(any::<u32>()),
         local_pref in option::of(any::<u32>()),
         atomic_aggregate in any::<bool>(),
         aggregator in option::of((asn(), ipv4())),
         reflection in (option::of(ipv4()), vec(ipv4(), 0..5)),
-        communities in vec(any::<u32>(), 0..80),
-        extended_communities in vec(any::<[u8; 8]>(), 0..10),
-        large_communities in btree_set(any::<[u32; 3]>(), 0..10).prop_map(Vec::from_iter),
+        communities in set(any::<u32>(), 80),
+        extended_communities in set(any::<[u8; 8]>(), 10),
+        large_communities in set(any::<[u32; 3]>(), 10),
         only_to_customer in option::of(asn()),
         unknown in btree_map(unknown_code(), vec(any::<u8>(), 0..300), 0..4),
     ) -> Attributes {
@@ -274,11 +274,14 @@ prop_compose! {
     }
 }
 
-fn segment() -> impl Strategy<Value = Segment> {
-    prop_oneof![
-        1 => vec(asn(), 1..5).prop_map(Segment::Set),
-        3 => vec(asn(), 1..20).prop_map(Segment::Sequence),
-    ]
+/// Each item once, in any order.
+fn set<S: Strategy>(item: S, size: usize) -> impl Strategy<Value = Vec<S::Value>>
+where
+    S::Value: Clone + Ord,
+{
+    btree_set(item, 0..size)
+        .prop_map(Vec::from_iter)
+        .prop_shuffle()
 }
 
 fn asn() -> impl Strategy<Value = u32> {

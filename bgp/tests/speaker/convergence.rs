@@ -22,6 +22,11 @@ const POOL: [&str; 4] = [
 enum Action {
     Reset(usize, usize),
     Cut(usize, usize),
+    /// From the one to the other only.
+    CutOneWay(usize, usize),
+    /// The process is stopped, and goes on.
+    Pause(usize),
+    Resume(usize),
     Heal(usize, usize),
     /// The link is declared dead at one end.
     Dead(usize, usize),
@@ -54,7 +59,10 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         3 => two.clone().prop_map(|(a, b)| Action::Reset(a, b)),
         2 => two.clone().prop_map(|(a, b)| Action::Cut(a, b)),
+        2 => two.clone().prop_map(|(a, b)| Action::CutOneWay(a, b)),
         2 => two.clone().prop_map(|(a, b)| Action::Heal(a, b)),
+        2 => who.clone().prop_map(Action::Pause),
+        1 => who.clone().prop_map(Action::Resume),
         2 => two.clone().prop_map(|(a, b)| Action::Dead(a, b)),
         2 => two.clone().prop_map(|(a, b)| Action::Alive(a, b)),
         1 => two.clone().prop_map(|(a, b)| Action::Refresh(a, b)),
@@ -68,11 +76,31 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
+/// What may happen to A, B and the link between them.
+fn link_action() -> impl Strategy<Value = Action> {
+    let two = prop_oneof![Just((0, 1)), Just((1, 0))];
+    let who = 0..2_usize;
+    prop_oneof![
+        2 => two.clone().prop_map(|(a, b)| Action::Reset(a, b)),
+        2 => two.clone().prop_map(|(a, b)| Action::Cut(a, b)),
+        2 => two.clone().prop_map(|(a, b)| Action::CutOneWay(a, b)),
+        3 => two.clone().prop_map(|(a, b)| Action::Heal(a, b)),
+        1 => two.clone().prop_map(|(a, b)| Action::Dead(a, b)),
+        1 => two.clone().prop_map(|(a, b)| Action::Alive(a, b)),
+        1 => two.clone().prop_map(|(a, b)| Action::Refresh(a, b)),
+        2 => who.clone().prop_map(Action::Pause),
+        2 => who.prop_map(Action::Resume),
+    ]
+}
+
 fn act(network: &mut Network, action: &Action) {
     let running = |network: &Network, who: usize| network.nodes[NAMES[who]].speaker.is_some();
     match *action {
         Action::Reset(a, b) => network.reset(NAMES[a], NAMES[b]),
         Action::Cut(a, b) => network.cut(NAMES[a], NAMES[b]),
+        Action::CutOneWay(a, b) => network.cut_one_way(NAMES[a], NAMES[b]),
+        Action::Pause(who) => network.pause(NAMES[who]),
+        Action::Resume(who) => network.resume(NAMES[who]),
         Action::Heal(a, b) => network.heal(NAMES[a], NAMES[b]),
         Action::Dead(a, b) => network.input(
             NAMES[a],
@@ -100,7 +128,7 @@ fn act(network: &mut Network, action: &Action) {
         }
         Action::Originate { who, ref prefixes } => {
             let chosen = POOL.iter().zip(prefixes).filter(|(_, chosen)| **chosen);
-            let number = u8::try_from(who + 1).unwrap();
+            let number = u16::try_from(who + 1).unwrap();
             let chosen = chosen.map(|(prefix, _)| net(prefix));
             let chosen = prefixes_of(number).into_iter().chain(chosen).collect();
             network.originate(NAMES[who], chosen);
@@ -225,6 +253,9 @@ fn settle(network: &mut Network) {
         network.heal(a, b);
     }
     for name in NAMES {
+        network.resume(name);
+    }
+    for name in NAMES {
         if network
             .nodes
             .get(name)
@@ -241,6 +272,38 @@ proptest! {
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
+
+    /// Two machines and a link that delays, stalls, breaks and swallows what one of them says. That
+    /// neither holds a session that the other lost for longer than the hold time, the network sees
+    /// to itself.
+    #[test]
+    fn two_are_established_soon_after_the_link_is_good(
+        ebgp in any::<bool>(),
+        delay in 0.0005..2.0_f64,
+        actions in vec((0.0..15.0_f64, link_action()), 0..20),
+    ) {
+        let names = ["A", "B"];
+        let mut network = Network::mesh_with_delays(&names, ebgp, &[delay]);
+        for (wait, action) in &actions {
+            network.run(seconds(*wait));
+            act(&mut network, action);
+        }
+        network.resume("A");
+        network.resume("B");
+        network.heal("A", "B");
+        // A dead session is noticed, and the longest pause between attempts is over; then there are
+        // two round trips for a connection that may cross another one.
+        network.run(HOLD + seconds(15.0 + delay * 10.0));
+        prop_assert_eq!(network.state("A", "B"), PeerState::Established);
+        prop_assert_eq!(network.state("B", "A"), PeerState::Established);
+        prop_assert_eq!(network.connections("A", "B"), 1);
+        network.run(seconds(delay * 4.0));
+        for (name, number) in [("A", 2), ("B", 1)] {
+            let routes: BTreeSet<IpNet> = network.speaker(name).loc_rib().map(|it| it.0).collect();
+            prop_assert_eq!(routes, prefixes_of(number));
+            prop_assert!(network.status(name, names[usize::from(number) - 1]).stale.is_empty());
+        }
+    }
 
     #[test]
     fn everyone_agrees_in_the_end(

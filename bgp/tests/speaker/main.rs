@@ -9,3 +9,4 @@ mod routes;
 mod sessions;
 mod solo;
 mod table;
+mod tcp;

@@ -1,10 +1,11 @@
-//! A network of speakers: TCP connections that delay, stall, break and reset, without real time.
+//! A network of speakers without real time; its connections are in `tcp`.
 
+use crate::tcp::{End, Packet, SYN_TIMEOUT};
 use ipnet::IpNet;
 use routemesh_bgp::wire::Family;
 use routemesh_bgp::{
-    ConnId, Event, Hop, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Speaker,
-    SpeakerConfig, Time,
+    Event, Hop, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Speaker, SpeakerConfig,
+    Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -13,9 +14,6 @@ use std::time::Duration;
 pub const HOLD: Duration = Duration::from_secs(9);
 pub const RESTART: Duration = Duration::from_secs(20);
 pub const DEFERRAL: Duration = Duration::from_secs(40);
-/// How long a SYN that nobody answers is waited for.
-const SYN_TIMEOUT: Duration = Duration::from_secs(7);
-
 pub type Name = &'static str;
 
 pub fn net(text: &str) -> IpNet {
@@ -35,22 +33,27 @@ pub fn both() -> BTreeSet<Family> {
 }
 
 /// The speaker's number makes its router id and addresses.
-pub fn speaker(number: u8, asn: u32) -> SpeakerConfig {
+pub fn speaker(number: u16, asn: u32) -> SpeakerConfig {
     SpeakerConfig {
         asn,
-        router_id: Ipv4Addr::new(10, 0, 0, number),
+        router_id: router_id(number),
         restart_time: RESTART,
         deferral_time: DEFERRAL,
         peers: BTreeMap::new(),
     }
 }
 
-pub fn address(number: u8) -> IpAddr {
-    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number.into()).into()
+fn router_id(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(10, 0, high, low)
+}
+
+pub fn address(number: u16) -> IpAddr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, number).into()
 }
 
 /// A peer that may say and be told everything.
-pub fn peer(own: u8, other: u8, asn: u32) -> PeerConfig {
+pub fn peer(own: u16, other: u16, asn: u32) -> PeerConfig {
     PeerConfig {
         hold_time: HOLD,
         import: vec![net("0.0.0.0/0"), net("::/0")],
@@ -66,81 +69,43 @@ pub struct Node {
     pub speaker: Option<Speaker>,
     pub events: Vec<Event>,
     /// The connection attempt in force towards each peer.
-    attempts: BTreeMap<Name, u64>,
+    pub attempts: BTreeMap<Name, u64>,
 }
 
 type Table = BTreeMap<IpNet, Vec<Hop>>;
-
-/// One end of a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct End {
-    node: Name,
-    /// False once the process has closed it, or was killed.
-    open: bool,
-    /// Accepted or connected, as far as the speaker knows.
-    known: bool,
-    /// What was sent on it arrives in order.
-    last_arrival: Time,
-}
-
-#[derive(Debug)]
-enum Packet {
-    Syn {
-        from: Name,
-        to: Name,
-        attempt: u64,
-    },
-    SynAck {
-        conn: u64,
-        attempt: u64,
-    },
-    Ack {
-        conn: u64,
-    },
-    Data {
-        conn: u64,
-        to: Name,
-        bytes: Vec<u8>,
-    },
-    /// FIN or RST.
-    Close {
-        conn: u64,
-        to: Name,
-    },
-    SynTimeout {
-        from: Name,
-        to: Name,
-        attempt: u64,
-    },
-    Writable {
-        conn: u64,
-        node: Name,
-    },
-}
 
 pub struct Network {
     pub now: Time,
     pub nodes: BTreeMap<Name, Node>,
     /// Both ends: who opened it, then who accepted it. `ConnId` is twice this number, plus one for
     /// the second end.
-    conns: BTreeMap<u64, [End; 2]>,
-    queue: BTreeMap<(Time, u64), Packet>,
-    serial: u64,
+    pub conns: BTreeMap<u64, [End; 2]>,
+    pub queue: BTreeMap<(Time, u64), Packet>,
+    pub serial: u64,
     pub delays: BTreeMap<[Name; 2], Duration>,
-    /// Links that silently lose everything; what is sent on a connection waits, as TCP sends again.
+    /// Links that silently lose everything in one direction; what is sent on a connection waits, as
+    /// TCP sends again.
     pub cut: BTreeSet<[Name; 2]>,
-    stalled: Vec<Packet>,
+    /// Processes that are stopped: their kernels go on.
+    pub paused: BTreeSet<Name>,
+    pub stalled: Vec<Packet>,
     /// How long a slow reader takes to make room for more.
     pub slowness: Duration,
     /// Whether to see to it that a table that changes gets another version.
     pub look_at_versions: bool,
     /// What each table looked like when its version was last looked at.
     seen: BTreeMap<Name, (u64, Table)>,
-    /// Since when one side has a session that the other does not have.
-    half: BTreeMap<[Name; 2], (Time, Time)>,
+    /// Who is to be woken when.
+    timers: BTreeSet<(Time, Name)>,
+    deadlines: BTreeMap<Name, Time>,
+    /// Who has a session with whom.
+    sessions: BTreeSet<[Name; 2]>,
+    /// Until when a session may last that the other side does not have.
+    half: BTreeMap<[Name; 2], Time>,
+    half_by_time: BTreeSet<(Time, [Name; 2])>,
 }
 
-fn link(a: Name, b: Name) -> [Name; 2] {
+pub fn link(a: Name, b: Name) -> [Name; 2] {
     if a < b { [a, b] } else { [b, a] }
 }
 
@@ -154,11 +119,16 @@ impl Network {
             serial: 0,
             delays: BTreeMap::new(),
             cut: BTreeSet::new(),
+            paused: BTreeSet::new(),
             stalled: Vec::new(),
             slowness: seconds(0.001),
             look_at_versions: true,
             seen: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            deadlines: BTreeMap::new(),
+            sessions: BTreeSet::new(),
             half: BTreeMap::new(),
+            half_by_time: BTreeSet::new(),
         }
     }
 
@@ -188,7 +158,7 @@ impl Network {
         network.delays = delays
             .map(|(link, delay)| (link, seconds(*delay)))
             .collect();
-        let asn = |number: u8| {
+        let asn = |number: u16| {
             if ebgp {
                 65000 + u32::from(number)
             } else {
@@ -211,16 +181,6 @@ impl Network {
         network
     }
 
-    fn queue(&mut self, at: Time, packet: Packet) {
-        self.serial += 1;
-        self.queue.insert((at, self.serial), packet);
-    }
-
-    fn delay(&self, a: Name, b: Name) -> Duration {
-        let delay = self.delays.get(&link(a, b));
-        delay.copied().unwrap_or(seconds(0.01))
-    }
-
     // ---- What tests do ----
 
     pub fn start(&mut self, name: Name, restarting: bool) {
@@ -237,6 +197,12 @@ impl Network {
     /// Ends the process; its kernel closes the connections, unless the power went as well.
     pub fn kill(&mut self, name: Name, power: bool) {
         self.nodes.get_mut(name).unwrap().speaker = None;
+        self.paused.remove(name);
+        self.note_deadline(name);
+        let others: Vec<Name> = self.nodes.keys().copied().collect();
+        for other in others {
+            self.holds(name, other, false);
+        }
         let conns: Vec<u64> = self.conns.keys().copied().collect();
         for conn in conns {
             self.close_end(conn, name, !power);
@@ -244,11 +210,41 @@ impl Network {
     }
 
     pub fn cut(&mut self, a: Name, b: Name) {
-        self.cut.insert(link(a, b));
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
+    pub fn cut_one_way(&mut self, from: Name, to: Name) {
+        self.cut.insert([from, to]);
     }
 
     pub fn heal(&mut self, a: Name, b: Name) {
-        self.cut.remove(&link(a, b));
+        self.cut.remove(&[a, b]);
+        self.cut.remove(&[b, a]);
+        self.let_go();
+    }
+
+    /// Stops a process; what is sent to it waits in its kernel.
+    pub fn pause(&mut self, name: Name) {
+        if self.nodes[name].speaker.is_some() {
+            self.paused.insert(name);
+            self.note_deadline(name);
+        }
+    }
+
+    pub fn resume(&mut self, name: Name) {
+        self.paused.remove(name);
+        self.note_deadline(name);
+        // It could not know.
+        let held: Vec<[Name; 2]> = self.half.keys().copied().collect();
+        for [a, b] in held.into_iter().filter(|pair| pair[0] == name) {
+            self.half_held(a, b);
+        }
+        self.let_go();
+    }
+
+    /// What waited goes on its way, and waits again where it still has to.
+    fn let_go(&mut self) {
         for packet in std::mem::take(&mut self.stalled) {
             let now = self.now;
             self.queue(now, packet);
@@ -341,11 +337,7 @@ impl Network {
     pub fn run(&mut self, time: Duration) {
         let end = self.now + time;
         loop {
-            let timers = self
-                .nodes
-                .iter()
-                .filter_map(|(name, node)| Some((node.speaker.as_ref()?.next_deadline()?, *name)));
-            let timer = timers.min();
+            let timer = self.timers.first().copied();
             let packet = self.queue.keys().next().copied();
             // Bytes first: a speaker must not miss a KEEPALIVE that is there already.
             let packet_first = packet.is_some_and(|(at, _)| timer.is_none_or(|(t, _)| at <= t));
@@ -376,174 +368,60 @@ impl Network {
         self.now = end;
     }
 
+    /// Notes when a process is to be woken.
+    fn note_deadline(&mut self, name: Name) {
+        if let Some(before) = self.deadlines.remove(name) {
+            self.timers.remove(&(before, name));
+        }
+        let speaker = self.nodes[name].speaker.as_ref();
+        let deadline = speaker.and_then(Speaker::next_deadline);
+        if let Some(deadline) = deadline.filter(|_| !self.paused.contains(name)) {
+            self.deadlines.insert(name, deadline);
+            self.timers.insert((deadline, name));
+        }
+    }
+
+    fn name(&self, peer: &PeerId) -> Name {
+        self.nodes.get_key_value::<str>(&peer.0).unwrap().0
+    }
+
+    /// One side has a session with another, or has it no longer.
+    fn holds(&mut self, a: Name, b: Name, up: bool) {
+        let changed = match up {
+            true => self.sessions.insert([a, b]),
+            false => self.sessions.remove(&[a, b]),
+        };
+        if changed {
+            self.half_held(a, b);
+            self.half_held(b, a);
+        }
+    }
+
+    /// Sets, or clears, the time until which a session may last that the other side does not have,
+    /// and is not about to have either.
+    fn half_held(&mut self, a: Name, b: Name) {
+        if let Some(before) = self.half.remove(&[a, b]) {
+            self.half_by_time.remove(&(before, [a, b]));
+        }
+        let holds = |a, b| self.sessions.contains(&[a, b]);
+        if holds(a, b) && !holds(b, a) && !self.about_to_hold(b, a) {
+            // What was on its way when the other end gave up counts as heard.
+            let until = self.now + HOLD + self.delay(a, b) * 2;
+            self.half.insert([a, b], until);
+            self.half_by_time.insert((until, [a, b]));
+        }
+    }
+
+    fn about_to_hold(&self, a: Name, b: Name) -> bool {
+        self.nodes[a].speaker.is_some() && self.state(a, b) == PeerState::OpenConfirm
+    }
+
     /// No session outlives its other end by more than the hold time.
-    fn check_half_held(&mut self) {
-        let mut up: BTreeMap<[Name; 2], Time> = BTreeMap::new();
-        for (name, node) in &self.nodes {
-            for status in node.speaker.iter().flat_map(Speaker::peers) {
-                if status.state == PeerState::Established {
-                    let other = *self
-                        .nodes
-                        .keys()
-                        .find(|it| **it == &*status.peer.0)
-                        .unwrap();
-                    up.insert([name, other], status.since);
-                }
-            }
-        }
-        self.half.retain(|[a, b], (since, _)| {
-            up.get(&[*a, *b]) == Some(since) && !up.contains_key(&[*b, *a])
-        });
-        for (&[a, b], &since) in &up {
-            if !up.contains_key(&[b, a]) {
-                // What was on its way when the other end gave up counts as heard.
-                let grace = HOLD + self.delay(a, b) * 2;
-                let (_, noticed) = *self.half.entry([a, b]).or_insert((since, self.now));
-                assert!(
-                    self.now <= noticed + grace,
-                    "{a} holds a session that {b} lost"
-                );
-            }
-        }
-    }
-
-    fn arrive(&mut self, packet: Packet) {
-        let now = self.now;
-        let path = match &packet {
-            Packet::Syn { from, to, .. } => Some(link(from, to)),
-            Packet::SynAck { conn, .. }
-            | Packet::Ack { conn }
-            | Packet::Data { conn, .. }
-            | Packet::Close { conn, .. } => {
-                let ends = &self.conns[conn];
-                Some(link(ends[0].node, ends[1].node))
-            }
-            Packet::SynTimeout { .. } | Packet::Writable { .. } => None,
-        };
-        if path.is_some_and(|path| self.cut.contains(&path)) {
-            if !matches!(packet, Packet::Syn { .. } | Packet::SynAck { .. }) {
-                self.stalled.push(packet);
-            }
-            return;
-        }
-        match packet {
-            Packet::Syn { from, to, attempt } => {
-                let delay = self.delay(from, to);
-                let listens = self
-                    .nodes
-                    .get(to)
-                    .is_some_and(|node| node.speaker.is_some());
-                if !listens {
-                    self.queue(now + delay, Packet::SynTimeout { from, to, attempt });
-                    return;
-                }
-                self.serial += 1;
-                let conn = self.serial;
-                let end = |node| End {
-                    node,
-                    open: true,
-                    known: false,
-                    last_arrival: now,
-                };
-                self.conns.insert(conn, [end(from), end(to)]);
-                self.queue(now + delay, Packet::SynAck { conn, attempt });
-            }
-            Packet::SynAck { conn, attempt } => {
-                let [from, to] = self.conns[&conn].map(|end| end.node);
-                let wanted = self.nodes[from].attempts.get(to) == Some(&attempt);
-                if !wanted {
-                    self.close_end(conn, from, true);
-                    return;
-                }
-                self.nodes.get_mut(from).unwrap().attempts.remove(to);
-                self.conns.get_mut(&conn).unwrap()[0].known = true;
-                self.send(conn, from, Packet::Ack { conn });
-                let input = Input::Connected {
-                    peer: to.into(),
-                    conn: ConnId(conn * 2),
-                    active: true,
-                };
-                self.input(from, input);
-            }
-            Packet::Ack { conn } => {
-                let [from, to] = self.conns[&conn].map(|end| end.node);
-                let end = &mut self.conns.get_mut(&conn).unwrap()[1];
-                if !end.open {
-                    return;
-                }
-                end.known = true;
-                let input = Input::Connected {
-                    peer: from.into(),
-                    conn: ConnId(conn * 2 + 1),
-                    active: false,
-                };
-                self.input(to, input);
-            }
-            Packet::Data { conn, to, bytes } => {
-                let side = self.side(conn, to);
-                let end = self.conns[&conn][side];
-                if end.open && end.known {
-                    let conn = ConnId(conn * 2 + side as u64);
-                    self.input(to, Input::Received { conn, bytes });
-                } else if self.nodes[to].speaker.is_some() {
-                    // The kernel knows no such connection: RST.
-                    let from = self.conns[&conn][1 - side].node;
-                    let delay = self.delay(from, to);
-                    self.queue(now + delay, Packet::Close { conn, to: from });
-                }
-            }
-            Packet::Close { conn, to } => {
-                let side = self.side(conn, to);
-                let end = &mut self.conns.get_mut(&conn).unwrap()[side];
-                if end.open {
-                    end.open = false;
-                    let conn = ConnId(conn * 2 + side as u64);
-                    self.input(to, Input::Closed { conn });
-                }
-            }
-            Packet::SynTimeout { from, to, attempt } => {
-                if self.nodes[from].attempts.get(to) == Some(&attempt) {
-                    self.nodes.get_mut(from).unwrap().attempts.remove(to);
-                    self.input(from, Input::ConnectFailed { peer: to.into() });
-                }
-            }
-            Packet::Writable { conn, node } => {
-                let side = self.side(conn, node);
-                if self.conns[&conn][side].open {
-                    let conn = ConnId(conn * 2 + side as u64);
-                    self.input(node, Input::Writable { conn });
-                }
-            }
-        }
-    }
-
-    fn side(&self, conn: u64, node: Name) -> usize {
-        usize::from(self.conns[&conn][1].node == node)
-    }
-
-    /// Puts a packet on the way from a node, behind what it sent before.
-    fn send(&mut self, conn: u64, from: Name, packet: Packet) {
-        let side = self.side(conn, from);
-        let delay = {
-            let ends = &self.conns[&conn];
-            self.delay(ends[0].node, ends[1].node)
-        };
-        let end = &mut self.conns.get_mut(&conn).unwrap()[side];
-        end.last_arrival = end.last_arrival.max(self.now + delay);
-        let at = end.last_arrival;
-        self.queue(at, packet);
-    }
-
-    fn close_end(&mut self, conn: u64, node: Name, tell: bool) {
-        let side = self.side(conn, node);
-        let end = &mut self.conns.get_mut(&conn).unwrap()[side];
-        if end.node == node && end.open {
-            end.open = false;
-            if tell {
-                let to = self.conns[&conn][1 - side].node;
-                self.send(conn, node, Packet::Close { conn, to });
-            }
-        }
+    fn check_half_held(&self) {
+        let over = self.half_by_time.iter();
+        let mut over = over.take_while(|(until, _)| *until < self.now);
+        let held = over.find(|(_, [a, _])| !self.paused.contains(a));
+        assert!(held.is_none(), "{held:?}: a session that the other lost");
     }
 
     /// Does what a speaker puts out.
@@ -556,7 +434,7 @@ impl Network {
             };
             match output {
                 Output::Connect { peer } => {
-                    let to = *self.nodes.keys().find(|it| **it == &*peer.0).unwrap();
+                    let to = self.name(&peer);
                     self.serial += 1;
                     let attempt = self.serial;
                     self.nodes
@@ -571,18 +449,20 @@ impl Network {
                     );
                     self.queue(now + SYN_TIMEOUT, Packet::SynTimeout { from, to, attempt });
                 }
-                Output::Send { conn, bytes } => {
-                    let conn = conn.0 / 2;
-                    let side = self.side(conn, name);
-                    let to = self.conns[&conn][1 - side].node;
-                    self.send(conn, name, Packet::Data { conn, to, bytes });
-                    let at = now + self.slowness;
-                    self.queue(at, Packet::Writable { conn, node: name });
-                }
+                Output::Send { conn, bytes } => self.send_bytes(conn.0 / 2, name, bytes),
                 Output::Close { conn } => self.close_end(conn.0 / 2, name, true),
-                Output::Event(event) => self.nodes.get_mut(name).unwrap().events.push(event),
+                Output::Event(event) => {
+                    match &event {
+                        Event::Up { peer, .. } => self.holds(name, self.name(peer), true),
+                        Event::Down { peer, .. } => self.holds(name, self.name(peer), false),
+                        Event::Failed { peer, .. } => self.half_held(self.name(peer), name),
+                        _ => {}
+                    }
+                    self.nodes.get_mut(name).unwrap().events.push(event);
+                }
             }
         }
+        self.note_deadline(name);
         self.check_version(name);
     }
 
@@ -631,9 +511,10 @@ pub fn routes(speaker: &Speaker) -> BTreeMap<String, Vec<String>> {
 }
 
 /// What the speaker with this number originates.
-pub fn prefixes_of(number: u8) -> BTreeSet<IpNet> {
+pub fn prefixes_of(number: u16) -> BTreeSet<IpNet> {
+    let [high, low] = number.to_be_bytes();
     nets(&[
-        &format!("10.0.{number}.0/24"),
+        &format!("10.{high}.{low}.0/24"),
         &format!("2001:db8:a{number}::/64"),
     ])
 }

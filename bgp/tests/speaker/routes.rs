@@ -5,7 +5,7 @@ use crate::solo::{Solo, bytes, messages, name_of, peers};
 use ipnet::IpNet;
 use routemesh_bgp::wire::notification::{cease, code};
 use routemesh_bgp::wire::{
-    Action, AsPath, Attributes, Family, Message, NextHop, Origin, Reach, Refresh, Segment, Update,
+    Action, AsPath, Attributes, Family, Message, NextHop, Origin, Reach, Refresh, Update,
 };
 use routemesh_bgp::{
     ConnId, Event, Hop, Input, Output, PeerConfig, PeerState, Rejection, SpeakerConfig,
@@ -33,7 +33,7 @@ fn with(list: &[(u8, u32)], change: impl FnOnce(&mut SpeakerConfig)) -> Solo {
 }
 
 fn through(ases: &[u32]) -> AsPath {
-    AsPath(vec![Segment::Sequence(ases.to_vec())])
+    AsPath(ases.to_vec())
 }
 
 /// What each peer is told of a prefix: its attributes.

@@ -127,7 +127,7 @@ impl Solo {
         let Message::Update(mut update) = announcement(prefix) else {
             panic!()
         };
-        update.reach[0].next_hop.address = address(number);
+        update.reach[0].next_hop.address = address(number.into());
         change(&mut update.attributes);
         self.receive(ConnId(number.into()), &Message::Update(update));
     }
@@ -210,7 +210,7 @@ pub fn name_of(number: u8) -> PeerId {
 pub fn peers(peers: &[(u8, u32)]) -> impl FnOnce(&mut SpeakerConfig) {
     let peers: BTreeMap<PeerId, PeerConfig> = peers
         .iter()
-        .map(|(number, asn)| (name_of(*number), peer(2, *number, *asn)))
+        .map(|(number, asn)| (name_of(*number), peer(2, (*number).into(), *asn)))
         .collect();
     |config| config.peers = peers
 }

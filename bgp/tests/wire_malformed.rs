@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use routemesh_bgp::wire::Action::{Discard, TreatAsWithdraw};
-use routemesh_bgp::wire::notification::{code, header, open, update};
+use routemesh_bgp::wire::notification::{code, header, open, route_refresh, update};
 use routemesh_bgp::wire::*;
 
 const INTERNAL: Context = Context {
@@ -74,10 +74,10 @@ fn prefixes(list: &[&str]) -> Vec<(u32, IpNet)> {
 enum Expected {
     /// No error.
     Good,
-    /// The routes stay.
-    Discarded,
-    /// The routes go.
-    Withdrawn,
+    /// The routes stay, and this is said of the attribute.
+    Discarded(&'static str),
+    /// The routes go, and this is said of the attribute.
+    Withdrawn(&'static str),
     /// The session goes: the subcode, and whether the attribute is told.
     Reset(u8, bool),
 }
@@ -90,71 +90,91 @@ type Case = (&'static str, Context, &'static [u8], Expected);
 #[rustfmt::skip]
 const ATTRIBUTES: &[Case] = &[
     // 7.1 ORIGIN
-    ("ORIGIN of no length", INTERNAL, &[0x40, 1, 0], Withdrawn),
-    ("ORIGIN too long", INTERNAL, &[0x40, 1, 2, 0, 0], Withdrawn),
-    ("ORIGIN undefined", INTERNAL, &[0x40, 1, 1, 3], Withdrawn),
-    ("ORIGIN optional", INTERNAL, &[0xc0, 1, 1, 0], Withdrawn),
-    ("ORIGIN not transitive", INTERNAL, &[0, 1, 1, 0], Withdrawn),
+    ("ORIGIN of no length", INTERNAL, &[0x40, 1, 0], Withdrawn("wrong length")),
+    ("ORIGIN too long", INTERNAL, &[0x40, 1, 2, 0, 0], Withdrawn("wrong length")),
+    ("ORIGIN undefined", INTERNAL, &[0x40, 1, 1, 3], Withdrawn("undefined")),
+    ("ORIGIN optional", INTERNAL, &[0xc0, 1, 1, 0], Withdrawn("wrong flags")),
+    ("ORIGIN not transitive", INTERNAL, &[0, 1, 1, 0], Withdrawn("wrong flags")),
     ("ORIGIN with a length in two bytes", INTERNAL, &[0x50, 1, 0, 1, 0], Good),
     ("ORIGIN with unused flags", INTERNAL, &[0x4f, 1, 1, 0], Good),
     // 7.2 AS_PATH
     ("AS_PATH empty", INTERNAL, &[0x40, 2, 0], Good),
-    ("AS_PATH of an unknown kind", INTERNAL, &[0x40, 2, 6, 5, 1, 0, 0, 0, 1], Withdrawn),
-    ("AS_PATH of a confederation", EXTERNAL, &[0x40, 2, 6, 3, 1, 0, 0, 0, 1], Withdrawn),
-    ("AS_PATH beyond its end", INTERNAL, &[0x40, 2, 6, 2, 2, 0, 0, 0, 1], Withdrawn),
-    ("AS_PATH with a byte left", INTERNAL, &[0x40, 2, 7, 2, 1, 0, 0, 0, 1, 2], Withdrawn),
-    ("AS_PATH with an empty segment", INTERNAL, &[0x40, 2, 2, 2, 0], Withdrawn),
-    ("AS_PATH of the other width", TWO_OCTETS, &[0x40, 2, 6, 2, 1, 0, 0, 0, 1], Withdrawn),
+    ("AS_PATH of an unknown kind", INTERNAL, &[0x40, 2, 6, 5, 1, 0, 0, 0, 1], Withdrawn("unknown segment type")),
+    ("AS_PATH of a confederation", EXTERNAL, &[0x40, 2, 6, 3, 1, 0, 0, 0, 1], Withdrawn("unknown segment type")),
+    ("AS_PATH beyond its end", INTERNAL, &[0x40, 2, 6, 2, 2, 0, 0, 0, 1], Withdrawn("segment too long")),
+    ("AS_PATH with a byte left", INTERNAL, &[0x40, 2, 7, 2, 1, 0, 0, 0, 1, 2], Withdrawn("segment too long")),
+    ("AS_PATH with an empty segment", INTERNAL, &[0x40, 2, 2, 2, 0], Withdrawn("empty segment")),
+    ("AS_PATH of the other width", TWO_OCTETS, &[0x40, 2, 6, 2, 1, 0, 0, 0, 1], Withdrawn("segment too long")),
     // RFC 9774 section 3
-    ("AS_PATH with AS_SET", INTERNAL, &[0x40, 2, 12, 2, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 2], Withdrawn),
-    ("AS_PATH with AS_CONFED_SET", INTERNAL, &[0x40, 2, 6, 4, 1, 0, 0, 0, 1], Withdrawn),
-    ("AS4_PATH with AS_SET", TWO_OCTETS, &[0xc0, 17, 6, 1, 1, 0, 1, 0, 0], Withdrawn),
-    ("AS_PATH with AS 0", INTERNAL, &[0x40, 2, 6, 2, 1, 0, 0, 0, 0], Withdrawn),
+    ("AS_PATH with AS_SET", INTERNAL, &[0x40, 2, 12, 2, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 2], Withdrawn("AS_SET")),
+    ("AS_PATH with AS_CONFED_SET", INTERNAL, &[0x40, 2, 6, 4, 1, 0, 0, 0, 1], Withdrawn("AS_SET")),
+    ("AS4_PATH with AS_SET", TWO_OCTETS, &[0xc0, 17, 6, 1, 1, 0, 1, 0, 0], Withdrawn("AS_SET")),
+    ("AS_PATH with AS 0", INTERNAL, &[0x40, 2, 6, 2, 1, 0, 0, 0, 0], Withdrawn("AS 0")),
+    ("AS_PATH optional", INTERNAL, &[0xc0, 2, 0], Withdrawn("wrong flags")),
     // 7.3 NEXT_HOP
-    ("NEXT_HOP too short", INTERNAL, &[0x40, 3, 3, 10, 0, 0], Withdrawn),
-    ("NEXT_HOP too long", INTERNAL, &[0x40, 3, 5, 10, 0, 0, 1, 0], Withdrawn),
-    ("NEXT_HOP of no length", INTERNAL, &[0x40, 3, 0], Withdrawn),
-    ("NEXT_HOP unspecified", INTERNAL, &[0x40, 3, 4, 0, 0, 0, 0], Withdrawn),
-    ("NEXT_HOP multicast", INTERNAL, &[0x40, 3, 4, 224, 0, 0, 1], Withdrawn),
-    ("NEXT_HOP broadcast", INTERNAL, &[0x40, 3, 4, 255, 255, 255, 255], Withdrawn),
+    ("NEXT_HOP too short", INTERNAL, &[0x40, 3, 3, 10, 0, 0], Withdrawn("wrong length")),
+    ("NEXT_HOP too long", INTERNAL, &[0x40, 3, 5, 10, 0, 0, 1, 0], Withdrawn("wrong length")),
+    ("NEXT_HOP of no length", INTERNAL, &[0x40, 3, 0], Withdrawn("wrong length")),
+    ("NEXT_HOP unspecified", INTERNAL, &[0x40, 3, 4, 0, 0, 0, 0], Withdrawn("not the address of a host")),
+    ("NEXT_HOP multicast", INTERNAL, &[0x40, 3, 4, 224, 0, 0, 1], Withdrawn("not the address of a host")),
+    ("NEXT_HOP broadcast", INTERNAL, &[0x40, 3, 4, 255, 255, 255, 255], Withdrawn("not the address of a host")),
+    ("NEXT_HOP optional", INTERNAL, &[0xc0, 3, 4, 10, 0, 0, 1], Withdrawn("wrong flags")),
     // 7.4 MULTI_EXIT_DISC
-    ("MED too short", INTERNAL, &[0x80, 4, 3, 0, 0, 0], Withdrawn),
-    ("MED too long", INTERNAL, &[0x80, 4, 5, 0, 0, 0, 0, 0], Withdrawn),
-    ("MED well-known", INTERNAL, &[0x40, 4, 4, 0, 0, 0, 0], Withdrawn),
+    ("MED too short", INTERNAL, &[0x80, 4, 3, 0, 0, 0], Withdrawn("wrong length")),
+    ("MED too long", INTERNAL, &[0x80, 4, 5, 0, 0, 0, 0, 0], Withdrawn("wrong length")),
+    ("MED well-known", INTERNAL, &[0x40, 4, 4, 0, 0, 0, 0], Withdrawn("wrong flags")),
+    ("MED of no length", INTERNAL, &[0x80, 4, 0], Withdrawn("wrong length")),
+    ("MED transitive", EXTERNAL, &[0xc0, 4, 4, 0, 0, 0, 0], Withdrawn("wrong flags")),
     // 7.5 LOCAL_PREF
-    ("LOCAL_PREF too short", INTERNAL, &[0x40, 5, 3, 0, 0, 0], Withdrawn),
-    ("LOCAL_PREF of no length", INTERNAL, &[0x40, 5, 0], Withdrawn),
-    ("LOCAL_PREF from outside", EXTERNAL, &[0x40, 5, 4, 0, 0, 0, 1], Discarded),
-    ("LOCAL_PREF from outside, malformed", EXTERNAL, &[0xc0, 5, 1, 0], Discarded),
+    ("LOCAL_PREF too short", INTERNAL, &[0x40, 5, 3, 0, 0, 0], Withdrawn("wrong length")),
+    ("LOCAL_PREF of no length", INTERNAL, &[0x40, 5, 0], Withdrawn("wrong length")),
+    ("LOCAL_PREF too long", INTERNAL, &[0x40, 5, 5, 0, 0, 0, 0, 0], Withdrawn("wrong length")),
+    ("LOCAL_PREF optional", INTERNAL, &[0xc0, 5, 4, 0, 0, 0, 0], Withdrawn("wrong flags")),
+    ("LOCAL_PREF from outside", EXTERNAL, &[0x40, 5, 4, 0, 0, 0, 1], Discarded("from an external peer")),
+    ("LOCAL_PREF from outside, malformed", EXTERNAL, &[0xc0, 5, 1, 0], Discarded("from an external peer")),
     // 7.6 ATOMIC_AGGREGATE
     ("ATOMIC_AGGREGATE", INTERNAL, &[0x40, 6, 0], Good),
-    ("ATOMIC_AGGREGATE with a value", INTERNAL, &[0x40, 6, 1, 0], Discarded),
-    ("ATOMIC_AGGREGATE optional", INTERNAL, &[0xc0, 6, 0], Withdrawn),
+    ("ATOMIC_AGGREGATE with a value", INTERNAL, &[0x40, 6, 1, 0], Discarded("wrong length")),
+    ("ATOMIC_AGGREGATE optional", INTERNAL, &[0xc0, 6, 0], Withdrawn("wrong flags")),
     // 7.7 AGGREGATOR
     ("AGGREGATOR", INTERNAL, &[0xc0, 7, 8, 0, 0, 0, 1, 10, 0, 0, 1], Good),
     ("AGGREGATOR of two octets", TWO_OCTETS, &[0xc0, 7, 6, 0, 1, 10, 0, 0, 1], Good),
-    ("AGGREGATOR of the other width", INTERNAL, &[0xc0, 7, 6, 0, 1, 10, 0, 0, 1], Discarded),
-    ("AGGREGATOR of the other width", TWO_OCTETS, &[0xc0, 7, 8, 0, 0, 0, 1, 10, 0, 0, 1], Discarded),
-    ("AGGREGATOR of AS 0", INTERNAL, &[0xc0, 7, 8, 0, 0, 0, 0, 10, 0, 0, 1], Discarded),
-    ("AGGREGATOR not transitive", INTERNAL, &[0x80, 7, 8, 0, 0, 0, 1, 10, 0, 0, 1], Withdrawn),
+    ("AGGREGATOR of the other width", INTERNAL, &[0xc0, 7, 6, 0, 1, 10, 0, 0, 1], Discarded("wrong length")),
+    ("AGGREGATOR of the other width", TWO_OCTETS, &[0xc0, 7, 8, 0, 0, 0, 1, 10, 0, 0, 1], Discarded("wrong length")),
+    ("AGGREGATOR of AS 0", INTERNAL, &[0xc0, 7, 8, 0, 0, 0, 0, 10, 0, 0, 1], Discarded("AS 0")),
+    ("AGGREGATOR not transitive", INTERNAL, &[0x80, 7, 8, 0, 0, 0, 1, 10, 0, 0, 1], Withdrawn("wrong flags")),
+    ("AGGREGATOR of no length", INTERNAL, &[0xc0, 7, 0], Discarded("wrong length")),
+    ("AGGREGATOR well-known", TWO_OCTETS, &[0x40, 7, 6, 0, 1, 10, 0, 0, 1], Withdrawn("wrong flags")),
     // 7.8 COMMUNITIES
-    ("COMMUNITIES of no length", INTERNAL, &[0xc0, 8, 0], Withdrawn),
-    ("COMMUNITIES not of four bytes", INTERNAL, &[0xc0, 8, 6, 0, 0, 0, 0, 0, 0], Withdrawn),
-    ("COMMUNITIES not transitive", INTERNAL, &[0x80, 8, 4, 0, 0, 0, 0], Withdrawn),
+    ("COMMUNITIES of no length", INTERNAL, &[0xc0, 8, 0], Withdrawn("wrong length")),
+    ("COMMUNITIES not of four bytes", INTERNAL, &[0xc0, 8, 6, 0, 0, 0, 0, 0, 0], Withdrawn("wrong length")),
+    ("COMMUNITIES not transitive", INTERNAL, &[0x80, 8, 4, 0, 0, 0, 0], Withdrawn("wrong flags")),
     ("COMMUNITIES partial", INTERNAL, &[0xe0, 8, 4, 0, 0, 0, 0], Good),
+    ("COMMUNITIES well-known", INTERNAL, &[0x40, 8, 4, 0, 0, 0, 0], Withdrawn("wrong flags")),
     // 7.9 ORIGINATOR_ID
-    ("ORIGINATOR_ID too short", INTERNAL, &[0x80, 9, 3, 10, 0, 0], Withdrawn),
-    ("ORIGINATOR_ID from outside", EXTERNAL, &[0x80, 9, 4, 10, 0, 0, 1], Discarded),
-    ("ORIGINATOR_ID from outside, malformed", EXTERNAL, &[0x80, 9, 0], Discarded),
+    ("ORIGINATOR_ID too short", INTERNAL, &[0x80, 9, 3, 10, 0, 0], Withdrawn("wrong length")),
+    ("ORIGINATOR_ID too long", INTERNAL, &[0x80, 9, 5, 10, 0, 0, 1, 1], Withdrawn("wrong length")),
+    ("ORIGINATOR_ID of no length", INTERNAL, &[0x80, 9, 0], Withdrawn("wrong length")),
+    ("ORIGINATOR_ID transitive", INTERNAL, &[0xc0, 9, 4, 10, 0, 0, 1], Withdrawn("wrong flags")),
+    ("ORIGINATOR_ID from outside", EXTERNAL, &[0x80, 9, 4, 10, 0, 0, 1], Discarded("from an external peer")),
+    ("ORIGINATOR_ID from outside, malformed", EXTERNAL, &[0x80, 9, 0], Discarded("from an external peer")),
     // 7.10 CLUSTER_LIST
-    ("CLUSTER_LIST of no length", INTERNAL, &[0x80, 10, 0], Withdrawn),
-    ("CLUSTER_LIST not of four bytes", INTERNAL, &[0x80, 10, 5, 1, 2, 3, 4, 5], Withdrawn),
-    ("CLUSTER_LIST from outside", EXTERNAL, &[0x80, 10, 4, 1, 2, 3, 4], Discarded),
+    ("CLUSTER_LIST of no length", INTERNAL, &[0x80, 10, 0], Withdrawn("wrong length")),
+    ("CLUSTER_LIST not of four bytes", INTERNAL, &[0x80, 10, 5, 1, 2, 3, 4, 5], Withdrawn("wrong length")),
+    ("CLUSTER_LIST from outside", EXTERNAL, &[0x80, 10, 4, 1, 2, 3, 4], Discarded("from an external peer")),
+    ("CLUSTER_LIST from outside, malformed", EXTERNAL, &[0xc0, 10, 3, 1, 2, 3], Discarded("from an external peer")),
+    ("CLUSTER_LIST transitive", INTERNAL, &[0xc0, 10, 4, 1, 2, 3, 4], Withdrawn("wrong flags")),
     // 7.11 MP_REACH_NLRI
     ("MP_REACH_NLRI too short", INTERNAL, &[0x80, 14, 4, 0, 2, 1, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
     ("MP_REACH_NLRI of no length", INTERNAL, &[0x80, 14, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
     ("MP_REACH_NLRI with a next hop beyond its end", INTERNAL, &[0x80, 14, 7, 0, 2, 1, 16, 0, 0, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
     ("MP_REACH_NLRI with a next hop of another family", INTERNAL, &[0x80, 14, 9, 0, 2, 1, 4, 10, 0, 0, 1, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI without a next hop", INTERNAL, &[0x80, 14, 5, 0, 2, 1, 0, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI with a next hop of a VPN", INTERNAL, &[0x80, 14, 29, 0, 2, 1, 24, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI with two next hops of a VPN", INTERNAL, &[0x80, 14, 53, 0, 1, 1, 48, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0xfe, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI with a prefix too long for IPv6", INTERNAL, &[0x80, 14, 39, 0, 2, 1, 16, 0x20, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 129, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_REACH_NLRI well-known", INTERNAL, &[0x40, 14, 9, 0, 1, 1, 4, 10, 0, 0, 1, 0], Reset(update::ATTRIBUTE_FLAGS, true)),
+    ("MP_REACH_NLRI with something reserved", INTERNAL, &[0x80, 14, 9, 0, 1, 1, 4, 10, 0, 0, 1, 7], Good),
     ("MP_REACH_NLRI with an IPv6 next hop for IPv4", NO_EXTENDED_NEXT_HOP, &[0x80, 14, 21, 0, 1, 1, 16, 0x20, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
     ("MP_REACH_NLRI with a prefix too long for IPv4", INTERNAL, &[0x80, 14, 15, 0, 1, 1, 4, 10, 0, 0, 1, 0, 33, 1, 2, 3, 4, 5], Reset(update::OPTIONAL_ATTRIBUTE, true)),
     ("MP_REACH_NLRI with a prefix beyond its end", INTERNAL, &[0x80, 14, 11, 0, 1, 1, 4, 10, 0, 0, 1, 0, 16, 1], Reset(update::OPTIONAL_ATTRIBUTE, true)),
@@ -164,35 +184,54 @@ const ATTRIBUTES: &[Case] = &[
     ("MP_REACH_NLRI without prefixes", INTERNAL, &[0x80, 14, 9, 0, 1, 1, 4, 10, 0, 0, 1, 0], Good),
     // 7.12 MP_UNREACH_NLRI
     ("MP_UNREACH_NLRI too short", INTERNAL, &[0x80, 15, 2, 0, 2], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_UNREACH_NLRI of no length", INTERNAL, &[0x80, 15, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_UNREACH_NLRI with a prefix beyond its end", INTERNAL, &[0x80, 15, 5, 0, 2, 1, 16, 0x20], Reset(update::OPTIONAL_ATTRIBUTE, true)),
+    ("MP_UNREACH_NLRI transitive", INTERNAL, &[0xc0, 15, 3, 0, 2, 1], Reset(update::ATTRIBUTE_FLAGS, true)),
     ("MP_UNREACH_NLRI with a prefix too long for IPv6", INTERNAL, &[0x80, 15, 21, 0, 2, 1, 129, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], Reset(update::OPTIONAL_ATTRIBUTE, true)),
     ("MP_UNREACH_NLRI well-known", INTERNAL, &[0x40, 15, 3, 0, 2, 1], Reset(update::ATTRIBUTE_FLAGS, true)),
     ("MP_UNREACH_NLRI beyond the attributes", INTERNAL, &[0x80, 15, 4, 0, 2, 1], Reset(update::MALFORMED_ATTRIBUTES, false)),
     ("MP_UNREACH_NLRI of another family", INTERNAL, &[0x80, 15, 4, 0, 25, 65, 9], Good),
     // 7.14 EXTENDED_COMMUNITIES
-    ("EXTENDED_COMMUNITIES of no length", INTERNAL, &[0xc0, 16, 0], Withdrawn),
-    ("EXTENDED_COMMUNITIES not of eight bytes", INTERNAL, &[0xc0, 16, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0], Withdrawn),
+    ("EXTENDED_COMMUNITIES of no length", INTERNAL, &[0xc0, 16, 0], Withdrawn("wrong length")),
+    ("EXTENDED_COMMUNITIES not of eight bytes", INTERNAL, &[0xc0, 16, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0], Withdrawn("wrong length")),
     ("EXTENDED_COMMUNITIES of unknown type", INTERNAL, &[0xc0, 16, 8, 0xee, 0xee, 0, 0, 0, 0, 0, 0], Good),
+    ("EXTENDED_COMMUNITIES not transitive", INTERNAL, &[0x80, 16, 8, 0, 2, 0, 0, 0, 0, 0, 0], Withdrawn("wrong flags")),
+    // 7.13, 7.15 and 7.16: unknown to us, whatever is in it
+    ("Traffic Engineering", INTERNAL, &[0x80, 24, 1, 0], Good),
+    ("IPV6_EXTENDED_COMMUNITIES", INTERNAL, &[0xc0, 25, 1, 0], Good),
+    ("ATTR_SET", INTERNAL, &[0xc0, 128, 1, 0], Good),
     // RFC 6793 section 6: AS4_PATH and AS4_AGGREGATOR
-    ("AS4_PATH among four octets", INTERNAL, &[0xc0, 17, 6, 2, 1, 0, 1, 0, 0], Discarded),
-    ("AS4_PATH of no length", TWO_OCTETS, &[0xc0, 17, 0], Discarded),
-    ("AS4_PATH beyond its end", TWO_OCTETS, &[0xc0, 17, 6, 2, 2, 0, 1, 0, 0], Discarded),
-    ("AS4_PATH with AS 0", TWO_OCTETS, &[0xc0, 17, 6, 2, 1, 0, 0, 0, 0], Discarded),
-    ("AS4_AGGREGATOR among four octets", INTERNAL, &[0xc0, 18, 8, 0, 1, 0, 0, 10, 0, 0, 1], Discarded),
-    ("AS4_AGGREGATOR too short", TWO_OCTETS, &[0xc0, 18, 7, 0, 1, 0, 0, 10, 0, 0], Discarded),
-    ("AS4_AGGREGATOR of AS 0", TWO_OCTETS, &[0xc0, 18, 8, 0, 0, 0, 0, 10, 0, 0, 1], Discarded),
+    ("AS4_PATH among four octets", INTERNAL, &[0xc0, 17, 6, 2, 1, 0, 1, 0, 0], Discarded("from a peer with 4-octet AS numbers")),
+    ("AS4_PATH of no length", TWO_OCTETS, &[0xc0, 17, 0], Discarded("no AS in it")),
+    ("AS4_PATH beyond its end", TWO_OCTETS, &[0xc0, 17, 6, 2, 2, 0, 1, 0, 0], Discarded("segment too long")),
+    ("AS4_PATH with AS 0", TWO_OCTETS, &[0xc0, 17, 6, 2, 1, 0, 0, 0, 0], Discarded("AS 0")),
+    ("AS4_PATH of an unknown kind", TWO_OCTETS, &[0xc0, 17, 6, 7, 1, 0, 1, 0, 0], Discarded("unknown segment type")),
+    ("AS4_PATH with a segment of a confederation", TWO_OCTETS, &[0xc0, 17, 12, 3, 1, 0, 1, 0, 0, 2, 1, 0, 1, 0, 0], Good),
+    ("AS4_PATH not transitive", TWO_OCTETS, &[0x80, 17, 6, 2, 1, 0, 1, 0, 0], Withdrawn("wrong flags")),
+    ("AS4_AGGREGATOR among four octets", INTERNAL, &[0xc0, 18, 8, 0, 1, 0, 0, 10, 0, 0, 1], Discarded("from a peer with 4-octet AS numbers")),
+    ("AS4_AGGREGATOR too short", TWO_OCTETS, &[0xc0, 18, 7, 0, 1, 0, 0, 10, 0, 0], Discarded("wrong length")),
+    ("AS4_AGGREGATOR of AS 0", TWO_OCTETS, &[0xc0, 18, 8, 0, 0, 0, 0, 10, 0, 0, 1], Discarded("AS 0")),
+    ("AS4_AGGREGATOR well-known", TWO_OCTETS, &[0x40, 18, 8, 0, 1, 0, 0, 10, 0, 0, 1], Withdrawn("wrong flags")),
     // RFC 8092 section 6
-    ("LARGE_COMMUNITIES of no length", INTERNAL, &[0xc0, 32, 0], Withdrawn),
-    ("LARGE_COMMUNITIES not of twelve bytes", INTERNAL, &[0xc0, 32, 8, 0, 0, 0, 0, 0, 0, 0, 0], Withdrawn),
+    ("LARGE_COMMUNITIES of no length", INTERNAL, &[0xc0, 32, 0], Withdrawn("wrong length")),
+    ("LARGE_COMMUNITIES not of twelve bytes", INTERNAL, &[0xc0, 32, 8, 0, 0, 0, 0, 0, 0, 0, 0], Withdrawn("wrong length")),
+    ("LARGE_COMMUNITIES not transitive", INTERNAL, &[0x80, 32, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], Withdrawn("wrong flags")),
+    // RFC 9234 section 5
+    ("ONLY_TO_CUSTOMER", EXTERNAL, &[0xc0, 35, 4, 0, 0, 0, 1], Good),
+    ("ONLY_TO_CUSTOMER of no length", EXTERNAL, &[0xc0, 35, 0], Withdrawn("wrong length")),
+    ("ONLY_TO_CUSTOMER too short", EXTERNAL, &[0xc0, 35, 3, 0, 0, 1], Withdrawn("wrong length")),
+    ("ONLY_TO_CUSTOMER too long", INTERNAL, &[0xc0, 35, 5, 0, 0, 0, 1, 0], Withdrawn("wrong length")),
+    ("ONLY_TO_CUSTOMER not transitive", INTERNAL, &[0x80, 35, 4, 0, 0, 0, 1], Withdrawn("wrong flags")),
     // RFC 4271 sections 5 and 6.3: unknown attributes
     ("unknown and transitive", INTERNAL, &[0xc0, 99, 2, 1, 2], Good),
     ("unknown and not transitive", INTERNAL, &[0x80, 99, 2, 1, 2], Good),
     ("unknown and well-known", INTERNAL, &[0x40, 99, 2, 1, 2], Reset(update::UNRECOGNIZED_WELL_KNOWN, true)),
     // RFC 7606 section 4
-    ("longer than the attributes", INTERNAL, &[0xc0, 99, 3, 1, 2], Withdrawn),
-    ("longer than the message", INTERNAL, &[0xd0, 8, 0xff, 0xff, 1, 2], Withdrawn),
-    ("too short for a length", INTERNAL, &[0xc0, 8], Withdrawn),
-    ("too short for a long length", INTERNAL, &[0xd0, 8, 1], Withdrawn),
-    ("too short for a code", INTERNAL, &[0xc0], Withdrawn),
+    ("longer than the attributes", INTERNAL, &[0xc0, 99, 3, 1, 2], Withdrawn("longer than the attributes together")),
+    ("longer than the message", INTERNAL, &[0xd0, 8, 0xff, 0xff, 1, 2], Withdrawn("longer than the attributes together")),
+    ("too short for a length", INTERNAL, &[0xc0, 8], Withdrawn("longer than the attributes together")),
+    ("too short for a long length", INTERNAL, &[0xd0, 8, 1], Withdrawn("longer than the attributes together")),
+    ("too short for a code", INTERNAL, &[0xc0], Withdrawn("longer than the attributes together")),
 ];
 
 /// The good attributes that a plain announcement needs, but not `without`.
@@ -215,25 +254,26 @@ fn each_malformed_attribute_has_its_action() {
         let mut attributes = good_attributes(context, code);
         attributes.extend(*attribute);
         let result = decode_update(&update_bytes(&[], &attributes, PREFIX), context);
-        let action = |action| Ok(vec![(code, action)]);
+        let fault = |action, reason| {
+            Ok(vec![Fault {
+                attribute: code,
+                action,
+                reason,
+            }])
+        };
         let faults = match expected {
             Good => Ok(vec![]),
-            Discarded => action(Discard),
-            Withdrawn => action(TreatAsWithdraw),
+            Discarded(reason) => fault(Discard, *reason),
+            Withdrawn(reason) => fault(TreatAsWithdraw, *reason),
             Reset(subcode, told) => {
                 let data: &[u8] = if *told { attribute } else { &[] };
                 Err(Notification::new(code::UPDATE, *subcode, data))
             }
         };
-        let found = result.clone().map(|(_, faults)| {
-            let faults = faults.iter();
-            faults
-                .map(|fault| (fault.attribute, fault.action))
-                .collect()
-        });
+        let found = result.clone().map(|(_, faults)| faults);
         assert_eq!(found, faults, "{name}");
         if let Ok((update, _)) = result {
-            let withdrawn = matches!(expected, Withdrawn);
+            let withdrawn = matches!(expected, Withdrawn(_));
             check_prefix(name, &update, withdrawn);
         }
     }
@@ -265,8 +305,8 @@ fn without_prefixes_a_malformed_attribute_ends_the_session() {
         attributes.extend(*attribute);
         let result = decode_update(&update_bytes(&[], &attributes, &[]), context);
         match expected {
-            Withdrawn | Reset(..) => assert!(result.is_err(), "{name}"),
-            Good | Discarded => {
+            Withdrawn(_) | Reset(..) => assert!(result.is_err(), "{name}"),
+            Good | Discarded(_) => {
                 let (update, _) = result.expect(name);
                 assert_eq!(update.withdrawn, prefixes(&["2001:db8::/32"]), "{name}");
             }
@@ -292,7 +332,7 @@ fn prefixes_of_another_family_need_no_withdrawal() {
 #[test]
 fn discarded_attributes_leave_nothing_behind() {
     for (name, context, attribute, expected) in ATTRIBUTES {
-        if !matches!(expected, Discarded) {
+        if !matches!(expected, Discarded(_)) {
             continue;
         }
         let good = good_attributes(context, 0);
@@ -639,6 +679,15 @@ fn wrong_parameters() {
         (&[2, 7, 5, 5, 0, 1, 0, 1, 0], open::UNSPECIFIC, &[]),
         (&[2, 3, 64, 1, 0], open::UNSPECIFIC, &[]),
         (&[2, 7, 64, 5, 0, 120, 0, 1, 1], open::UNSPECIFIC, &[]),
+        // RFC 8654, 9234, 7911, 7313, 9494.
+        (&[2, 3, 6, 1, 0], open::UNSPECIFIC, &[]),
+        (&[2, 2, 9, 0], open::UNSPECIFIC, &[]),
+        (&[2, 4, 9, 2, 3, 3], open::UNSPECIFIC, &[]),
+        (&[2, 5, 69, 3, 0, 1, 1], open::UNSPECIFIC, &[]),
+        (&[2, 7, 69, 5, 0, 1, 1, 3, 0], open::UNSPECIFIC, &[]),
+        (&[2, 3, 70, 1, 0], open::UNSPECIFIC, &[]),
+        (&[2, 8, 71, 6, 0, 1, 1, 0, 0, 9], open::UNSPECIFIC, &[]),
+        (&[2, 6, 9, 1, 3, 9, 1, 4], open::ROLE_MISMATCH, &[]),
         // AS 0, and no family in common.
         (&[2, 6, 65, 4, 0, 0, 0, 0], open::BAD_PEER_AS, &[0; 4]),
         (
@@ -694,6 +743,62 @@ fn capabilities_of_all_kinds() {
     };
     assert_eq!(all.capabilities, expected);
 
+    // Roles: the same one twice, and one that is not assigned. Extended messages.
+    let roles = decode_open(&open_bytes(&[2, 8, 9, 1, 3, 9, 1, 3, 6, 0])).expect("good");
+    assert_eq!(roles.capabilities.role, Some(Role::Customer));
+    assert!(roles.capabilities.extended_messages);
+    let roles = decode_open(&open_bytes(&[2, 3, 9, 1, 200])).expect("good");
+    assert_eq!(roles.capabilities.role, Some(Role::Unassigned(200)));
+
+    // ADD-PATH, as the peer sees it; with one undefined value nothing of it counts.
+    let add_path = |ipv6, directions| {
+        let parameter = [
+            2, 14, 69, 12, 0, 1, 1, 1, 0, 25, 65, 3, 0, 2, ipv6, directions,
+        ];
+        let open = decode_open(&open_bytes(&parameter)).expect("good");
+        open.capabilities.add_path
+    };
+    let (receive, send) = (
+        Directions {
+            receive: true,
+            send: false,
+        },
+        Directions::BOTH,
+    );
+    let both = PerFamily {
+        ipv4: receive,
+        ipv6: send,
+    };
+    assert_eq!(add_path(1, 3), both);
+    assert_eq!(
+        add_path(1, 2).ipv6,
+        Directions {
+            receive: false,
+            send: true
+        }
+    );
+    assert_eq!(add_path(128, 3).ipv6, Directions::NEITHER);
+    assert_eq!(add_path(1, 0), PerFamily::default());
+    assert_eq!(add_path(1, 4), PerFamily::default());
+
+    // Long-lived graceful restart, and the N bit.
+    let parameter = [
+        2, 20, 71, 14, 0, 1, 1, 0x80, 1, 2, 3, 0, 2, 1, 0x7f, 0, 0, 9, 64, 2, 0x40, 5,
+    ];
+    let capabilities = decode_open(&open_bytes(&parameter))
+        .expect("good")
+        .capabilities;
+    let long_lived = |forwarding, seconds| {
+        Some(LongLived {
+            forwarding,
+            seconds,
+        })
+    };
+    assert_eq!(capabilities.long_lived.ipv4, long_lived(true, 0x010203));
+    assert_eq!(capabilities.long_lived.ipv6, long_lived(false, 9));
+    let restart = capabilities.graceful_restart.expect("graceful restart");
+    assert!(restart.notification && !restart.restarting);
+
     // RFC 9072, where a parameter's length has two bytes.
     let extended = [255, 0, 5, 2, 0, 2, 2, 0];
     let extended = decode_open(&open_bytes(&extended)).expect("good");
@@ -710,4 +815,147 @@ fn a_refresh_for_another_family_asks_for_nothing() {
     let mut bytes = Vec::new();
     encode(&message.to_owned(), &INTERNAL, &mut bytes);
     assert_eq!(bytes, [], "an empty UPDATE would be End-of-RIB");
+}
+
+const ADD_PATH: Context = Context {
+    add_path: PerFamily {
+        ipv4: Directions::BOTH,
+        ipv6: Directions::BOTH,
+    },
+    ..INTERNAL
+};
+
+/// RFC 7911 section 3: each prefix has four bytes before it, which are part of it.
+#[test]
+fn prefixes_with_path_identifiers() {
+    let good = good_attributes(&ADD_PATH, 0);
+    let two = [0, 0, 0, 7, 16, 10, 1, 0xff, 0xff, 0xff, 0xff, 16, 10, 1];
+    let (update, _) = decode_update(&update_bytes(&two, &good, &two), &ADD_PATH).expect("good");
+    let prefix: IpNet = "10.1.0.0/16".parse().expect("a prefix");
+    let expected = [(7, prefix), (u32::MAX, prefix)];
+    assert_eq!(update.withdrawn, expected);
+    assert_eq!(update.reach[0].prefixes, expected);
+
+    let invalid = Err(Notification::new(code::UPDATE, update::INVALID_NETWORK, []));
+    // Cut in the identifier, after it, in the prefix; too long; and none at all.
+    let fields: [&[u8]; 5] = [
+        &[0, 0, 0],
+        &[0, 0, 0, 7],
+        &[0, 0, 0, 7, 16, 10],
+        &[0, 0, 0, 7, 33, 10, 1, 2, 3, 4],
+        PREFIX,
+    ];
+    for field in fields {
+        let bytes = update_bytes(&[], &good, field);
+        assert_eq!(decode_update(&bytes, &ADD_PATH), invalid, "{field:?}");
+        let bytes = update_bytes(field, &[], &[]);
+        assert_eq!(decode_update(&bytes, &ADD_PATH), invalid, "{field:?}");
+        let length = 3 + field.len() as u8;
+        let unreach = [&[0x80, 15, length, 0, 1, 1], field].concat();
+        let bytes = update_bytes(&[], &unreach, &[]);
+        let told = Notification::new(code::UPDATE, update::OPTIONAL_ATTRIBUTE, unreach);
+        assert_eq!(decode_update(&bytes, &ADD_PATH), Err(told), "{field:?}");
+    }
+    // A peer that was not asked for identifiers, and one of whose families has none.
+    assert!(decode_update(&update_bytes(&two, &[], &[]), &INTERNAL).is_err());
+    let only_ipv6 = Context {
+        add_path: PerFamily {
+            ipv6: Directions::BOTH,
+            ..PerFamily::default()
+        },
+        ..INTERNAL
+    };
+    let (update, _) = decode_update(&update_bytes(PREFIX, &[], &[]), &only_ipv6).expect("good");
+    assert_eq!(update.withdrawn, prefixes(&["10.1.0.0/16"]));
+}
+
+/// RFC 7606 with RFC 7911: what is treated as withdrawn keeps its identifiers.
+#[test]
+fn the_very_paths_are_withdrawn() {
+    let attributes = [&good_attributes(&ADD_PATH, 1), &[0x40, 1, 1, 9][..]].concat();
+    let bytes = update_bytes(&[], &attributes, &[0, 0, 0, 7, 16, 10, 1]);
+    let (update, _) = decode_update(&bytes, &ADD_PATH).expect("no reset");
+    let prefix: IpNet = "10.1.0.0/16".parse().expect("a prefix");
+    assert_eq!(update.withdrawn, [(7, prefix)]);
+}
+
+/// RFC 8654 sections 4 and 5: longer UPDATEs and NOTIFICATIONs from those whom we told so, while OPEN
+/// and KEEPALIVE stay as they are.
+#[test]
+fn extended_messages() {
+    let extended = Context {
+        extended_messages: Directions {
+            receive: true,
+            send: false,
+        },
+        ..INTERNAL
+    };
+    let header_of = |length: u16, kind: u8| {
+        let mut bytes = vec![0xff; 16];
+        bytes.extend(length.to_be_bytes());
+        bytes.push(kind);
+        bytes
+    };
+    for (length, kind) in [(4097, 2), (65535, 2), (4097, 3), (65535, 3)] {
+        assert_eq!(decode(&header_of(length, kind), &extended), Ok(None));
+    }
+    for (length, kind) in [(4097, 1), (65535, 1), (4097, 4), (4097, 5), (4097, 2)] {
+        let context = if kind == 2 { INTERNAL } else { extended };
+        let data = u16::to_be_bytes(length);
+        let expected = Notification::new(code::HEADER, header::BAD_LENGTH, data);
+        let bytes = header_of(length, kind);
+        assert_eq!(decode(&bytes, &context), Err(expected), "{length} {kind}");
+    }
+    // One that is all used: 13,000 times 0.0.0.0/32.
+    let prefixes = [32, 0, 0, 0, 0].repeat(13_000);
+    let attributes = good_attributes(&extended, 0);
+    let (update, _) =
+        decode_update(&update_bytes(&[], &attributes, &prefixes), &extended).expect("good");
+    assert_eq!(update.reach[0].prefixes.len(), 13_000);
+}
+
+const ENHANCED: Context = Context {
+    enhanced_route_refresh: true,
+    ..INTERNAL
+};
+
+/// RFC 7313 section 5.
+#[test]
+fn refreshes_begin_and_end() {
+    let refresh = |body: &[u8], context: &Context| {
+        let bytes = framed(5, body);
+        decode(&bytes, context).map(|it| it.expect("complete").message.to_owned())
+    };
+    let told = |family, refresh| Ok(Message::RouteRefresh(family, refresh));
+    let subtypes = [Refresh::Request, Refresh::Begin, Refresh::End];
+    for (subtype, expected) in (0..).zip(subtypes) {
+        let body = [0, 2, subtype, 1];
+        assert_eq!(refresh(&body, &ENHANCED), told(Family::Ipv6, expected));
+        // Reserved, where nobody speaks of demarcation.
+        let request = told(Family::Ipv6, Refresh::Request);
+        assert_eq!(refresh(&body, &INTERNAL), request);
+    }
+    let ignored = Ok(Message::Update(Update::default()));
+    assert_eq!(refresh(&[0, 1, 3, 1], &ENHANCED), ignored);
+    assert_eq!(refresh(&[0, 1, 255, 1], &ENHANCED), ignored);
+    for subtype in [1, 2] {
+        let body = [0, 1, subtype, 1, 0];
+        let data = framed(5, &body);
+        let expected = Notification::new(code::ROUTE_REFRESH, route_refresh::INVALID_LENGTH, data);
+        assert_eq!(refresh(&body, &ENHANCED), Err(expected));
+    }
+    for (body, context) in [([0, 1, 0, 1, 0], ENHANCED), ([0, 1, 1, 1, 0], INTERNAL)] {
+        let expected = Notification::new(code::HEADER, header::BAD_LENGTH, [0, 24]);
+        assert_eq!(refresh(&body, &context), Err(expected));
+    }
+}
+
+/// The frame tells the type of a message that is not worth decoding, or cannot be.
+#[test]
+fn a_message_that_cannot_be_decoded_is_still_of_a_type() {
+    let bytes = update_bytes(&[], &[0x40, 1], &[33, 1]);
+    assert!(decode(&bytes, &INTERNAL).is_err());
+    let frame = Frame::read(&bytes, &INTERNAL).expect("a frame");
+    let frame = frame.expect("complete");
+    assert_eq!((frame.kind, frame.len()), (Kind::Update, bytes.len()));
 }

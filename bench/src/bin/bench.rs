@@ -1,0 +1,139 @@
+//! `bench`: runs the benchmark, prints its tables and writes them into the page that quotes them.
+
+use clap::Parser;
+use routemesh_bench::error::Error;
+use routemesh_bench::lab;
+use routemesh_bench::page;
+use routemesh_bench::prefix::{Family, MOST};
+use routemesh_bench::process::catch_signals;
+use routemesh_bench::report::{Figure, Key, Samples, thousands};
+use routemesh_bench::subject::Subject;
+use routemesh_bench::trial::Trial;
+use std::error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Measures the agent beside BIRD 2 and FRR, in namespaces of this machine's kernel. Needs root.
+#[derive(Parser)]
+struct Args {
+    /// Rounds; every subject once in each.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Numbers of prefixes.
+    #[arg(long = "n", value_delimiter = ',', default_values_t = [1_000, 100_000, 1_000_000],
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
+    counts: Vec<u32>,
+    /// Address families.
+    #[arg(long = "family", value_delimiter = ',', default_values = ["ipv4", "ipv6"])]
+    families: Vec<Family>,
+    /// Who is measured.
+    #[arg(long = "subject", value_delimiter = ',',
+          default_values = ["routemesh", "bird", "frr", "raw"])]
+    subjects: Vec<Subject>,
+    /// FRR with 1,000,000 prefixes too, which takes many minutes a round.
+    #[arg(long)]
+    all: bool,
+    /// Directory with bench.md and bench.tsv, to be written to.
+    #[arg(long)]
+    docs: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn error::Error>> {
+    catch_signals()?;
+    lab::sweep()?;
+    let samples = routes(args)?;
+    println!("{}", samples.table());
+    if let Some(docs) = &args.docs {
+        write(docs, &samples)?;
+    }
+    Ok(())
+}
+
+/// All trials, the subjects taking turns.
+fn routes(args: &Args) -> Result<Samples, Error> {
+    let mut samples = Samples::default();
+    for &count in &args.counts {
+        for round in 1..=args.rounds {
+            for &family in &args.families {
+                for &subject in &args.subjects {
+                    if subject == Subject::Frr && count > 100_000 && !args.all {
+                        continue;
+                    }
+                    let trial = Trial {
+                        subject,
+                        family,
+                        count,
+                        deadline: Duration::from_secs(60 + u64::from(count / 2_000)),
+                    };
+                    let what = format!("{} {family} {subject}", thousands(count));
+                    eprint!("round {round}/{} {what}:", args.rounds);
+                    one(&trial, &mut samples)?;
+                }
+            }
+        }
+    }
+    Ok(samples)
+}
+
+fn one(trial: &Trial, samples: &mut Samples) -> Result<(), Error> {
+    let began = Instant::now();
+    let &Trial {
+        subject,
+        family,
+        count,
+        ..
+    } = trial;
+    let mut missing = Figure::ALL.to_vec();
+    if subject == Subject::Raw {
+        missing.retain(|figure| *figure != Figure::Memory);
+    }
+    let key = |figure| Key {
+        figure,
+        family,
+        count,
+        subject,
+    };
+    let done = trial.run(|figure, value| {
+        eprint!(" {figure} {}", figure.text(value));
+        missing.retain(|other| *other != figure);
+        samples.add(key(figure), Some(value));
+    });
+    eprintln!(" ({:.0} s)", began.elapsed().as_secs_f64());
+    match done {
+        Ok(()) => {}
+        Err(Error::Interrupted) => return Err(Error::Interrupted),
+        Err(error) => {
+            eprintln!("  failed: {error}");
+            // The step that failed may have told its figure before.
+            if missing.is_empty() {
+                missing = vec![Figure::Lose];
+            }
+            for figure in missing {
+                samples.add(key(figure), None);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write(docs: &Path, samples: &Samples) -> Result<(), Box<dyn error::Error>> {
+    let path = docs.join("bench.md");
+    let text = fs::read_to_string(&path)?;
+    let text = page::replace(&text, "routes", &samples.table())
+        .ok_or_else(|| format!("{} has no marks for the table of routes", path.display()))?;
+    fs::write(path, text)?;
+    fs::write(docs.join("bench.tsv"), samples.lines())?;
+    Ok(())
+}

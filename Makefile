@@ -43,6 +43,11 @@ lab-test: tools ## All tests that need ESP: the mesh in the lab, and others
 .PHONY: test
 test: tools check unit build lab-test ## Everything, as the CI does it
 
+.PHONY: bench
+bench: tools ## Speed and memory beside BIRD and FRR, 40 minutes (ARGS='--n 1000 --rounds 1' for a taste)
+	cargo build --release -p routemesh-agent -p routemesh-bench --bins
+	"$${CARGO_TARGET_DIR:-target}/release/bench" --docs docs $(ARGS)
+
 .PHONY: demo
 demo: tools build ## The mesh from nothing, healed before your eyes (KEEP=1: leaves you in it)
 	@tests/lab demo

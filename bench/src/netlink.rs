@@ -23,6 +23,7 @@ const NLMSG_DONE: u16 = 3;
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
+const REPLACE: u16 = 0x100;
 const CREATE: u16 = 0x400;
 
 const RTA_DST: u16 = 1;
@@ -255,6 +256,12 @@ pub fn put_group(id: u32, members: &[u32]) -> Request {
     let entries: Vec<u8> = members.iter().flat_map(entry).collect();
     put_attribute(NHA_GROUP, &entries, &mut body);
     (RTM_NEWNEXTHOP, CREATE, body)
+}
+
+/// Other members for a group that is there.
+pub fn replace_group(id: u32, members: &[u32]) -> Request {
+    let (kind, flags, body) = put_group(id, members);
+    (kind, flags | REPLACE, body)
 }
 
 /// Takes a nexthop away, and out of all groups.

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::netlink::{
     Netlink, Requests, delete_nexthop, delete_route, put_group, put_nexthop, put_route,
+    replace_group,
 };
 use crate::prefix::Family;
 use std::fs;
@@ -54,9 +55,18 @@ impl Raw {
         self.send(&batches)
     }
 
-    /// One nexthop goes, and with it a member of the group: how long the kernel takes for it.
-    pub fn lose_peer(&mut self) -> Result<Duration> {
-        self.send(&[Requests::new([delete_nexthop(MEMBERS[1])])])
+    /// The group has one member less from now on: how long the kernel takes for a group change.
+    pub fn change_group(&mut self) -> Result<Duration> {
+        let [first, _] = MEMBERS;
+        let took = self.send(&[Requests::new([replace_group(GROUP, &[first])])])?;
+        self.send(&[Requests::new([replace_group(GROUP, &MEMBERS)])])?;
+        Ok(took)
+    }
+
+    /// One nexthop goes, and with it a member of the group.
+    pub fn delete_nexthop(&mut self) -> Result<Duration> {
+        let [_, second] = MEMBERS;
+        self.send(&[Requests::new([delete_nexthop(second)])])
     }
 
     /// All routes go.

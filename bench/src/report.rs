@@ -10,8 +10,11 @@ use std::fmt::{self, Write};
 pub enum Figure {
     /// First UPDATE sent until the kernel holds all ECMP routes, in seconds.
     Install,
-    /// A peer's connection reset until the last packet left on its path, in seconds.
+    /// A peer's connection reset until the last packet left on its path, in seconds. Of the kernel
+    /// alone: the group that all routes share is replaced by one with a member less.
     Lose,
+    /// Of the kernel alone: a nexthop is deleted, and with it a member of the group, in seconds.
+    Delete,
     /// First withdrawal sent until the kernel holds no route, in seconds.
     Withdraw,
     /// Resident memory with all paths of both peers, in octets.
@@ -19,13 +22,19 @@ pub enum Figure {
 }
 
 impl Figure {
-    /// All of them, in the order of the tables.
-    pub const ALL: [Self; 4] = [Self::Install, Self::Lose, Self::Withdraw, Self::Memory];
+    /// What is measured of a subject.
+    pub fn of(subject: Subject) -> Vec<Self> {
+        match subject {
+            Subject::Raw => vec![Self::Install, Self::Withdraw, Self::Lose, Self::Delete],
+            _ => vec![Self::Install, Self::Memory, Self::Withdraw, Self::Lose],
+        }
+    }
 
     fn name(self) -> &'static str {
         match self {
             Self::Install => "install",
             Self::Lose => "lose a peer",
+            Self::Delete => "delete a nexthop",
             Self::Withdraw => "withdraw",
             Self::Memory => "memory",
         }
@@ -210,7 +219,7 @@ impl Samples {
                 let ratio = own(1_000).and_then(|small| Some(own(count)? / small));
                 vec![goal("at 1,000", 2.0, ratio)]
             }
-            (Figure::Lose, Family::Ipv4) => vec![],
+            (Figure::Lose, Family::Ipv4) | (Figure::Delete, _) => vec![],
             (Figure::Lose, Family::Ipv6) => vec![goal("kernel", 1.3, kernel)],
             (Figure::Withdraw, _) => vec![goal("BIRD", 0.5, bird)],
             (Figure::Memory, _) if count == 100_000 => vec![goal("BIRD", 1.0, bird)],

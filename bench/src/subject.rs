@@ -3,7 +3,7 @@
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::prefix::{COVER_IPV4, COVER_IPV6, Family};
+use crate::prefix::{COVER_IPV4, COVER_IPV6, Family, MOST};
 use crate::process::{Daemon, sibling};
 use clap::ValueEnum;
 use std::fmt;
@@ -100,7 +100,9 @@ fn routemesh(family: Family, dir: &Path) -> Result<Command> {
          hold_time = 180\n\n[[sites]]\nname = \"here\"\nprefixes = [\"{COVER_IPV4}\", \"{COVER_IPV6}\"]\n"
     );
     for address in neighbours(family) {
-        config += &format!("\n[[routers]]\naddress = \"{address}\"\nasn = 65000\n");
+        config += &format!(
+            "\n[[routers]]\naddress = \"{address}\"\nasn = 65000\nmax_prefixes = {MOST}\n"
+        );
     }
     let config = write(dir.join("config.toml"), &config)?;
     // There is no controller and no charon: the files only have to be there.

@@ -13,8 +13,9 @@ use crate::subject::{Running, Subject};
 use crate::watch::{Count, Watch};
 use std::time::Duration;
 
-/// How long daemons may settle before their memory is looked at.
+/// How long daemons may settle before their memory is looked at, where there is much of it.
 const SETTLE: Duration = Duration::from_secs(5);
+const MUCH: u32 = 100_000;
 /// After this long without a packet at the lost peer there will be none. The stream goes to every
 /// prefix again and again; what is left over is found by the dump.
 const QUIET: Duration = Duration::from_millis(500);
@@ -76,7 +77,7 @@ impl Trial {
         self.sent(&mut peers, "announced")?;
         watch.verify(self.both())?;
 
-        pause(SETTLE)?;
+        pause(if count < MUCH { SETTLE / 10 } else { SETTLE })?;
         tell(Figure::Memory, running.resident()? as f64);
 
         let began = self.all(&mut peers, ["withdraw", "withdrawing"])?;
@@ -179,8 +180,8 @@ impl Trial {
         let withdrawn = watched(&mut watch, none, &mut || raw.withdraw())?;
         tell(Figure::Withdraw, withdrawn.as_secs_f64());
         watched(&mut watch, self.both(), &mut || raw.install(lab))?;
-        let lost: Duration = raw.lose_peer()?;
-        tell(Figure::Lose, lost.as_secs_f64());
+        tell(Figure::Lose, raw.change_group()?.as_secs_f64());
+        tell(Figure::Delete, raw.delete_nexthop()?.as_secs_f64());
         watch.catch_up()?;
         watch.verify(self.one())
     }

@@ -95,10 +95,7 @@ fn one(trial: &Trial, samples: &mut Samples) -> Result<(), Error> {
         count,
         ..
     } = trial;
-    let mut missing = Figure::ALL.to_vec();
-    if subject == Subject::Raw {
-        missing.retain(|figure| *figure != Figure::Memory);
-    }
+    let mut missing = Figure::of(subject);
     let key = |figure| Key {
         figure,
         family,

@@ -1,6 +1,6 @@
 //! What a speaker is told about itself and its peers.
 
-use crate::wire::Family;
+use crate::wire::{Family, Role};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -76,6 +76,8 @@ pub struct PeerConfig {
     pub client: bool,
     /// The session ends when the peer announces more prefixes, refused ones included. 0: no limit.
     pub max_prefixes: usize,
+    /// What we are to the peer (RFC 9234), in eBGP.
+    pub role: Option<Role>,
     /// Never connect to the peer, only accept: the peer may be one of many in a range of addresses.
     pub passive: bool,
     /// Offer to exchange several paths per prefix, both ways (RFC 7911).
@@ -104,6 +106,7 @@ impl PeerConfig {
             export: Vec::new(),
             client: false,
             max_prefixes: 0,
+            role: None,
             passive: false,
             add_path: false,
             graceful_notification: false,

@@ -3,9 +3,10 @@
 
 use crate::collision::{self, New, Old, Verdict};
 use crate::config::{ConnId, Time};
+use crate::ending::Ending;
 use crate::interface::PeerState;
 use crate::retry::{Plan, Retry};
-use crate::session::{Ending, Phase, Session};
+use crate::session::{Phase, Session};
 use crate::wire::Notification;
 use crate::wire::notification::cease;
 use std::net::Ipv4Addr;

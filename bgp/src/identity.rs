@@ -1,12 +1,14 @@
 //! What we say of ourselves in OPENs.
 
 use crate::config::{PeerConfig, SpeakerConfig, Time};
-use crate::wire::{Capabilities, Family, GracefulRestart, Open};
+use crate::wire::{Capabilities, Directions, Family, GracefulRestart, LongLived, Open, PerFamily};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// The longest restart time that the capability can say: 12 bits (RFC 4724 section 3).
 const LONGEST_RESTART: u16 = 0xfff;
+/// The longest time of the long-lived capability: 24 bits (RFC 9494 section 3.1).
+const LONGEST_LONG_LIVED: u32 = 0xff_ffff;
 /// The shortest hold time that is not none (RFC 4271 section 4.2).
 const SHORTEST_HOLD: u16 = 3;
 
@@ -37,20 +39,28 @@ impl Identity {
         // Our kernel's routes outlive a restart, and a lost connection too: the peer need not
         // drop ours.
         let forwarding = restarting || was_up;
+        let families = peer.families.iter().map(|family| (*family, forwarding));
         let graceful_restart = GracefulRestart {
             restarting,
-            // RFC 8538: not yet.
-            notification: false,
+            notification: peer.graceful_notification,
             restart_time: saturating_seconds(self.restart_time).min(LONGEST_RESTART),
-            families: peer
-                .families
-                .iter()
-                .map(|family| (*family, forwarding))
-                .collect(),
+            families: families.collect(),
         };
         let hold_time = match peer.hold_time.is_zero() {
             true => 0,
             false => saturating_seconds(peer.hold_time).max(SHORTEST_HOLD),
+        };
+        let long_lived = LongLived {
+            forwarding,
+            seconds: peer.long_lived.as_secs().min(LONGEST_LONG_LIVED.into()) as u32,
+        };
+        let offers_long_lived = |family: Family| {
+            let offered = !peer.long_lived.is_zero() && peer.families.contains(&family);
+            offered.then_some(long_lived)
+        };
+        let add_path = |family: Family| match peer.add_path && peer.families.contains(&family) {
+            true => Directions::BOTH,
+            false => Directions::NEITHER,
         };
         Open {
             asn: self.asn,
@@ -62,7 +72,18 @@ impl Identity {
                 route_refresh: true,
                 four_octet_as: true,
                 graceful_restart: Some(graceful_restart),
-                ..Capabilities::default()
+                enhanced_route_refresh: true,
+                extended_messages: true,
+                // RFC 9234 section 4.1: there are no roles within an AS.
+                role: peer.role.filter(|_| peer.asn != self.asn),
+                add_path: PerFamily {
+                    ipv4: add_path(Family::Ipv4),
+                    ipv6: add_path(Family::Ipv6),
+                },
+                long_lived: PerFamily {
+                    ipv4: offers_long_lived(Family::Ipv4),
+                    ipv6: offers_long_lived(Family::Ipv6),
+                },
             },
         }
     }

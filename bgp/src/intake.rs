@@ -2,8 +2,9 @@
 //! kept from a session that is gone (RFC 4724 section 4.2).
 
 use crate::config::Time;
+use crate::ending::Ending;
+use crate::negotiate::Negotiated;
 use crate::rib::Path;
-use crate::session::{Ending, Negotiated};
 use crate::wire::Family;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -14,13 +15,32 @@ const STALE_LIMIT: Duration = Duration::from_secs(360);
 /// A peer without End-of-RIB has sent all its routes when no UPDATE came for this long.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// Paths of a family that are kept from a session that is gone, or that are being sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    until: Time,
+    /// For how long they are kept as a last resort after that (RFC 9494).
+    then: Option<Duration>,
+    /// They are a last resort by now.
+    long_lived: bool,
+}
+
+/// What becomes of kept paths whose time is over.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// They are a last resort from now on.
+    LongLived(BTreeSet<Family>),
+    /// They must go.
+    Gone(BTreeSet<Family>),
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Intake {
     /// Paths in the table, and those of them that are rejected.
     pub(crate) received: usize,
     pub(crate) rejected: usize,
-    /// Families with paths kept from a session that is gone, and until when.
-    pub(crate) stale: BTreeMap<Family, Time>,
+    /// Families with kept paths.
+    pub(crate) stale: BTreeMap<Family, Kept>,
     /// Families whose End-of-RIB arrived in this session.
     pub(crate) end_of_rib: BTreeSet<Family>,
     /// When the last UPDATE of this session came, or the session itself.
@@ -48,12 +68,29 @@ impl Intake {
     pub(crate) fn up(&mut self, negotiated: &Negotiated, now: Time) -> BTreeSet<Family> {
         self.last_update = now;
         self.end_of_rib.clear();
-        let forwarding = negotiated.restarting_families(|forwarding| forwarding);
-        let families: BTreeSet<Family> = self.stale.keys().copied().collect();
-        let gone = &families - &forwarding;
+        let restarted = negotiated.restarting_families(|forwarding| forwarding);
+        let forwarding = |family: Family, kept: &Kept| match kept.long_lived {
+            true => negotiated
+                .long_lived
+                .of(family)
+                .is_some_and(|it| it.forwarding),
+            false => restarted.contains(&family),
+        };
+        let gone = self
+            .stale
+            .iter()
+            .filter(|(family, kept)| !forwarding(**family, kept));
+        let gone: BTreeSet<Family> = gone.map(|(family, _)| *family).collect();
         self.stale.retain(|family, _| !gone.contains(family));
-        for until in self.stale.values_mut() {
-            *until = now + STALE_LIMIT;
+        for kept in self.stale.values_mut() {
+            // The long-lived time runs on (RFC 9494 section 4.2).
+            let limit = now + STALE_LIMIT;
+            kept.until = if kept.long_lived {
+                kept.until.min(limit)
+            } else {
+                limit
+            };
+            kept.then = None;
         }
         gone
     }
@@ -66,28 +103,91 @@ impl Intake {
         now: Time,
     ) -> BTreeSet<Family> {
         self.end_of_rib.clear();
-        let keep = match ending.keeps_paths() {
-            true => negotiated.restarting_families(|_| true),
-            false => BTreeSet::new(),
-        };
+        self.stale.clear();
+        if !ending.keeps_paths(negotiated.graceful_notification) {
+            return BTreeSet::new();
+        }
+        let restarting = negotiated.restarting_families(|_| true);
         let graceful = negotiated.graceful_restart.as_ref();
-        let seconds = graceful.map_or(0, |graceful| graceful.restart_time);
-        let until = now + Duration::from_secs(seconds.into());
-        self.stale = keep.iter().map(|family| (*family, until)).collect();
-        keep
+        let restart_time = graceful.map_or(0, |graceful| graceful.restart_time);
+        for family in &negotiated.families {
+            let long_lived = negotiated.long_lived.of(*family);
+            let then = long_lived.map(|it| Duration::from_secs(it.seconds.into()));
+            let then = then.filter(|then| !then.is_zero());
+            let seconds = match restarting.contains(family) {
+                true => restart_time,
+                // RFC 9494 section 4.2: the long-lived time begins at once.
+                false if then.is_some() => 0,
+                false => continue,
+            };
+            let kept = Kept {
+                until: now + Duration::from_secs(seconds.into()),
+                then,
+                long_lived: false,
+            };
+            self.stale.insert(*family, kept);
+        }
+        self.stale.keys().copied().collect()
     }
 
-    /// Gives up stale paths whose time `is_over`. Returns their families.
-    pub(crate) fn give_up(&mut self, is_over: impl Fn(Time) -> bool) -> BTreeSet<Family> {
-        let over = self.stale.iter().filter(|(_, until)| is_over(**until));
-        let over: BTreeSet<Family> = over.map(|(family, _)| *family).collect();
-        self.stale.retain(|family, _| !over.contains(family));
-        over
+    /// Gives up all stale paths. Returns their families.
+    pub(crate) fn give_up(&mut self) -> BTreeSet<Family> {
+        std::mem::take(&mut self.stale).into_keys().collect()
     }
 
-    /// When [`Intake::give_up`] has something to do.
+    /// What becomes of stale paths whose time is over; `None` if there are none.
+    pub(crate) fn over(&mut self, now: Time) -> Option<Over> {
+        let over = self.stale.iter().filter(|(_, kept)| kept.until <= now);
+        let (resort, gone): (Vec<_>, Vec<_>) = over.partition(|(_, kept)| kept.then.is_some());
+        let families = |kept: Vec<(&Family, &Kept)>| kept.iter().map(|it| *it.0).collect();
+        let (resort, gone): (BTreeSet<Family>, BTreeSet<Family>) =
+            (families(resort), families(gone));
+        if !gone.is_empty() {
+            self.stale.retain(|family, _| !gone.contains(family));
+            return Some(Over::Gone(gone));
+        }
+        for kept in self.stale.values_mut().filter(|kept| kept.until <= now) {
+            kept.until = now + kept.then.take().unwrap_or_default();
+            kept.long_lived = true;
+        }
+        (!resort.is_empty()).then_some(Over::LongLived(resort))
+    }
+
+    /// When [`Intake::over`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.stale.values().copied().min()
+        self.stale.values().map(|kept| kept.until).min()
+    }
+
+    /// The peer begins to send all of a family again (RFC 7313 section 4): what it does not send
+    /// until it says that it has is stale. False where that means nothing.
+    pub(crate) fn refresh_begins(
+        &mut self,
+        family: Family,
+        negotiated: &Negotiated,
+        now: Time,
+    ) -> bool {
+        if !self.may_refresh(family, negotiated) {
+            return false;
+        }
+        let kept = Kept {
+            until: now + STALE_LIMIT,
+            then: None,
+            long_lived: false,
+        };
+        self.stale.insert(family, kept);
+        true
+    }
+
+    /// The peer has sent all of a family again: true if paths of it are still stale, and must go.
+    pub(crate) fn refresh_ends(&mut self, family: Family, negotiated: &Negotiated) -> bool {
+        self.may_refresh(family, negotiated) && self.stale.remove(&family).is_some()
+    }
+
+    /// Not where a peer with End-of-RIB has not sent all for the first time: what is stale then is
+    /// stale since before the session (RFC 7313 section 4).
+    fn may_refresh(&self, family: Family, negotiated: &Negotiated) -> bool {
+        let sent_once = !negotiated.graceful() || self.end_of_rib.contains(&family);
+        sent_once && negotiated.families.contains(&family)
     }
 
     /// An UPDATE came.

@@ -1,9 +1,9 @@
 //! What goes into a speaker, and what comes out of it.
 
 use crate::config::{ConnId, PeerId, Time};
-use crate::session::Ending;
-use crate::wire::{Family, Fault};
-use std::collections::BTreeSet;
+use crate::ending::Ending;
+use crate::wire::{Action, Family, Fault};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -141,12 +141,23 @@ pub enum Event {
         /// With more than this the session ends.
         limit: usize,
     },
-    /// The peer sent a malformed attribute; the session goes on (RFC 7606).
+    /// The peer did not come back in its restart time: the paths kept for it are a last resort from
+    /// now on (RFC 9494).
+    LongLived {
+        /// The peer.
+        peer: PeerId,
+        /// Paths of these families.
+        families: BTreeSet<Family>,
+    },
+    /// The peer sent a malformed attribute (RFC 7606). Of many within a second not all are told of;
+    /// [`Counts::faults`] has all.
     Fault {
         /// The peer.
         peer: PeerId,
         /// What was wrong and what was done.
         fault: Fault,
+        /// How many before it were not told of.
+        unsaid: u64,
     },
 }
 
@@ -217,4 +228,7 @@ pub struct Counts {
     pub updates_received: u64,
     /// UPDATEs sent.
     pub updates_sent: u64,
+    /// Malformed attributes received, by type code and what was done (RFC 7606). Type code 0 stands
+    /// for the attributes as a whole.
+    pub faults: BTreeMap<(u8, Action), u64>,
 }

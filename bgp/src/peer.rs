@@ -3,15 +3,17 @@
 
 use crate::config::{ConnId, PeerConfig, PeerId, Time};
 use crate::connections::Connections;
+use crate::ending::Ending;
 use crate::export::{AdjRibOut, Target};
+use crate::faults;
 use crate::identity::Identity;
-use crate::intake::Intake;
+use crate::intake::{Intake, Over};
 use crate::interface::{Event, Output, PeerStatus};
 use crate::policy::{ImportRules, PrefixSet};
 use crate::record::Record;
 use crate::retry::{Plan, Retry};
 use crate::rib::Source;
-use crate::session::{Ending, Incoming, Session};
+use crate::session::{Incoming, Session};
 use crate::wire::notification::cease;
 use crate::wire::{Family, Fault, Message, Notification, Refresh, UpdateView};
 use std::collections::{BTreeSet, VecDeque};
@@ -31,10 +33,16 @@ pub(crate) enum Happening<'a> {
         keep: BTreeSet<Family>,
         collision: bool,
     },
-    /// The paths kept of these families must go.
+    /// The paths kept of these families must go: the peer did not come back in time.
     DropStale(BTreeSet<Family>),
+    /// The paths kept of these families are a last resort from now on (RFC 9494).
+    LongLived(BTreeSet<Family>),
+    /// The peer begins to send all of a family again: what there is of it is stale (RFC 7313).
+    RefreshBegins(Family),
+    /// The peer has sent all of a family again: what is still stale must go.
+    RefreshEnds(Family),
     /// Routes came.
-    Update(Box<UpdateView<'a>>, Vec<Fault>),
+    Update(Box<UpdateView<'a>>),
     /// The peer wants our routes again.
     Refresh(Family),
     /// Nothing for the speaker, but more may follow.
@@ -176,12 +184,31 @@ impl Peer {
             Incoming::Opened => self.opened(conn, now, outputs),
             Incoming::Established => self.up(conn, now, outputs),
             Incoming::Update(update, faults) => {
+                self.note_faults(faults, now, outputs);
                 self.intake.update(now);
-                Happening::Update(update, faults)
+                Happening::Update(update)
             }
-            Incoming::Refresh(family) => Happening::Refresh(family),
+            Incoming::Refresh(family, refresh) => self.refresh(family, refresh, now),
             Incoming::Ended(ending) => self.end(conn, ending, now, outputs),
         })
+    }
+
+    /// A ROUTE-REFRESH came (RFC 2918, RFC 7313).
+    fn refresh(&mut self, family: Family, refresh: Refresh, now: Time) -> Happening<'static> {
+        let Some(session) = self.connections.established() else {
+            return Happening::Nothing;
+        };
+        let (intake, negotiated) = (&mut self.intake, &session.negotiated);
+        match refresh {
+            Refresh::Request => Happening::Refresh(family),
+            Refresh::Begin if intake.refresh_begins(family, negotiated, now) => {
+                Happening::RefreshBegins(family)
+            }
+            Refresh::End if intake.refresh_ends(family, negotiated) => {
+                Happening::RefreshEnds(family)
+            }
+            Refresh::Begin | Refresh::End => Happening::Nothing,
+        }
     }
 
     /// An OPEN came: of all connections past OpenSent, one stays (RFC 4271 section 6.8).
@@ -256,6 +283,11 @@ impl Peer {
         };
         session.close(&ending, now, outputs);
         self.record.ended(&session, &ending);
+        if let Ending::Sent(notification) = &ending
+            && let Some(fault) = faults::reset(notification)
+        {
+            self.note_faults(vec![fault], now, outputs);
+        }
         let peer = self.id.clone();
         // A connection lost to another one of the same peer is no failure.
         let lost_to_another = ending.is_collision() && !self.connections.is_empty();
@@ -308,16 +340,11 @@ impl Peer {
             self.connections.retry.pause(now);
         }
         match happening {
-            Happening::Nothing => self.drop_stale(|_| true),
+            Happening::Nothing => match self.intake.give_up() {
+                none if none.is_empty() => Happening::Nothing,
+                families => Happening::DropStale(families),
+            },
             down => down,
-        }
-    }
-
-    fn drop_stale(&mut self, is_over: impl Fn(Time) -> bool) -> Happening<'static> {
-        let families = self.intake.give_up(is_over);
-        match families.is_empty() {
-            true => Happening::Nothing,
-            false => Happening::DropStale(families),
         }
     }
 
@@ -360,8 +387,11 @@ impl Peer {
                 None => Happening::Nothing,
             });
         }
-        if due(self.intake.deadline()) {
-            return Some(self.drop_stale(|until| until <= now));
+        if let Some(over) = self.intake.over(now) {
+            return Some(match over {
+                Over::Gone(families) => Happening::DropStale(families),
+                Over::LongLived(families) => Happening::LongLived(families),
+            });
         }
         if due(self.connections.retry.deadline()) {
             self.connect(now, outputs);
@@ -396,6 +426,20 @@ impl Peer {
     }
 
     // ---- Routes ----
+
+    /// Counts what was wrong with an UPDATE, and says so.
+    fn note_faults(&mut self, faults: Vec<Fault>, now: Time, outputs: &mut VecDeque<Output>) {
+        for fault in faults {
+            if let Some(unsaid) = self.record.faults.note(&fault, now) {
+                let peer = self.id.clone();
+                outputs.push_back(Output::Event(Event::Fault {
+                    peer,
+                    fault,
+                    unsaid,
+                }));
+            }
+        }
+    }
 
     pub(crate) fn too_many(&self) -> bool {
         self.config.max_prefixes != 0 && self.intake.received > self.config.max_prefixes

@@ -1,8 +1,10 @@
 //! What is remembered of a peer for people, over all its sessions.
 
 use crate::config::Time;
+use crate::ending::Ending;
+use crate::faults::Faults;
 use crate::interface::{Counts, PeerState};
-use crate::session::{Ending, Session};
+use crate::session::Session;
 
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -13,6 +15,7 @@ pub(crate) struct Record {
     pub(crate) last_notification: Option<Ending>,
     /// Of sessions that are over; [`Record::counts`] adds those there are.
     counts: Counts,
+    pub(crate) faults: Faults,
 }
 
 impl Record {
@@ -23,6 +26,7 @@ impl Record {
             last_error: None,
             last_notification: None,
             counts: Counts::default(),
+            faults: Faults::default(),
         }
     }
 
@@ -48,6 +52,7 @@ impl Record {
     /// With what the connections counted that there are.
     pub(crate) fn counts<'a>(&self, sessions: impl Iterator<Item = &'a Session>) -> Counts {
         let mut counts = self.counts.clone();
+        counts.faults = self.faults.counts.clone();
         for session in sessions {
             add(&mut counts, session);
         }

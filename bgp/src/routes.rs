@@ -1,13 +1,13 @@
 //! What follows from a peer's doings for the table, and from the table for the other peers.
 
 use crate::config::{PeerId, Time};
+use crate::ending::Ending;
 use crate::interface::{Event, Output};
 use crate::peer::{Happening, Peer};
 use crate::rib::{Fate, Path};
-use crate::session::Ending;
 use crate::speaker::Speaker;
 use crate::wire::notification::cease;
-use crate::wire::{Family, Fault, Notification, UpdateView};
+use crate::wire::{Family, Notification, UpdateView};
 use std::collections::BTreeSet;
 
 /// A session that is down, and what becomes of its paths.
@@ -40,8 +40,8 @@ impl Speaker {
                 let event = Event::StaleRemoved { peer, families };
                 self.outputs.push_back(Output::Event(event));
             }
-            Happening::Update(update, faults) => {
-                self.import(id, *update, faults);
+            Happening::Update(update) => {
+                self.import(id, *update);
                 self.check_max_prefixes(id, now);
             }
             Happening::Refresh(family) => {
@@ -49,6 +49,13 @@ impl Speaker {
                     out.refresh(family);
                 }
             }
+            Happening::LongLived(families) => {
+                let peer = id.clone();
+                let event = Event::LongLived { peer, families };
+                self.outputs.push_back(Output::Event(event));
+            }
+            Happening::RefreshBegins(family) => self.mark_stale(id, family),
+            Happening::RefreshEnds(family) => self.drop_stale(id, &BTreeSet::from([family])),
             Happening::Nothing => {}
         }
         if let Some(peer) = self.peers.get_mut(id) {
@@ -86,6 +93,16 @@ impl Speaker {
         });
     }
 
+    fn mark_stale(&mut self, id: &PeerId, family: Family) {
+        self.rib.revise(id, |prefix, path| {
+            if Family::of(prefix) == family && !path.stale {
+                path.stale = true;
+                return Fate::Changed;
+            }
+            Fate::Same
+        });
+    }
+
     fn drop_stale(&mut self, id: &PeerId, families: &BTreeSet<Family>) {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
@@ -103,12 +120,7 @@ impl Speaker {
         });
     }
 
-    fn import(&mut self, id: &PeerId, update: UpdateView<'_>, faults: Vec<Fault>) {
-        for fault in faults {
-            let peer = id.clone();
-            let event = Event::Fault { peer, fault };
-            self.outputs.push_back(Output::Event(event));
-        }
+    fn import(&mut self, id: &PeerId, update: UpdateView<'_>) {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };

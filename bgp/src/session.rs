@@ -1,19 +1,20 @@
 //! One TCP connection to a peer, from the OPEN on: the states OpenSent, OpenConfirm and
-//! Established of RFC 4271 section 8, its hold and keepalive timers, and what the OPENs negotiated.
+//! Established of RFC 4271 section 8, and its hold and keepalive timers.
 //!
 //! The states before there is a connection, and what several connections have to do with each
 //! other, belong to `peer`.
 
 use crate::config::{ConnId, Time};
+use crate::ending::Ending;
 use crate::interface::Output;
+use crate::negotiate::{Negotiated, negotiate};
 use crate::outbound::Outbound;
-use crate::wire::notification::{cease, code, open, state_machine};
+use crate::wire::notification::{code, state_machine};
 use crate::wire::{
-    Context, Decoded, Family, Fault, Frame, GracefulRestart, Kind, Message, Notification, Open,
-    Refresh, UpdateView, encode,
+    Context, Decoded, Family, Fault, Frame, Kind, Message, Notification, Open, Refresh, UpdateView,
+    encode,
 };
-use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -23,62 +24,6 @@ use std::time::Duration;
 /// the hold time.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How a session, or a connection on its way to one, ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// The connection was closed or broke without a NOTIFICATION.
-    Closed,
-    /// We ended it with this NOTIFICATION.
-    Sent(Notification),
-    /// The peer ended it with this NOTIFICATION.
-    Received(Notification),
-    /// The link to the peer was declared dead.
-    Dead,
-    /// The peer opened a new connection: it has restarted, and this one was dead
-    /// (RFC 4724 section 4.2).
-    Superseded,
-}
-
-impl Ending {
-    /// Whether the peer's forwarding may be assumed to go on, so that its paths are kept where
-    /// graceful restart was negotiated. Losing a collision ends a connection, not the peer.
-    pub(crate) fn keeps_paths(&self) -> bool {
-        matches!(self, Self::Closed | Self::Superseded) || self.is_collision()
-    }
-
-    pub(crate) fn is_collision(&self) -> bool {
-        match self {
-            Self::Sent(notification) | Self::Received(notification) => {
-                notification.code == code::CEASE && notification.subcode == cease::COLLISION
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether one side found fault with the other, so that trying again at once is of no use.
-    pub(crate) fn is_error(&self) -> bool {
-        match self {
-            Self::Sent(notification) | Self::Received(notification) => !matches!(
-                notification.code,
-                code::CEASE | code::HOLD_TIMER_EXPIRED | code::SEND_HOLD_TIMER_EXPIRED
-            ),
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Ending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed => write!(f, "connection closed"),
-            Self::Sent(notification) => write!(f, "{notification} (sent)"),
-            Self::Received(notification) => write!(f, "{notification} (received)"),
-            Self::Dead => write!(f, "link to the peer is dead"),
-            Self::Superseded => write!(f, "peer restarted and opened a new connection"),
-        }
-    }
-}
-
 /// The state of a connection. Ordered by progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
@@ -86,33 +31,6 @@ pub(crate) enum Phase {
     OpenConfirm,
     /// Since then.
     Established(Time),
-}
-
-/// What both sides can do.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Negotiated {
-    pub(crate) context: Context,
-    pub(crate) families: BTreeSet<Family>,
-    pub(crate) route_refresh: bool,
-    /// Zero: neither hold nor keepalive timer.
-    pub(crate) hold_time: Duration,
-    /// The peer's capability. Ours is always there.
-    pub(crate) graceful_restart: Option<GracefulRestart>,
-}
-
-impl Negotiated {
-    /// Families that the peer restarts gracefully, as far as its F bit is what is asked for.
-    pub(crate) fn restarting_families(&self, asked: impl Fn(bool) -> bool) -> BTreeSet<Family> {
-        let listed = self.graceful_restart.iter().flat_map(|it| &it.families);
-        let listed = listed.filter(|(_, forwarding)| asked(*forwarding));
-        let listed: BTreeSet<Family> = listed.map(|(family, _)| *family).collect();
-        &listed & &self.families
-    }
-
-    /// Whether the peer restarts gracefully in at least one family.
-    pub(crate) fn graceful(&self) -> bool {
-        !self.restarting_families(|_| true).is_empty()
-    }
 }
 
 /// What a connection's next message means for its owner.
@@ -124,8 +42,8 @@ pub(crate) enum Incoming<'a> {
     Established,
     /// An UPDATE, and what was wrong with it.
     Update(Box<UpdateView<'a>>, Vec<Fault>),
-    /// The peer wants our routes again.
-    Refresh(Family),
+    /// The peer wants our routes again, or begins or ends to send its own again.
+    Refresh(Family, Refresh),
     /// The connection is over.
     Ended(Ending),
 }
@@ -257,9 +175,7 @@ impl Session {
                 }
                 Message::RouteRefresh(family, refresh) => {
                     self.hold(now);
-                    if refresh == Refresh::Request {
-                        return Some(Incoming::Refresh(family));
-                    }
+                    return Some(Incoming::Refresh(family, refresh));
                 }
             }
         }
@@ -289,48 +205,9 @@ impl Session {
         }
     }
 
-    /// Checks the peer's OPEN (RFC 4271 section 6.2) and settles what both sides can do.
     fn negotiate(&mut self, theirs: &Open) -> Result<(), Notification> {
-        let refuse = |subcode, data: &[u8]| Err(Notification::new(code::OPEN, subcode, data));
-        if theirs.asn != self.peer_asn || theirs.asn == 0 {
-            return refuse(open::BAD_PEER_AS, &[]);
-        }
-        // RFC 6286 section 2.2: within an AS identifiers are unique; between two they need not be.
-        let internal = self.peer_asn == self.offer.asn;
-        let own = internal && theirs.router_id == self.offer.router_id;
-        if own || theirs.router_id.is_unspecified() {
-            return refuse(open::BAD_IDENTIFIER, &[]);
-        }
-        if matches!(theirs.hold_time, 1 | 2) {
-            return refuse(open::UNACCEPTABLE_HOLD_TIME, &[]);
-        }
-        let (ours, can) = (&self.offer.capabilities, &theirs.capabilities);
-        let theirs_or_ipv4 = match can.families.is_empty() {
-            true => BTreeSet::from([Family::Ipv4]),
-            false => can.families.clone(),
-        };
-        let families = &ours.families & &theirs_or_ipv4;
-        if families.is_empty() {
-            // RFC 5492 section 3, with the capability that we miss: multiprotocol, AFI, SAFI 1.
-            let missing = match ours.families.first() {
-                Some(Family::Ipv6) => [1, 4, 0, 2, 0, 1],
-                _ => [1, 4, 0, 1, 0, 1],
-            };
-            return refuse(open::UNSUPPORTED_CAPABILITY, &missing);
-        }
-        let hold_time = self.offer.hold_time.min(theirs.hold_time);
+        self.negotiated = negotiate(&self.offer, theirs, self.peer_asn)?;
         self.router_id = theirs.router_id;
-        self.negotiated = Negotiated {
-            context: Context {
-                four_octet_as: ours.four_octet_as && can.four_octet_as,
-                extended_next_hop: ours.extended_next_hop && can.extended_next_hop,
-                ..self.negotiated.context
-            },
-            families,
-            route_refresh: ours.route_refresh && can.route_refresh,
-            hold_time: Duration::from_secs(hold_time.into()),
-            graceful_restart: can.graceful_restart.clone(),
-        };
         Ok(())
     }
 
@@ -392,13 +269,7 @@ impl Session {
 
     /// Says the last word on the connection.
     pub(crate) fn close(&mut self, ending: &Ending, now: Time, outputs: &mut VecDeque<Output>) {
-        let notification = match ending {
-            Ending::Sent(notification) => Some(notification.clone()),
-            // RFC 9384: if anything still arrives there, the peer need not wait for its hold timer.
-            Ending::Dead => Some(Notification::cease(cease::BFD_DOWN)),
-            _ => None,
-        };
-        if let Some(notification) = notification {
+        if let Some(notification) = ending.last_word(self.negotiated.graceful_notification) {
             self.send(&Message::Notification(notification), now, outputs);
         }
         if *ending != Ending::Closed {

@@ -1,13 +1,13 @@
 //! The speaker: what happens to one peer, and what follows from it for the table and the others.
 
 use crate::config::{ConnId, PeerConfig, PeerId, SpeakerConfig, Time};
+use crate::ending::Ending;
 use crate::identity::Identity;
 use crate::interface::{Input, Output, PeerStatus};
 use crate::peer::Peer;
 use crate::policy::Rejection;
 use crate::rib::{Fate, Hop, Interner, Path, Rib};
 use crate::routes::Lost;
-use crate::session::Ending;
 use crate::wire::notification::cease;
 use crate::wire::{Attributes, Notification};
 use ipnet::IpNet;

@@ -357,8 +357,15 @@ fn log(event: &Event) {
         Event::EndOfRib { peer, family } => {
             debug!("BGP {peer} has told all its {family:?} prefixes")
         }
-        Event::Fault { peer, fault } => warn!(
-            "BGP {peer} sent a malformed attribute {}: {}, {:?}",
+        Event::LongLived { peer, .. } => {
+            warn!("BGP {peer} did not come back in time: its paths are a last resort")
+        }
+        Event::Fault {
+            peer,
+            fault,
+            unsaid,
+        } => warn!(
+            "BGP {peer} sent a malformed attribute {}: {}, {:?} ({unsaid} more before)",
             fault.attribute, fault.reason, fault.action
         ),
     }

@@ -60,13 +60,15 @@ pub struct Fault {
     pub reason: &'static str,
 }
 
-/// What RFC 7606 asks for, short of a session reset, which is an `Err` of [`decode`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What RFC 7606 asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
     /// The attribute was dropped, the routes kept.
     Discard,
     /// All routes of the message were withdrawn.
     TreatAsWithdraw,
+    /// The session ends. Not among the faults of a message, but an `Err` of [`decode`].
+    SessionReset,
 }
 
 /// Takes one message from the front of `stream`: [`Frame::read`] and [`Frame::decode`] in one.

@@ -1,9 +1,12 @@
 //! Graceful restart (RFC 4724), from both ends.
 
 use crate::network::*;
-use crate::solo::{FIRST, Solo, announcement, messages, their_open};
-use routemesh_bgp::wire::{Family, GracefulRestart, Message, Update};
-use routemesh_bgp::{ConnId, Ending, Event, Input, Output, PeerState};
+use crate::solo::{FIRST, Solo, announcement, b, messages, open_with_restart, their_open};
+use routemesh_bgp::wire::notification::cease;
+use routemesh_bgp::wire::{
+    Family, GracefulRestart, LongLived, Message, Notification, Refresh, Update,
+};
+use routemesh_bgp::{ConnId, Ending, Event, Input, Output, PeerConfig, PeerState};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -350,4 +353,261 @@ fn opens_say_restarted_for_the_restart_time_only_and_forwarding_kept_after_any_s
     again.input(Input::Closed { conn: FIRST });
     again.connected(false);
     assert_eq!(graceful(&mut again), (false, true));
+}
+
+/// Both sides have the N bit of RFC 8538, and a route is there.
+fn graceful_notifications() -> Solo {
+    let mut solo = Solo::with(|config| {
+        let peer = config.peers.get_mut(&b()).unwrap();
+        peer.graceful_notification = true;
+        peer.max_prefixes = 2;
+    });
+    solo.establish_with(1, open_with_restart(|it| it.notification = true));
+    solo.receive(FIRST, &announcement("10.0.1.0/24"));
+    solo.outputs();
+    solo
+}
+
+#[test]
+fn a_notification_keeps_paths_where_both_sides_say_so_unless_it_is_for_good() {
+    type Do = fn(&mut Solo);
+    let receive = |solo: &mut Solo, notification| {
+        solo.receive(FIRST, &Message::Notification(notification));
+    };
+    // What happens, what we say of it, whether the paths stay.
+    let table: [(&str, Do, &str, bool); 9] = [
+        ("hold timer", |solo| solo.pass(HOLD), "4/0 1, close 1", true),
+        (
+            "an error of the peer",
+            |solo| solo.receive(FIRST, &Message::Open(their_open())),
+            "5/3 1, close 1",
+            true,
+        ),
+        (
+            "hard reset",
+            |solo| {
+                let reset = Notification::new(6, cease::HARD_RESET, [6, 2]);
+                solo.receive(FIRST, &Message::Notification(reset));
+            },
+            "close 1",
+            false,
+        ),
+        (
+            "any other cease",
+            |solo| {
+                let cease = Notification::cease(cease::PEER_DECONFIGURED);
+                solo.receive(FIRST, &Message::Notification(cease));
+            },
+            "close 1",
+            true,
+        ),
+        (
+            "an error that the peer finds",
+            |solo| {
+                let error = Notification::new(3, 1, []);
+                solo.receive(FIRST, &Message::Notification(error));
+            },
+            "close 1",
+            true,
+        ),
+        (
+            "dead link",
+            |solo| solo.input(Input::Dead { peer: b() }),
+            "6/9 wrapping 6/10 1, close 1",
+            false,
+        ),
+        (
+            "shutdown",
+            |solo| solo.speaker.shutdown("bye", solo.now),
+            "6/9 wrapping 6/2 1, close 1",
+            false,
+        ),
+        (
+            "too many prefixes",
+            |solo| {
+                solo.receive(FIRST, &announcement("10.0.2.0/24"));
+                solo.receive(FIRST, &announcement("10.0.3.0/24"));
+            },
+            "6/9 wrapping 6/1 1, close 1",
+            false,
+        ),
+        (
+            "de-configured",
+            |solo| {
+                let mut config = solo.config.clone();
+                config.peers.clear();
+                solo.speaker.configure(config, solo.now);
+            },
+            "6/9 wrapping 6/3 1, close 1",
+            false,
+        ),
+    ];
+    for (what, happen, said, kept) in table {
+        let mut solo = graceful_notifications();
+        happen(&mut solo);
+        assert_eq!(solo.outputs().join(", "), said, "{what}");
+        assert_eq!(solo.speaker.loc_rib().count(), usize::from(kept), "{what}");
+    }
+    // The same where only one side says so: nothing is kept, and no hard reset is sent.
+    for ours in [true, false] {
+        let mut solo = Solo::with(|config| {
+            config.peers.get_mut(&b()).unwrap().graceful_notification = ours;
+        });
+        solo.establish_with(1, open_with_restart(|it| it.notification = !ours));
+        solo.receive(FIRST, &announcement("10.0.1.0/24"));
+        receive(&mut solo, Notification::cease(cease::OUT_OF_RESOURCES));
+        solo.outputs();
+        assert_eq!(solo.speaker.loc_rib().count(), 0);
+        solo.establish_with(2, open_with_restart(|it| it.notification = !ours));
+        solo.outputs();
+        solo.speaker.shutdown("bye", solo.now);
+        assert_eq!(solo.outputs(), ["6/2 2", "close 2"]);
+    }
+}
+
+#[test]
+fn a_peer_that_is_back_after_a_notification_keeps_its_routes_throughout() {
+    let mut network = two_with(|peer| peer.graceful_notification = true);
+    // B finds fault with A: the connection goes, the paths stay on both sides until it is back.
+    network.cut_one_way("A", "B");
+    network.run(HOLD + seconds(0.1));
+    assert!(matches!(downs(&network, "A")[..], [Ending::Received(ref it)] if it.code == 4));
+    assert!(matches!(downs(&network, "B")[..], [Ending::Sent(ref it)] if it.code == 4));
+    assert_eq!(network.peers_for("A", V4), ["B*"]);
+    assert_eq!(network.peers_for("B", "10.0.1.0/24"), ["A*"]);
+    network.heal("A", "B");
+    for _ in 0..160 {
+        network.run(seconds(0.1));
+        assert_eq!(network.routes("A").len(), 2);
+        assert_eq!(network.routes("B").len(), 2);
+    }
+    assert_eq!(network.peers_for("A", V4), ["B"]);
+    // A shutdown is for good.
+    network.shutdown("B", "maintenance");
+    network.run(seconds(0.1));
+    assert!(network.routes("A").is_empty());
+    let error = network.status("A", "B").last_error.unwrap();
+    let expected = "Cease: Hard Reset: Cease: Administrative Shutdown: ‘maintenance’ (received)";
+    assert_eq!(error, expected);
+}
+
+fn two_with(change: impl Fn(&mut PeerConfig)) -> Network {
+    let mut network = Network::mesh(&["A", "B"], false);
+    for name in ["A", "B"] {
+        network.configure(name, |config| config.peers.values_mut().for_each(&change));
+        // OPENs count from the next session on.
+        network.kill(name, false);
+        network.start(name, false);
+    }
+    network.run(seconds(15.0));
+    assert_eq!(network.peers_for("A", V4), ["B"]);
+    for node in network.nodes.values_mut() {
+        node.events.clear();
+    }
+    network
+}
+
+/// RFC 9494: the restart time, then the long-lived one.
+#[test]
+fn long_lived_paths_stay_after_the_restart_time_for_the_shorter_of_both_times() {
+    for (ours, theirs, expected) in [(100, 300, 100), (300, 100, 100), (0, 300, 0)] {
+        let mut solo = Solo::with(|config| {
+            config.peers.get_mut(&b()).unwrap().long_lived = Duration::from_secs(ours);
+        });
+        let mut open = their_open();
+        open.capabilities.long_lived.ipv4 = Some(LongLived {
+            forwarding: true,
+            seconds: theirs,
+        });
+        solo.establish_with(1, open);
+        solo.receive(FIRST, &announcement("10.0.1.0/24"));
+        solo.receive(FIRST, &announcement("2001:db8:a1::/64"));
+        solo.input(Input::Closed { conn: FIRST });
+        solo.pass(RESTART - Duration::from_secs(1));
+        assert_eq!(solo.speaker.loc_rib().count(), 2);
+        solo.pass(Duration::from_secs(1));
+        // IPv6 has no long-lived time.
+        let left = usize::from(expected != 0);
+        assert_eq!(solo.speaker.loc_rib().count(), left, "{ours} {theirs}");
+        solo.outputs();
+        let resort = |event: &Event| matches!(event, Event::LongLived { families, .. } if *families == BTreeSet::from([Family::Ipv4]));
+        assert_eq!(solo.events.iter().filter(|it| resort(it)).count(), left);
+        if expected != 0 {
+            solo.pass(Duration::from_secs(expected - 1));
+            assert_eq!(solo.speaker.loc_rib().count(), 1);
+            solo.pass(Duration::from_secs(1));
+        }
+        assert_eq!(solo.speaker.loc_rib().count(), 0);
+        assert!(solo.speaker.peers().all(|peer| peer.stale.is_empty()));
+    }
+}
+
+#[test]
+fn who_is_back_in_the_long_lived_time_has_to_have_kept_forwarding() {
+    for (forwarding, left) in [(true, 1), (false, 0)] {
+        let mut solo = Solo::with(|config| {
+            config.peers.get_mut(&b()).unwrap().long_lived = Duration::from_secs(1000);
+        });
+        let open = |forwarding| {
+            let mut open = their_open();
+            let seconds = 1000;
+            open.capabilities.long_lived.ipv4 = Some(LongLived {
+                forwarding,
+                seconds,
+            });
+            open
+        };
+        solo.establish_with(1, open(true));
+        solo.receive(FIRST, &announcement("10.0.1.0/24"));
+        solo.input(Input::Closed { conn: FIRST });
+        solo.pass(Duration::from_secs(500));
+        solo.establish_with(2, open(forwarding));
+        assert_eq!(solo.speaker.loc_rib().count(), left);
+        // It has 360 s to say all, of which it makes no use.
+        for _ in 0..120 {
+            assert_eq!(solo.speaker.loc_rib().count(), left);
+            solo.pass(Duration::from_secs(3));
+            solo.receive(ConnId(2), &Message::Keepalive);
+        }
+        assert_eq!(solo.speaker.loc_rib().count(), 0);
+    }
+}
+
+/// RFC 7313: what the peer does not send again between the two marks is gone.
+#[test]
+fn a_refresh_with_marks_drops_what_is_not_sent_again() {
+    let routes = |solo: &Solo| solo.speaker.loc_rib().count();
+    let mark = |refresh| Message::RouteRefresh(Family::Ipv4, refresh);
+    let end_of_rib = Message::Update(Update {
+        end_of_rib: Some(Family::Ipv4),
+        ..Update::default()
+    });
+    let mut open = their_open();
+    open.capabilities.enhanced_route_refresh = true;
+    let mut solo = Solo::new();
+    solo.establish_with(1, open);
+    for prefix in ["10.0.1.0/24", "10.0.3.0/24", "2001:db8:a1::/64"] {
+        solo.receive(FIRST, &announcement(prefix));
+    }
+    // Marks before the first End-of-RIB mean nothing.
+    solo.receive(FIRST, &mark(Refresh::Begin));
+    solo.receive(FIRST, &mark(Refresh::End));
+    assert_eq!(routes(&solo), 3);
+    solo.receive(FIRST, &end_of_rib);
+    // Nor does an end without a beginning.
+    solo.receive(FIRST, &mark(Refresh::End));
+    assert_eq!(routes(&solo), 3);
+    solo.receive(FIRST, &mark(Refresh::Begin));
+    solo.receive(FIRST, &announcement("10.0.1.0/24"));
+    assert_eq!(routes(&solo), 3);
+    solo.receive(FIRST, &mark(Refresh::End));
+    assert_eq!(routes(&solo), 2);
+    // A peer that never ends is not waited for.
+    solo.receive(FIRST, &mark(Refresh::Begin));
+    for _ in 0..120 {
+        assert_eq!(routes(&solo), 2);
+        solo.pass(Duration::from_secs(3));
+        solo.receive(FIRST, &Message::Keepalive);
+    }
+    assert_eq!(routes(&solo), 1);
 }

@@ -208,7 +208,7 @@ fn a_malformed_attribute_costs_its_routes_and_not_the_session() {
     assert!(used(&solo, "10.0.3.0/24").is_empty());
     assert_eq!(solo.state(), PeerState::Established);
     let fault = solo.events.iter().find_map(|event| match event {
-        Event::Fault { peer, fault } if *peer == name_of(3) => Some(fault.clone()),
+        Event::Fault { peer, fault, .. } if *peer == name_of(3) => Some(fault.clone()),
         _ => None,
     });
     let fault = fault.unwrap();

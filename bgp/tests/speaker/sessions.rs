@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use routemesh_bgp::wire::notification::cease;
 use routemesh_bgp::wire::{Family, Message, Notification, Open, Refresh};
 use routemesh_bgp::{ConnId, Counts, Ending, Event, Input, PeerState};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -428,6 +429,7 @@ fn messages_are_counted_over_all_sessions() {
         messages_sent: 12,
         updates_received: 2,
         updates_sent: 8,
+        faults: BTreeMap::new(),
     };
     assert_eq!(status.counts, expected);
     let last = Ending::Received(Notification::cease(2));

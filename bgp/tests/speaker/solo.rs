@@ -87,6 +87,15 @@ impl Solo {
         assert_eq!(self.state(), state);
     }
 
+    /// A session that B opened over the connection of this number, with this OPEN.
+    pub fn establish_with(&mut self, conn: u64, open: Open) {
+        self.next_conn = conn;
+        self.connected(false);
+        self.receive(ConnId(conn), &Message::Open(open));
+        self.receive(ConnId(conn), &Message::Keepalive);
+        assert_eq!(self.state(), PeerState::Established);
+    }
+
     /// A session that B opened.
     pub fn reach_passively(&mut self) {
         self.connected(false);
@@ -220,6 +229,7 @@ fn context() -> Context {
         four_octet_as: true,
         extended_next_hop: true,
         internal: true,
+        enhanced_route_refresh: true,
         ..Context::default()
     }
 }
@@ -250,7 +260,12 @@ fn name(message: &Message) -> String {
             ..
         }) => "end-of-rib".into(),
         Message::Update(_) => "update".into(),
-        Message::Notification(it) => format!("{}/{}", it.code, it.subcode),
+        Message::Notification(it) => match it.data.as_slice() {
+            [code, subcode, ..] if it.is_hard_reset() => {
+                format!("{}/{} wrapping {code}/{subcode}", it.code, it.subcode)
+            }
+            _ => format!("{}/{}", it.code, it.subcode),
+        },
     }
 }
 
@@ -274,6 +289,13 @@ pub fn their_open() -> Open {
             ..Capabilities::default()
         },
     }
+}
+
+/// The OPEN of B with what its graceful restart capability says changed.
+pub fn open_with_restart(change: impl FnOnce(&mut GracefulRestart)) -> Open {
+    let mut open = their_open();
+    change(open.capabilities.graceful_restart.as_mut().unwrap());
+    open
 }
 
 pub fn announcement(prefix: &str) -> Message {

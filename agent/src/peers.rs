@@ -9,7 +9,7 @@ use crate::desired::Links;
 use crate::state::Nexthop;
 use ipnet::{IpNet, Ipv6Net};
 use routemesh_bgp::wire::{Family, NextHop};
-use routemesh_bgp::{PeerConfig, SpeakerConfig};
+use routemesh_bgp::{PeerConfig, Policy, SpeakerConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -163,12 +163,17 @@ fn transport(router: &Router, scope: u32) -> Transport {
     }
 }
 
+/// What is equal to or inside one of these.
+fn within(prefixes: &[IpNet]) -> Option<Policy> {
+    Some(Policy::accept().within(prefixes))
+}
+
 fn gateway(config: &Config, tunnel: &Tunnel) -> PeerConfig {
     let (local, remote) = (IpAddr::V6(tunnel.local), IpAddr::V6(tunnel.remote));
     PeerConfig {
         hold_time: config.hold_time,
-        import: config.prefixes_of(&tunnel.peer_site).to_vec(),
-        export: config.owned().to_vec(),
+        import: within(config.prefixes_of(&tunnel.peer_site)),
+        export: within(config.owned()),
         max_prefixes: MAX_PREFIXES,
         ..PeerConfig::new(tunnel.peer_asn, local, remote)
     }
@@ -183,8 +188,8 @@ fn lan(config: &Config, router: &Router, local: IpAddr, remote: IpAddr) -> PeerC
     PeerConfig {
         hold_time: config.hold_time,
         families,
-        import: config.owned().to_vec(),
-        export: config.elsewhere().collect(),
+        import: within(config.owned()),
+        export: within(&config.elsewhere().collect::<Vec<_>>()),
         client: router.asn == config.asn,
         max_prefixes: router.max_prefixes,
         ..PeerConfig::new(router.asn, local, remote)
@@ -274,13 +279,13 @@ mod tests {
         assert_eq!(speaker.peers.len(), 3);
 
         let gateway = peer("rm1-V2-1");
-        assert_eq!(gateway.import, nets(&["10.0.2.0/24"]));
-        assert_eq!(gateway.export, nets(&["10.0.0.0/23"]));
+        assert_eq!(gateway.import, within(&nets(&["10.0.2.0/24"])));
+        assert_eq!(gateway.export, within(&nets(&["10.0.0.0/23"])));
         assert!(!gateway.client);
 
         let router = peer("fd00:1::254");
-        assert_eq!(router.import, nets(&["10.0.0.0/23"]));
-        assert_eq!(router.export, nets(&["10.0.2.0/24"]));
+        assert_eq!(router.import, within(&nets(&["10.0.0.0/23"])));
+        assert_eq!(router.export, within(&nets(&["10.0.2.0/24"])));
         assert_eq!(router.local.to_string(), "fd00:1::1");
         assert!(!router.client, "eBGP needs no reflection");
 

@@ -1,7 +1,7 @@
 //! What a speaker is told about itself and its peers.
 
+use crate::policy::Policy;
 use crate::wire::{Family, Role};
-use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -66,11 +66,12 @@ pub struct PeerConfig {
     pub hold_time: Duration,
     /// Families to exchange, as far as the peer has them too.
     pub families: BTreeSet<Family>,
-    /// What the peer may announce: prefixes equal to or inside one of these. Everything else is
-    /// refused and shows up in [`Speaker::rejected`](crate::Speaker::rejected).
-    pub import: Vec<IpNet>,
-    /// What the peer may be told, by the same rule.
-    pub export: Vec<IpNet>,
+    /// What is taken from the peer. What is not shows up in
+    /// [`Speaker::rejected`](crate::Speaker::rejected). `None`: nothing from an eBGP peer
+    /// (RFC 8212), everything from an iBGP peer.
+    pub import: Option<Policy>,
+    /// What the peer is told, by the same rule.
+    pub export: Option<Policy>,
     /// A route reflection client (RFC 4456): an iBGP router on the LAN, which is told what was
     /// learnt by iBGP, and whose routes the other iBGP peers are told. Means nothing in eBGP.
     pub client: bool,
@@ -93,8 +94,16 @@ pub struct PeerConfig {
 }
 
 impl PeerConfig {
-    /// A peer with which both families are exchanged as far as import and export say, which as
-    /// yet they do for nothing, and without anything that is optional.
+    /// What the peer may be told, in force: RFC 8212 included.
+    pub(crate) fn export_policy(&self, own_as: u32) -> Policy {
+        match &self.export {
+            None if self.asn == own_as => Policy::accept(),
+            policy => policy.clone().unwrap_or_default(),
+        }
+    }
+
+    /// A peer with which both families are exchanged, without a policy and anything that is
+    /// optional.
     pub fn new(asn: u32, local: IpAddr, remote: IpAddr) -> Self {
         Self {
             asn,
@@ -102,8 +111,8 @@ impl PeerConfig {
             remote,
             hold_time: Duration::from_secs(90),
             families: BTreeSet::from([Family::Ipv4, Family::Ipv6]),
-            import: Vec::new(),
-            export: Vec::new(),
+            import: None,
+            export: None,
             client: false,
             max_prefixes: 0,
             role: None,

@@ -6,7 +6,7 @@
 
 use crate::config::PeerId;
 use crate::decision::DEFAULT_LOCAL_PREF;
-use crate::policy::PrefixSet;
+use crate::policy::{Policy, Verdict};
 use crate::rib::{Interner, Path, Rib, Winner};
 use crate::wire::{
     Attributes, Context, Family, Message, NextHop, Update, announce, encode, withdraw,
@@ -63,12 +63,19 @@ impl Target {
     }
 
     /// Whether the peer may be told of a prefix.
-    fn wants(&self, prefix: &IpNet, winner: Winner<'_>, allowed: &PrefixSet) -> bool {
+    fn wants(&self, prefix: &IpNet, winner: Winner<'_>, allowed: &Policy) -> bool {
         let family = Family::of(prefix);
         self.families.contains(&family)
             && self.next_hop(family).is_some()
             && self.may_have(winner)
-            && allowed.covers(prefix)
+            && matches!(self.evaluate(prefix, winner, allowed), Verdict::Accept(_))
+    }
+
+    fn evaluate(&self, prefix: &IpNet, winner: Winner<'_>, policy: &Policy) -> Verdict {
+        match winner {
+            Winner::Local => policy.evaluate(prefix, &Attributes::default()),
+            Winner::Learnt(path) => policy.evaluate(prefix, &path.attributes),
+        }
     }
 
     /// Never back to where it came from; from iBGP to iBGP only by reflection (RFC 4456 section
@@ -150,7 +157,7 @@ impl AdjRibOut {
     }
 
     /// Begins to announce: all there is, then End-of-RIB.
-    pub(crate) fn open(&mut self, rib: &Rib, allowed: &PrefixSet) {
+    pub(crate) fn open(&mut self, rib: &Rib, allowed: &Policy) {
         if !self.open {
             self.open = true;
             self.end_of_rib = self.target.families.clone();
@@ -159,7 +166,7 @@ impl AdjRibOut {
     }
 
     /// Looks at all prefixes again, as after a change of policy.
-    pub(crate) fn review(&mut self, rib: &Rib, allowed: &PrefixSet) {
+    pub(crate) fn review(&mut self, rib: &Rib, allowed: &Policy) {
         if self.open {
             let wanted = rib
                 .winners()
@@ -171,12 +178,7 @@ impl AdjRibOut {
     }
 
     /// A prefix has another winner, or none.
-    pub(crate) fn changed(
-        &mut self,
-        prefix: IpNet,
-        winner: Option<Winner<'_>>,
-        allowed: &PrefixSet,
-    ) {
+    pub(crate) fn changed(&mut self, prefix: IpNet, winner: Option<Winner<'_>>, allowed: &Policy) {
         let wanted = || winner.is_some_and(|it| self.target.wants(&prefix, it, allowed));
         if self.open && (self.sent.contains_key(&prefix) || wanted()) {
             self.pending.insert(prefix);
@@ -204,12 +206,7 @@ impl AdjRibOut {
     }
 
     /// The next UPDATEs, as bytes. Empty when a batch turned out to change nothing.
-    pub(crate) fn next(
-        &mut self,
-        rib: &Rib,
-        allowed: &PrefixSet,
-        interner: &mut Interner,
-    ) -> Vec<u8> {
+    pub(crate) fn next(&mut self, rib: &Rib, allowed: &Policy, interner: &mut Interner) -> Vec<u8> {
         let mut bytes = Vec::new();
         let (withdrawn, announced) = self.batch(rib, allowed, interner);
         for family in [Family::Ipv4, Family::Ipv6] {
@@ -257,7 +254,7 @@ impl AdjRibOut {
     }
 
     /// Takes pending prefixes and sorts them: to be withdrawn, to be announced by attributes.
-    fn batch(&mut self, rib: &Rib, allowed: &PrefixSet, interner: &mut Interner) -> Batch {
+    fn batch(&mut self, rib: &Rib, allowed: &Policy, interner: &mut Interner) -> Batch {
         let mut withdrawn = Vec::new();
         let mut announced: BTreeMap<(Family, Arc<Attributes>), Vec<IpNet>> = BTreeMap::new();
         // Neighbouring prefixes mostly come from the same message: what the last one was turned

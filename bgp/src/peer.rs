@@ -9,7 +9,7 @@ use crate::faults;
 use crate::identity::Identity;
 use crate::intake::{Intake, Over};
 use crate::interface::{Event, Output, PeerStatus};
-use crate::policy::{ImportRules, PrefixSet};
+use crate::policy::{ImportRules, Policy};
 use crate::record::Record;
 use crate::retry::{Plan, Retry};
 use crate::rib::Source;
@@ -56,7 +56,7 @@ pub(crate) struct Peer {
     pub(crate) config: PeerConfig,
     us: Identity,
     pub(crate) rules: ImportRules,
-    pub(crate) allowed_out: PrefixSet,
+    pub(crate) allowed_out: Policy,
     connections: Connections,
     record: Record,
     /// A session was up before: our forwarding state outlived it.
@@ -75,7 +75,7 @@ impl Peer {
         Self {
             connections: Connections::new(Retry::new(config.passive, seed, now)),
             rules: ImportRules::new(&config, us),
-            allowed_out: PrefixSet::new(&config.export),
+            allowed_out: config.export_policy(us.asn),
             id,
             config,
             us,
@@ -102,7 +102,7 @@ impl Peer {
         if same {
             self.us = us;
             self.rules = ImportRules::new(config, us);
-            self.allowed_out = PrefixSet::new(&config.export);
+            self.allowed_out = config.export_policy(us.asn);
             self.connections.retry.passive = config.passive;
             self.config = config.clone();
         }

@@ -4,6 +4,7 @@ use crate::config::{PeerId, Time};
 use crate::ending::Ending;
 use crate::interface::{Event, Output};
 use crate::peer::{Happening, Peer};
+use crate::policy::{Rejection, Verdict};
 use crate::rib::{Fate, Path};
 use crate::speaker::Speaker;
 use crate::wire::notification::cease;
@@ -16,6 +17,13 @@ pub(crate) struct Lost {
     peer: PeerId,
     keep: BTreeSet<Family>,
     collision: bool,
+}
+
+fn rejection(verdict: Verdict) -> Option<Rejection> {
+    match verdict {
+        Verdict::Accept(_) => None,
+        Verdict::Reject(why) => Some(why),
+    }
 }
 
 impl Speaker {
@@ -141,14 +149,14 @@ impl Speaker {
                 if !families.contains(&prefixes.family()) {
                     continue;
                 }
-                let of_path = peer.rules.check_path(&attributes, &next_hop);
+                let judge = peer.rules.on(&attributes, &next_hop);
                 for (_, prefix) in prefixes {
                     let path = Path {
                         source: source.clone(),
                         attributes: attributes.clone(),
                         next_hop,
                         stale: false,
-                        rejected: peer.rules.check_prefix(&prefix).or(of_path),
+                        rejected: rejection(judge.judge(&prefix)),
                     };
                     let rejected = path.rejected.is_some();
                     let old = self.rib.learn(prefix, path);
@@ -175,7 +183,8 @@ impl Speaker {
             return;
         };
         self.rib.revise(id, |prefix, path| {
-            let rejected = peer.rules.check(prefix, &path.attributes, &path.next_hop);
+            let judge = peer.rules.on(&path.attributes, &path.next_hop);
+            let rejected = rejection(judge.judge(prefix));
             if rejected == path.rejected {
                 return Fate::Same;
             }

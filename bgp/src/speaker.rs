@@ -335,7 +335,10 @@ impl Speaker {
     /// Paths that are not used, and why.
     pub fn rejected(&self) -> impl Iterator<Item = (PeerId, IpNet, Rejection)> {
         let paths = self.rib.paths();
-        paths.filter_map(|(prefix, path)| Some((path.source.peer.clone(), prefix, path.rejected?)))
+        paths.filter_map(|(prefix, path)| {
+            let why = path.rejected.clone()?;
+            Some((path.source.peer.clone(), prefix, why))
+        })
     }
 
     /// All that a peer announced, rejected paths included.

@@ -5,7 +5,9 @@ use crate::network::*;
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use routemesh_bgp::{Input, PeerState};
+use routemesh_bgp::policy::Verdict;
+use routemesh_bgp::wire::Attributes;
+use routemesh_bgp::{Input, PeerState, Policy};
 use std::collections::{BTreeMap, BTreeSet};
 
 const NAMES: [Name; 3] = ["A", "B", "C"];
@@ -145,8 +147,8 @@ fn act(network: &mut Network, action: &Action) {
             };
             network.configure(NAMES[who], |config| {
                 let peer = config.peers.get_mut(&NAMES[from].into()).unwrap();
-                peer.import = allowed(import);
-                peer.export = allowed(export);
+                peer.import = Some(Policy::accept().within(&allowed(import)));
+                peer.export = Some(Policy::accept().within(&allowed(export)));
             });
         }
     }
@@ -204,8 +206,14 @@ fn expected(network: &Network) -> BTreeMap<Name, Routes> {
 fn allowed(network: &Network, from: Name, to: Name, prefix: &IpNet) -> bool {
     let import = &network.nodes[to].config.peers[&from.into()].import;
     let export = &network.nodes[from].config.peers[&to.into()].export;
-    let covers = |list: &[IpNet]| list.iter().any(|it| it.contains(prefix));
-    covers(import) && covers(export)
+    let accepts = |policy: &Option<Policy>| {
+        let verdict = policy
+            .as_ref()
+            .unwrap()
+            .evaluate(prefix, &Attributes::default());
+        matches!(verdict, Verdict::Accept(_))
+    };
+    accepts(import) && accepts(export)
 }
 
 pub fn assert_converged(network: &Network) {

@@ -4,8 +4,8 @@ use crate::tcp::{End, Packet, SYN_TIMEOUT};
 use ipnet::IpNet;
 use routemesh_bgp::wire::Family;
 use routemesh_bgp::{
-    Event, Hop, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Speaker, SpeakerConfig,
-    Time,
+    Event, Hop, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Policy, Speaker,
+    SpeakerConfig, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -56,8 +56,8 @@ pub fn address(number: u16) -> IpAddr {
 pub fn peer(own: u16, other: u16, asn: u32) -> PeerConfig {
     PeerConfig {
         hold_time: HOLD,
-        import: vec![net("0.0.0.0/0"), net("::/0")],
-        export: vec![net("0.0.0.0/0"), net("::/0")],
+        import: Some(Policy::accept()),
+        export: Some(Policy::accept()),
         ..PeerConfig::new(asn, address(own), address(other))
     }
 }

@@ -8,7 +8,7 @@ use routemesh_bgp::wire::{
     Action, AsPath, Attributes, Family, Message, NextHop, Origin, Reach, Refresh, Update,
 };
 use routemesh_bgp::{
-    ConnId, Event, Hop, Input, Output, PeerConfig, PeerState, Rejection, SpeakerConfig,
+    ConnId, Event, Hop, Input, Output, PeerConfig, PeerState, Policy, Rejection, SpeakerConfig,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -89,12 +89,35 @@ fn config(list: &[(u8, u32)]) -> SpeakerConfig {
 
 // ---- Import ----
 
+fn within(prefixes: &[&str]) -> Option<Policy> {
+    let nets: Vec<IpNet> = prefixes.iter().map(|prefix| net(prefix)).collect();
+    Some(Policy::accept().within(&nets))
+}
+
+#[test]
+fn without_a_policy_nothing_passes_between_ases() {
+    // RFC 8212: a peer of another AS is told nothing and believed nothing.
+    let list = [(3, US), (4, THEM)];
+    let mut solo = with(&list, |config| {
+        for peer in config.peers.values_mut() {
+            (peer.import, peer.export) = (None, None);
+        }
+    });
+    solo.announce(3, "10.0.3.0/24", |_| {});
+    solo.announce(4, "10.0.4.0/24", |_| {});
+    assert_eq!(used(&solo, "10.0.3.0/24"), ["3"]);
+    assert!(used(&solo, "10.0.4.0/24").is_empty());
+    let rejected: Vec<_> = solo.speaker.rejected().collect();
+    let refused = (name_of(4), net("10.0.4.0/24"), Rejection::NoPolicy);
+    assert_eq!(rejected, [refused]);
+    assert!(told(&mut solo, "10.0.3.0/24").is_empty());
+}
+
 #[test]
 fn a_prefix_that_a_peer_may_not_announce_is_refused_visibly_until_it_may() {
     let list = [(3, US), (4, THEM)];
     let mut config = config(&list);
-    let sites = vec![net("10.0.3.0/24")];
-    config.peers.get_mut(&name_of(3)).unwrap().import = sites.clone();
+    config.peers.get_mut(&name_of(3)).unwrap().import = within(&["10.0.3.0/24"]);
     let mut solo = with(&list, |it| *it = config.clone());
     solo.announce(3, "10.0.3.128/25", |_| {});
     solo.announce(3, "10.0.4.0/24", |_| {});
@@ -113,14 +136,16 @@ fn a_prefix_that_a_peer_may_not_announce_is_refused_visibly_until_it_may() {
     // More is allowed: what was refused is used, without a reset.
     solo.events.clear();
     change_peer(&mut solo, &mut config, 3, |it| {
-        it.import.push(net("10.0.4.0/24"))
+        it.import = within(&["10.0.3.0/24", "10.0.4.0/24"])
     });
     assert_eq!(used(&solo, "10.0.4.0/24"), ["3"]);
     assert!(rejected(&solo).is_empty());
     assert_eq!(told(&mut solo, "10.0.4.0/24").len(), 1);
 
     // Less is allowed: it is gone again, everywhere.
-    change_peer(&mut solo, &mut config, 3, |it| it.import = sites);
+    change_peer(&mut solo, &mut config, 3, |it| {
+        it.import = within(&["10.0.3.0/24"])
+    });
     assert!(used(&solo, "10.0.4.0/24").is_empty());
     assert_eq!(rejected(&solo), [refused]);
     assert_eq!(withdrawn(&mut solo), [(4, net("10.0.4.0/24"))]);
@@ -525,7 +550,7 @@ fn the_next_hop_is_always_our_address_of_the_session() {
 fn what_a_peer_may_be_told_can_change_without_a_reset() {
     let list = [(3, US), (4, THEM)];
     let mut config = config(&list);
-    let only = vec![net("10.0.1.0/24")];
+    let only = within(&["10.0.1.0/24"]);
     config.peers.get_mut(&name_of(4)).unwrap().export = only.clone();
     let mut solo = with(&list, |it| *it = config.clone());
     solo.announce(3, "10.0.1.0/24", |_| {});
@@ -539,7 +564,7 @@ fn what_a_peer_may_be_told_can_change_without_a_reset() {
     solo.told();
     assert_eq!(told_of(&solo), [net("10.0.1.0/24")]);
     change_peer(&mut solo, &mut config, 4, |it| {
-        it.export = vec![net("10.0.0.0/16")]
+        it.export = within(&["10.0.0.0/16"])
     });
     assert_eq!(told(&mut solo, "10.0.2.0/24").len(), 1);
     assert_eq!(told_of(&solo), [net("10.0.1.0/24"), net("10.0.2.0/24")]);

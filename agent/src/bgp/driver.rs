@@ -211,9 +211,13 @@ impl Driver {
             return;
         }
         let before = std::mem::replace(&mut self.setup, setup);
-        self.end_outdated(&before);
+        let outdated = self.end_outdated(&before);
         self.dialler.keep(&self.setup);
         self.tell_peers();
+        let now = self.now();
+        for peer in outdated {
+            self.speaker.input(Input::Alive { peer }, now);
+        }
         self.listeners.listen(&self.setup);
     }
 
@@ -222,12 +226,14 @@ impl Driver {
         self.speaker.configure(self.setup.speaker.clone(), now);
     }
 
-    /// Ends the connections that were made by other rules than those now in force.
-    fn end_outdated(&mut self, before: &Setup) {
+    /// Ends the connections that were made by other rules than those now in force, and says whose
+    /// they were: it is worth trying again at once.
+    fn end_outdated(&mut self, before: &Setup) -> Vec<PeerId> {
         let now = self.now();
-        let outdated = |peer: &PeerId| before.transport(peer) != self.setup.transport(peer);
+        let outdated = |peer: &&PeerId| before.transport(peer) != self.setup.transport(peer);
         let peers = before.speaker.peers.keys();
-        for peer in peers.filter(|peer| outdated(peer)) {
+        let peers: Vec<PeerId> = peers.filter(outdated).cloned().collect();
+        for peer in &peers {
             if self.dialler.abort(peer) {
                 let peer = peer.clone();
                 self.speaker.input(Input::ConnectFailed { peer }, now);
@@ -239,6 +245,7 @@ impl Driver {
                 self.speaker.input(Input::Closed { conn }, now);
             }
         }
+        peers
     }
 
     /// Forgets the guests that are gone.

@@ -157,12 +157,13 @@ impl Session {
                 Message::Notification(notification) => {
                     return Some(Incoming::Ended(Ending::Received(notification)));
                 }
-                Message::Open(open) => {
-                    return Some(match self.negotiate(&open) {
-                        Ok(()) => Incoming::Opened,
-                        Err(notification) => Incoming::Ended(Ending::Sent(notification)),
-                    });
-                }
+                Message::Open(open) => match self.negotiate(&open) {
+                    // RFC 4271 section 8.2.2, event 19: one more valid OPEN ends nothing. OpenBGPD
+                    // 7.7 first sends the one that was meant for an earlier connection.
+                    Ok(()) if self.phase == Phase::OpenConfirm => {}
+                    Ok(()) => return Some(Incoming::Opened),
+                    Err(notification) => return Some(Incoming::Ended(Ending::Sent(notification))),
+                },
                 Message::Keepalive if self.phase == Phase::OpenConfirm => {
                     self.phase = Phase::Established(now);
                     self.hold(now);
@@ -191,15 +192,11 @@ impl Session {
         match (self.phase, frame.kind) {
             (_, Kind::Notification)
             | (Phase::OpenSent, Kind::Open)
-            | (Phase::OpenConfirm, Kind::Keepalive)
+            | (Phase::OpenConfirm, Kind::Open | Kind::Keepalive)
             | (Phase::Established(_), Kind::Keepalive | Kind::Update | Kind::RouteRefresh) => {
                 frame.decode(context).map(Some)
             }
             (Phase::OpenSent, _) => unexpected(state_machine::IN_OPEN_SENT),
-            // Here an OPEN's own error goes first (RFC 4271 section 8.2.2, event 22).
-            (Phase::OpenConfirm, Kind::Open) => frame
-                .decode(context)
-                .and_then(|_| unexpected(state_machine::IN_OPEN_CONFIRM)),
             (Phase::OpenConfirm, _) => unexpected(state_machine::IN_OPEN_CONFIRM),
             (Phase::Established(_), _) => unexpected(state_machine::IN_ESTABLISHED),
         }

@@ -57,7 +57,8 @@ impl Speaker {
             restarted: restarting.then_some(now),
             started: now,
             deferring: restarting,
-            settled: false,
+            // Nothing of an earlier run is there to be kept.
+            settled: !restarting,
             stopped: false,
             peers: BTreeMap::new(),
             conns: BTreeMap::new(),

@@ -296,13 +296,14 @@ fn a_speaker_that_has_not_restarted_announces_at_once() {
         config.peers.insert("C".into(), peer(1, 3, 65000));
     });
     network.run(seconds(1.0));
-    // C does not run: A waits for nobody.
+    // C does not run: A waits for nobody, and what B takes back goes at once.
     assert_eq!(network.peers_for("B", "10.0.1.0/24"), ["A"]);
+    assert!(network.speaker("A").settled(network.now));
 }
 
 #[test]
 fn a_peer_without_the_capability_counts_when_it_has_been_quiet() {
-    let mut solo = Solo::new();
+    let mut solo = Solo::restarted();
     solo.connected(true);
     let mut open = their_open();
     open.capabilities.graceful_restart = None;

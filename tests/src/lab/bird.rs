@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -47,38 +47,9 @@ impl Bird {
         })
     }
 
-    /// What `birdc COMMAND` says, without starting a program.
+    /// What `birdc COMMAND` says.
     pub fn ask(&self, command: &str) -> Result<String> {
-        let io = || LabError::io(format!("birdc {command} at {}", self.socket.display()));
-        let mut socket = UnixStream::connect(&self.socket).map_err(io())?;
-        let patience = Some(Duration::from_secs(10));
-        socket.set_read_timeout(patience).map_err(io())?;
-        socket
-            .write_all(format!("{command}\n").as_bytes())
-            .map_err(io())?;
-        // Lines are `CODE-text` or, to go on with the same code, ` text`; a reply ends with
-        // `CODE text`. The greeting is such a reply, too.
-        let mut reply = String::new();
-        let mut ends = 0;
-        for line in BufReader::new(socket).lines() {
-            let line = line.map_err(io())?;
-            let coded = line.len() >= 5 && line.as_bytes()[..4].iter().all(u8::is_ascii_digit);
-            let last = coded && line.as_bytes()[4] == b' ';
-            if ends == 1 {
-                let text = if coded { &line[5..] } else { &line };
-                let _ = writeln!(reply, "{text}");
-            }
-            ends += usize::from(last);
-            if ends == 2 {
-                if line.starts_with(['8', '9']) {
-                    return Err(LabError::Unexpected(format!("birdc {command}: {reply}")));
-                }
-                return Ok(reply);
-            }
-        }
-        Err(LabError::Unexpected(format!(
-            "birdc {command}: cut short: {reply}"
-        )))
+        ask(&self.socket, command)
     }
 
     /// How many paths BIRD holds for a prefix.
@@ -95,6 +66,40 @@ impl Bird {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What `birdc COMMAND` says over a control socket, without starting a program.
+pub fn ask(socket: &Path, command: &str) -> Result<String> {
+    let io = || LabError::io(format!("birdc {command} at {}", socket.display()));
+    let mut stream = UnixStream::connect(socket).map_err(io())?;
+    let patience = Some(Duration::from_secs(10));
+    stream.set_read_timeout(patience).map_err(io())?;
+    stream
+        .write_all(format!("{command}\n").as_bytes())
+        .map_err(io())?;
+    // Lines are `CODE-text` or, to go on with the same code, ` text`; a reply ends with
+    // `CODE text`. The greeting is such a reply, too.
+    let mut reply = String::new();
+    let mut ends = 0;
+    for line in BufReader::new(stream).lines() {
+        let line = line.map_err(io())?;
+        let coded = line.len() >= 5 && line.as_bytes()[..4].iter().all(u8::is_ascii_digit);
+        let last = coded && line.as_bytes()[4] == b' ';
+        if ends == 1 {
+            let text = if coded { &line[5..] } else { &line };
+            let _ = writeln!(reply, "{text}");
+        }
+        ends += usize::from(last);
+        if ends == 2 {
+            if line.starts_with(['8', '9']) {
+                return Err(LabError::Unexpected(format!("birdc {command}: {reply}")));
+            }
+            return Ok(reply);
+        }
+    }
+    Err(LabError::Unexpected(format!(
+        "birdc {command}: cut short: {reply}"
+    )))
 }
 
 fn configuration(site: usize, gateways: &[Gateway]) -> String {

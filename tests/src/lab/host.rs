@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::error::{LabError, Result};
@@ -91,6 +93,16 @@ impl Host {
         let path = self.dir.join("batch");
         std::fs::write(&path, lines.join("\n")).map_err(LabError::io("write a batch"))?;
         self.run(&["ip", "-batch", &path.display().to_string()])?;
+        Ok(())
+    }
+
+    /// A signal to every process in the namespace, whoever started it.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pids = finish(&self.name, &["ip", "netns", "pids", &self.name])?;
+        for pid in pids.lines().filter_map(|line| line.trim().parse().ok()) {
+            // It may have ended meanwhile.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
         Ok(())
     }
 

@@ -15,6 +15,7 @@ pub mod process;
 pub mod report;
 pub mod settle;
 pub mod sniff;
+pub mod spaces;
 mod tables;
 pub mod topology;
 pub mod traffic;

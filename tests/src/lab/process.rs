@@ -59,7 +59,7 @@ impl Registry {
 }
 
 /// Field 22 of `/proc/PID/stat`, which with the id names one process for good.
-fn start_time(pid: i32) -> Option<String> {
+pub(super) fn start_time(pid: i32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after_name = stat.rsplit_once(')')?.1;
     after_name.split(' ').nth(20).map(str::to_owned)

@@ -1,0 +1,220 @@
+//! BIRD 2: as the daemon under test, and as the feeder.
+
+use std::process::Command;
+use std::time::Duration;
+
+use routemesh_tests::lab::bird;
+use routemesh_tests::lab::error::{LabError, Result};
+use routemesh_tests::lab::host::Host;
+use routemesh_tests::lab::process::Process;
+use routemesh_tests::lab::report::wait_until;
+
+use crate::daemon::{Family, Heard, Setup, Ways};
+use crate::lan::{fed_prefix, write};
+
+/// The feeder's address.
+pub const FEEDER: &str = "fd00:2::253";
+
+pub const WAYS: Ways = Ways {
+    version: ("bird", "--version"),
+    start,
+    heard: |host, _, prefix| heard(host, prefix),
+    announce,
+    refresh,
+    updates,
+    shutdown,
+    state,
+};
+
+/// Starts a BIRD with this configuration and waits until it answers.
+pub fn run(host: &Host, config: &str, again: bool) -> Result<Process> {
+    let file = write(host, "bird.conf", config)?;
+    let mut command = Command::new("bird");
+    command.arg("-f").arg("-c").arg(file);
+    command.arg("-s").arg(host.dir().join("bird.ctl"));
+    command.arg("-P").arg(host.dir().join("bird.pid"));
+    if again {
+        command.arg("-R");
+    }
+    let mut process = host.spawn("bird", command)?;
+    wait_until("BIRD", Duration::from_secs(20), || {
+        process.check()?;
+        ask(host, "show status").map(drop)
+    })?;
+    Ok(process)
+}
+
+/// `birdc COMMAND`.
+pub fn ask(host: &Host, command: &str) -> Result<String> {
+    bird::ask(&host.dir().join("bird.ctl"), command)
+}
+
+fn start(host: &Host, setup: &Setup, prefixes: &[String], again: bool) -> Result<Vec<Process>> {
+    Ok(vec![run(host, &config(setup, prefixes), again)?])
+}
+
+fn announce(host: &Host, setup: &Setup, _: &[String], now: &[String]) -> Result<()> {
+    write(host, "bird.conf", &config(setup, now))?;
+    ask(host, "configure").map(drop)
+}
+
+fn refresh(host: &Host, _: &Setup) -> Result<()> {
+    ask(host, "reload in mesh").map(drop)
+}
+
+fn shutdown(host: &Host, _: &Setup, text: &str) -> Result<()> {
+    ask(host, &format!("disable mesh \"{text}\"")).map(drop)
+}
+
+fn state(host: &Host, _: &Setup) -> Result<String> {
+    ask(host, "show protocols all mesh")
+}
+
+fn updates(host: &Host, setup: &Setup) -> Result<u64> {
+    let state = state(host, setup)?;
+    let counts = state.lines().filter_map(|line| {
+        let counts = line.trim().strip_prefix("Import updates:")?;
+        counts.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Ok(counts.sum())
+}
+
+/// What a BIRD has of a prefix from the gateway.
+pub fn heard(host: &Host, prefix: &str) -> Result<Option<Heard>> {
+    let text = match ask(host, &format!("show route {prefix} all protocol mesh")) {
+        Ok(text) => text,
+        Err(LabError::Unexpected(text)) if text.contains("not found") => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !text
+        .lines()
+        .any(|line| line.trim_start().starts_with(prefix))
+    {
+        return Ok(None);
+    }
+    let mut heard = Heard::default();
+    for line in text.lines() {
+        let Some((key, value)) = line.trim().split_once(": ") else {
+            continue;
+        };
+        // "(65001,7) (65001,8)"
+        let tuples = || {
+            let tuples = value.split(") (").map(|one| one.trim_matches(['(', ')']));
+            tuples
+                .map(|one| one.replace(' ', "").replace(',', ":"))
+                .collect()
+        };
+        match key {
+            "BGP.next_hop" => {
+                heard.next_hop = value.split(' ').next().unwrap_or_default().to_owned();
+            }
+            "BGP.as_path" => {
+                heard.as_path = value
+                    .split(' ')
+                    .filter_map(|asn| asn.parse().ok())
+                    .collect();
+            }
+            "BGP.community" => heard.communities = tuples(),
+            "BGP.large_community" => heard.large_communities = tuples(),
+            "BGP.med" => heard.med = value.parse().ok(),
+            "BGP.local_pref" => heard.local_pref = value.parse().ok(),
+            _ => {}
+        }
+    }
+    Ok(Some(heard))
+}
+
+fn config(setup: &Setup, prefixes: &[String]) -> String {
+    let on = |on: bool| if on { "on" } else { "aware" };
+    let limit = setup
+        .limit
+        .map(|limit| format!("receive limit {limit} action disable;"));
+    let limit = limit.unwrap_or_default();
+    let mut more = String::new();
+    if let Some(password) = setup.password {
+        more += &format!("password \"{password}\";");
+    }
+    if setup.ttl_security {
+        more += "ttl security on;";
+    }
+    if let Some(role) = setup.role {
+        more += &format!("local role {role};");
+    }
+    let link = setup.scope();
+    let route = |prefix: &String| {
+        format!(
+            "route {prefix} unreachable {{ bgp_community.add((65001,7)); \
+             bgp_large_community.add((65001,1,2)); }};\n"
+        )
+    };
+    let routes = |family| -> String {
+        let own = prefixes.iter().filter(|p| Family::of(p) == family);
+        own.map(route).collect()
+    };
+    let channel = |name: &str, more: &str| {
+        format!("{name} {{ import all; export filter mine; next hop self; {more} {limit} }};\n")
+    };
+    let channels = match setup.transport {
+        Family::V4 => channel("ipv4", ""),
+        Family::V6 => channel("ipv4", "extended next hop on;") + &channel("ipv6", ""),
+    };
+    format!(
+        "log stderr all;
+router id 192.0.2.254;
+protocol device {{}}
+filter mine {{ if source != RTS_STATIC then reject; bgp_med = 50; accept; }}
+protocol static own4 {{ ipv4; {}}}
+protocol static own6 {{ ipv6; {}}}
+protocol bgp mesh {{
+    local {} as {};
+    neighbor {}{link} as 65000;
+    {more}
+    hold time {};
+    connect delay time 1;
+    connect retry time 1;
+    error wait time 1, 3;
+    graceful restart {};
+    {channels}
+}}
+",
+        routes(Family::V4),
+        routes(Family::V6),
+        setup.local(),
+        setup.asn(),
+        setup.remote(),
+        setup.hold_time,
+        on(setup.graceful),
+    )
+}
+
+/// The feeder's configuration.
+pub fn feeder() -> String {
+    let route = |family| {
+        format!(
+            "route {} unreachable {{ bgp_community.add((65002,7)); bgp_community.add((65002,8)); \
+             bgp_large_community.add((65002,1,2)); bgp_ext_community.add((rt,65002,5)); \
+             bgp_path.prepend(65333); }};",
+            fed_prefix(family)
+        )
+    };
+    format!(
+        "log stderr all;
+router id 192.0.2.253;
+protocol device {{}}
+filter mine {{ if source != RTS_STATIC then reject; bgp_med = 40; accept; }}
+protocol static fed4 {{ ipv4; {} }}
+protocol static fed6 {{ ipv6; {} }}
+protocol bgp mesh {{
+    local {FEEDER} as 65002;
+    neighbor fd00:2::1 as 65000;
+    connect delay time 1;
+    connect retry time 1;
+    error wait time 1, 3;
+    ipv4 {{ import all; export filter mine; extended next hop on; next hop self; }};
+    ipv6 {{ import all; export filter mine; next hop self; }};
+}}
+",
+        route(Family::V4),
+        route(Family::V6)
+    )
+}

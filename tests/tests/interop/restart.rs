@@ -1,0 +1,83 @@
+//! Either side dies and comes back (RFC 4724).
+
+use std::time::{Duration, Instant};
+
+use routemesh_tests::lab::error::Result;
+
+use crate::daemon::{Kind, Setup};
+use crate::lan::{expect, fed_prefix, own_prefix};
+use crate::{Trial, Verdict};
+
+const GRACEFUL: Setup = Setup {
+    graceful: true,
+    ..Setup::PLAIN
+};
+
+/// How long the other side is looked at while one is away.
+const AWAY: Duration = Duration::from_secs(2);
+
+/// The daemon is killed: our kernel keeps its routes until it is back, without a gap.
+pub fn daemon(trial: &Trial) -> Result<Verdict> {
+    match trial.kind {
+        Kind::Openbgpd => return Ok(Verdict::No("it does not restart gracefully itself")),
+        Kind::Exabgp => return Ok(Verdict::No("it forwards nothing")),
+        Kind::Bird | Kind::Frr | Kind::Gobgp => {}
+    }
+    let mut lan = trial.up(GRACEFUL)?;
+    let watch = lan.gateway.watch()?;
+    lan.daemon.kill()?;
+    lan.gateway.says("its paths are kept")?;
+    std::thread::sleep(AWAY);
+    for family in lan.families() {
+        lan.gateway.routed(own_prefix(*family))?;
+    }
+    let before = lan
+        .gateway
+        .times(&format!("{} established", GRACEFUL.local()));
+    lan.daemon.restart()?;
+    lan.gateway
+        .says_times(&format!("{} established", GRACEFUL.local()), before + 1)?;
+    lan.exchanged()?;
+    for family in lan.families() {
+        watch.never_deleted(own_prefix(*family))?;
+    }
+    lan.passed();
+    Ok(Verdict::Yes)
+}
+
+/// The agent is killed: the daemon keeps our paths until it is back.
+pub fn agent(trial: &Trial) -> Result<Verdict> {
+    if trial.kind == Kind::Exabgp {
+        return Ok(Verdict::No("it keeps nothing"));
+    }
+    let mut lan = trial.up(GRACEFUL)?;
+    let kept = |lan: &crate::lan::Lan| {
+        let mut families = lan.families().iter();
+        families.try_for_each(|family| lan.told(fed_prefix(*family)).map(drop))
+    };
+    let established = format!("{} established", GRACEFUL.local());
+    let before = lan.gateway.times(&established);
+    lan.gateway.kill();
+    let until = Instant::now() + AWAY;
+    while Instant::now() < until {
+        kept(&lan)?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    lan.gateway.run()?;
+    while lan.gateway.times(&established) == before {
+        kept(&lan)?;
+        lan.check()?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let until = Instant::now() + AWAY;
+    while Instant::now() < until {
+        kept(&lan)?;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    lan.exchanged()?;
+    expect(lan.gateway.times(&established) == before + 1, || {
+        "not one session".into()
+    })?;
+    lan.passed();
+    Ok(Verdict::Yes)
+}

@@ -285,6 +285,7 @@ async fn who_comes_from_a_range_is_a_peer_while_it_is_there() {
     let since = async || bgp_a.view().await.peers["10.0.0.3"].since;
     let before = since().await;
     bgp_a.configure(setup_a.clone()).await;
+    assert_eq!(names().await, ["10.0.0.2", "10.0.0.3"]);
     second.shutdown("test").await;
     wait_for("the guest gone", async || names().await == ["10.0.0.3"]).await;
     assert_eq!(since().await, before);

@@ -10,7 +10,7 @@ fn every_step_of_every_subject_gives_a_figure() {
     let docs = tempfile::tempdir().expect("a directory");
     fs::write(docs.path().join("bench.md"), MARKS).expect("written");
     let output = Command::new(env!("CARGO_BIN_EXE_bench"))
-        .args(["--n", "1000", "--rounds", "1", "--docs"])
+        .args(["--only", "routes", "--n", "1000", "--rounds", "1", "--docs"])
         .arg(docs.path())
         .args(["--subject", "routemesh,bird,raw"])
         .output()

@@ -1,11 +1,11 @@
 //! `bench`: runs the benchmark, prints its tables and writes them into the page that quotes them.
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use routemesh_bench::error::Error;
 use routemesh_bench::lab;
 use routemesh_bench::page;
 use routemesh_bench::prefix::{Family, MOST};
-use routemesh_bench::process::catch_signals;
+use routemesh_bench::process::{catch_signals, run as run_program, sibling};
 use routemesh_bench::report::{Figure, Key, Samples, thousands};
 use routemesh_bench::subject::Subject;
 use routemesh_bench::trial::Trial;
@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// Measures the agent beside BIRD 2 and FRR, in namespaces of this machine's kernel. Needs root.
 #[derive(Parser)]
 struct Args {
+    /// Which tables.
+    #[arg(long = "only", value_delimiter = ',', default_values = ["routes", "codec", "simulation"])]
+    tables: Vec<Table>,
     /// Rounds; every subject once in each.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -40,6 +43,17 @@ struct Args {
     docs: Option<PathBuf>,
 }
 
+/// The tables of the page, each between marks of its name.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Table {
+    /// Daemons: installing, withdrawing, losing a peer, memory.
+    Routes,
+    /// UPDATEs from bytes and to bytes, beside other crates.
+    Codec,
+    /// 500 speakers in one process.
+    Simulation,
+}
+
 fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,12 +67,35 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), Box<dyn error::Error>> {
     catch_signals()?;
     lab::sweep()?;
-    let samples = routes(args)?;
-    println!("{}", samples.table());
-    if let Some(docs) = &args.docs {
-        write(docs, &samples)?;
+    for table in &args.tables {
+        let (name, text) = match table {
+            Table::Routes => {
+                let samples = routes(args)?;
+                if let Some(docs) = &args.docs {
+                    fs::write(docs.join("bench.tsv"), samples.lines())?;
+                }
+                ("routes", samples.table())
+            }
+            Table::Codec => {
+                eprintln!("codec: a minute");
+                ("codec", output("codec", &[])?)
+            }
+            Table::Simulation => {
+                eprintln!("simulation: some minutes");
+                ("simulation", output("examples/simulate", &["500"])?)
+            }
+        };
+        println!("{text}");
+        if let Some(docs) = &args.docs {
+            write(docs, name, &text)?;
+        }
     }
     Ok(())
+}
+
+/// What a program of this build prints.
+fn output(program: &str, arguments: &[&str]) -> Result<String, Error> {
+    run_program(&sibling(program)?.display().to_string(), arguments)
 }
 
 /// All trials, the subjects taking turns.
@@ -125,12 +162,11 @@ fn one(trial: &Trial, samples: &mut Samples) -> Result<(), Error> {
     Ok(())
 }
 
-fn write(docs: &Path, samples: &Samples) -> Result<(), Box<dyn error::Error>> {
+fn write(docs: &Path, name: &str, text: &str) -> Result<(), Box<dyn error::Error>> {
     let path = docs.join("bench.md");
-    let text = fs::read_to_string(&path)?;
-    let text = page::replace(&text, "routes", &samples.table())
-        .ok_or_else(|| format!("{} has no marks for the table of routes", path.display()))?;
-    fs::write(path, text)?;
-    fs::write(docs.join("bench.tsv"), samples.lines())?;
+    let page = fs::read_to_string(&path)?;
+    let page = page::replace(&page, name, text)
+        .ok_or_else(|| format!("{} has no marks for the table {name}", path.display()))?;
+    fs::write(path, page)?;
     Ok(())
 }

@@ -72,6 +72,7 @@ pub enum Action {
 }
 
 /// Takes one message from the front of `stream`: [`Frame::read`] and [`Frame::decode`] in one.
+#[inline]
 pub fn decode<'a>(
     stream: &'a [u8],
     context: &Context,
@@ -89,14 +90,15 @@ impl<'a> Frame<'a> {
     /// have leaves nothing behind: such a ROUTE-REFRESH (RFC 2918 section 4) or UPDATE is an empty
     /// [`UpdateView`], which asks for nothing. So is a ROUTE-REFRESH of an unknown subtype (RFC 7313
     /// section 5).
+    #[inline]
     pub fn decode(&self, context: &Context) -> Result<Decoded<'a>, Notification> {
         let mut faults = Vec::new();
         let message = match self.kind {
             Kind::Open => Message::Open(open::read(self.body)?),
             Kind::Update => {
-                let (update, wrong) = decode_update::read(self.body, context)?;
-                faults = wrong;
-                Message::Update(update)
+                let mut view = UpdateView::default();
+                decode_update::read(self.body, context, &mut view, &mut faults)?;
+                Message::Update(view)
             }
             Kind::Notification => Message::Notification(read_notification(self.body)),
             Kind::RouteRefresh => match read_route_refresh(self.body, context) {

@@ -8,14 +8,13 @@ use super::{UnknownAttribute, as_path, nlri};
 use std::net::Ipv4Addr;
 
 /// What the attributes of one UPDATE say.
-#[derive(Default)]
-pub(super) struct Parsed<'a> {
-    pub(super) attributes: Attributes,
+pub(super) struct Parsed<'a, 'v> {
+    attributes: &'v mut Attributes,
+    pub(super) faults: &'v mut Vec<Fault>,
     /// NEXT_HOP, for the prefixes outside the attributes.
     pub(super) next_hop: Option<Ipv4Addr>,
     pub(super) reach: Option<MpReach<'a>>,
     pub(super) unreach: Option<MpUnreach<'a>>,
-    pub(super) faults: Vec<Fault>,
     /// Why the routes have to be withdrawn: the first reason.
     pub(super) withdraw: Option<Cause<'a>>,
     seen: Seen,
@@ -120,29 +119,41 @@ fn wrong_length() -> Malformed {
     withdraw(update::ATTRIBUTE_LENGTH, "wrong length")
 }
 
-/// Reads the path attributes of an UPDATE. An error ends the session.
-pub(super) fn read<'a>(bytes: &'a [u8], context: &Context) -> Result<Parsed<'a>, Notification> {
-    let mut parsed = Parsed::default();
-    let mut reader = Reader::new(bytes);
-    while !reader.is_empty() {
-        let Some(attribute) = Attribute::read(&mut reader) else {
-            parsed.overrun(reader)?;
-            break;
-        };
-        if let Err(malformed) = parsed.take(&attribute, context) {
-            parsed.note(&attribute, malformed)?;
+impl<'a, 'v> Parsed<'a, 'v> {
+    /// Nothing yet.
+    pub(super) fn new(attributes: &'v mut Attributes, faults: &'v mut Vec<Fault>) -> Self {
+        Self {
+            attributes,
+            faults,
+            next_hop: None,
+            reach: None,
+            unreach: None,
+            withdraw: None,
+            seen: Seen::default(),
+            as4_path: None,
+            as4_aggregator: None,
         }
     }
-    parsed.merge_as4();
-    // Neighbours may order them differently; equal sets shall be equal values.
-    parsed
-        .attributes
-        .unknown
-        .sort_unstable_by_key(|unknown| unknown.code);
-    Ok(parsed)
-}
 
-impl<'a> Parsed<'a> {
+    /// Reads the path attributes of an UPDATE. An error ends the session.
+    pub(super) fn read(&mut self, bytes: &'a [u8], context: &Context) -> Result<(), Notification> {
+        let mut reader = Reader::new(bytes);
+        while !reader.is_empty() {
+            let Some(attribute) = Attribute::read(&mut reader) else {
+                self.overrun(reader)?;
+                break;
+            };
+            if let Err(malformed) = self.take(&attribute, context) {
+                self.note(&attribute, malformed)?;
+            }
+        }
+        self.merge_as4();
+        // Neighbours may order them differently; equal sets shall be equal values.
+        let unknown = &mut self.attributes.unknown;
+        unknown.sort_unstable_by_key(|unknown| unknown.code);
+        Ok(())
+    }
+
     pub(super) fn has(&self, code: u8) -> bool {
         self.seen.contains(code)
     }
@@ -238,7 +249,7 @@ impl<'a> Parsed<'a> {
         value: &'a [u8],
         context: &Context,
     ) -> Result<(), Malformed> {
-        let set = &mut self.attributes;
+        let set = &mut *self.attributes;
         match code {
             attribute::ORIGIN => set.origin = origin(value)?,
             attribute::AS_PATH => {
@@ -304,7 +315,7 @@ impl<'a> Parsed<'a> {
 
     /// Applies what a speaker of four octets said past one of two (RFC 6793 section 4.2.3).
     fn merge_as4(&mut self) {
-        let set = &mut self.attributes;
+        let set = &mut *self.attributes;
         let hidden = (u32::from(attribute::AS_TRANS), self.as4_aggregator);
         match (set.aggregator, hidden) {
             (Some((asn, _)), (trans, Some(_))) if asn != trans => return,

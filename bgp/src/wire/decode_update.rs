@@ -1,64 +1,58 @@
 //! UPDATE from bytes (RFC 4271 section 4.3), with the error handling of RFC 7606.
 
 use super::attribute;
-use super::decode_attributes::{self, Cause, MpReach, MpUnreach, Parsed};
+use super::decode_attributes::{Cause, MpReach, MpUnreach, Parsed};
 use super::notification::{code, update};
 use super::reader::Reader;
-use super::{Context, Family, Fault, NextHop, Nlri, Notification, UpdateView, nlri};
+use super::{Attributes, Context, Family, Fault, NextHop, Nlri, Notification, UpdateView, nlri};
 use std::net::IpAddr;
 
-/// Reads the body of an UPDATE, after the header. An error ends the session.
+/// Reads the body of an UPDATE, after the header, into an empty `view`: the result is too large to be
+/// moved about for one prefix. An error ends the session.
 pub(super) fn read<'a>(
     body: &'a [u8],
     context: &Context,
-) -> Result<(UpdateView<'a>, Vec<Fault>), Notification> {
+    view: &mut UpdateView<'a>,
+    faults: &mut Vec<Fault>,
+) -> Result<(), Notification> {
     let fields = Fields::split(body)
         .ok_or_else(|| Notification::new(code::UPDATE, update::MALFORMED_ATTRIBUTES, []))?;
     if fields.are_empty() {
-        return Ok((end_of_rib(Family::Ipv4), Vec::new()));
+        view.end_of_rib = Some(Family::Ipv4);
+        return Ok(());
     }
-    let withdrawn = read_ipv4(fields.withdrawn, context)?;
+    view.withdrawn = read_ipv4(fields.withdrawn, context)?;
     let plain = read_ipv4(fields.prefixes, context)?;
-    let mut parsed = decode_attributes::read(fields.attributes, context)?;
-
-    let alone = withdrawn.is_empty() && plain.is_empty();
-    let unreach = match parsed.unreach {
-        Some(MpUnreach::Known(prefixes))
-            if prefixes.is_empty() && alone && parsed.is_end_of_rib() =>
-        {
-            return Ok((end_of_rib(prefixes.family()), Vec::new()));
+    let mut parsed = Parsed::new(&mut view.attributes, faults);
+    parsed.read(fields.attributes, context)?;
+    match parsed.unreach {
+        Some(MpUnreach::Known(prefixes)) if prefixes.is_empty() => {
+            if view.withdrawn.is_empty() && plain.is_empty() && parsed.is_end_of_rib() {
+                view.end_of_rib = Some(prefixes.family());
+                return Ok(());
+            }
         }
-        Some(MpUnreach::Known(prefixes)) => prefixes,
-        Some(MpUnreach::Foreign) | None => Nlri::default(),
-    };
-
-    let reach = parsed.reachable(plain);
-    let mut update = UpdateView {
-        withdrawn: [withdrawn, unreach, Nlri::default(), Nlri::default()],
-        ..UpdateView::default()
-    };
-    if let Some(cause) = parsed.withdraw {
-        if !parsed.announces(&reach) {
+        Some(MpUnreach::Known(prefixes)) => view.unreach = prefixes,
+        Some(MpUnreach::Foreign) | None => {}
+    }
+    let announces_foreign = matches!(parsed.reach, Some(MpReach::Foreign));
+    view.plain = parsed.reach_plain(plain);
+    view.reach = parsed.reach_multiprotocol();
+    let announces = view.plain.is_some() || view.reach.is_some();
+    if announces {
+        parsed.require(attribute::ORIGIN);
+        parsed.require(attribute::AS_PATH);
+    }
+    match parsed.withdraw {
+        None if announces => return Ok(()),
+        Some(cause) if !announces && !announces_foreign => {
             // Prefixes were to be expected and may have been lost (RFC 7606 section 5.2).
             return Err(cause.notification());
         }
-        let [plain, mp] = reach.map(|reach| reach.map_or(Nlri::default(), |(_, lost)| lost));
-        update.withdrawn = [withdrawn, unreach, plain, mp];
-    } else if reach != [None, None] {
-        update.reach = reach;
-        update.attributes = parsed.attributes;
+        cause => view.lost = cause.is_some(),
     }
-    Ok((update, parsed.faults))
-}
-
-/// What a message announces after the attributes and in MP_REACH_NLRI, if any.
-type Announced<'a> = [Option<(NextHop, Nlri<'a>)>; 2];
-
-fn end_of_rib(family: Family) -> UpdateView<'static> {
-    UpdateView {
-        end_of_rib: Some(family),
-        ..UpdateView::default()
-    }
+    view.attributes = Attributes::default();
+    Ok(())
 }
 
 /// The fields of an UPDATE.
@@ -94,36 +88,28 @@ fn read_ipv4<'a>(bytes: &'a [u8], context: &Context) -> Result<Nlri<'a>, Notific
         .ok_or_else(|| Notification::new(code::UPDATE, update::INVALID_NETWORK, []))
 }
 
-impl<'a> Parsed<'a> {
+impl<'a> Parsed<'a, '_> {
     /// RFC 4724 section 2; for an MP_UNREACH_NLRI without prefixes.
     fn is_end_of_rib(&self) -> bool {
         self.has_only(attribute::MP_UNREACH_NLRI) && self.faults.is_empty()
     }
 
-    /// Whether the message announces anything, if only of a family that we do not have.
-    fn announces(&self, reach: &Announced<'_>) -> bool {
-        *reach != [None, None] || matches!(self.reach, Some(MpReach::Foreign))
+    /// What is announced after the attributes. Like [`Parsed::reach_multiprotocol`] it checks what an
+    /// announcement has to have, so look at `withdraw` afterwards.
+    fn reach_plain(&mut self, prefixes: Nlri<'a>) -> Option<(NextHop, Nlri<'a>)> {
+        let announces = !prefixes.is_empty();
+        announces.then(|| (self.plain_next_hop(), prefixes))
     }
 
-    /// What the message announces: `plain`, the prefixes after the attributes, and those in
-    /// MP_REACH_NLRI. Checks what an announcement has to have, so look at `withdraw` afterwards.
-    fn reachable(&mut self, plain: Nlri<'a>) -> Announced<'a> {
-        let mut reach = [None, None];
-        let [after_attributes, in_attributes] = &mut reach;
-        if !plain.is_empty() {
-            *after_attributes = Some((self.plain_next_hop(), plain));
+    /// What is announced in MP_REACH_NLRI.
+    fn reach_multiprotocol(&mut self) -> Option<(NextHop, Nlri<'a>)> {
+        match self.reach {
+            Some(MpReach::Known(next_hop, prefixes)) if !prefixes.is_empty() => {
+                self.require_host(attribute::MP_REACH_NLRI, next_hop.address);
+                Some((next_hop, prefixes))
+            }
+            _ => None,
         }
-        if let Some(MpReach::Known(next_hop, prefixes)) = self.reach
-            && !prefixes.is_empty()
-        {
-            self.require_host(attribute::MP_REACH_NLRI, next_hop.address);
-            *in_attributes = Some((next_hop, prefixes));
-        }
-        if reach != [None, None] {
-            self.require(attribute::ORIGIN);
-            self.require(attribute::AS_PATH);
-        }
-        reach
     }
 
     fn plain_next_hop(&mut self) -> NextHop {

@@ -48,14 +48,19 @@ impl<'a> Nlri<'a> {
     /// Checks all prefixes of a received field; `None` where one is longer than its family allows or
     /// than the field (RFC 7606 section 5.3, RFC 7911 section 5).
     pub(super) fn read(family: Family, bytes: &'a [u8], context: &Context) -> Option<Self> {
-        let nlri = Self {
+        let path_ids = context.add_path.of(family).receive;
+        let before = if path_ids { PATH_ID } else { 0 };
+        let longest = longest(family);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let length = rest.get(before).filter(|length| **length <= longest)?;
+            rest = rest.get(before + 1 + octets(*length)..)?;
+        }
+        Some(Self {
             family,
-            path_ids: context.add_path.of(family).receive,
+            path_ids,
             bytes,
-        };
-        let mut prefixes = nlri.into_iter();
-        prefixes.by_ref().for_each(drop);
-        prefixes.reader.is_empty().then_some(nlri)
+        })
     }
 
     /// The family of all of them.
@@ -77,7 +82,7 @@ impl<'a> IntoIterator for Nlri<'a> {
         Prefixes {
             family: self.family,
             path_ids: self.path_ids,
-            reader: Reader::new(self.bytes),
+            rest: self.bytes,
         }
     }
 }
@@ -88,43 +93,77 @@ impl<'a> IntoIterator for Nlri<'a> {
 pub struct Prefixes<'a> {
     family: Family,
     path_ids: bool,
-    reader: Reader<'a>,
+    rest: &'a [u8],
 }
 
 impl Iterator for Prefixes<'_> {
     type Item = (u32, IpNet);
 
+    #[inline]
     fn next(&mut self) -> Option<(u32, IpNet)> {
-        // Nothing is taken of what is malformed.
-        let mut reader = self.reader;
-        let path_id = match self.path_ids {
-            true => reader.u32()?,
-            false => 0,
-        };
+        let mut path_id = 0;
+        if self.path_ids {
+            let (bytes, rest) = self.rest.split_first_chunk()?;
+            path_id = u32::from_be_bytes(*bytes);
+            self.rest = rest;
+        }
+        let (&length, rest) = self.rest.split_first()?;
+        let count = octets(length);
         let prefix = match self.family {
-            Family::Ipv4 => IpNet::V4(read_ipv4(&mut reader)?),
-            Family::Ipv6 => IpNet::V6(read_ipv6(&mut reader)?),
+            Family::Ipv4 => IpNet::V4(ipv4_net(at_least(rest, count)?, length)?),
+            Family::Ipv6 => IpNet::V6(ipv6_net(at_least(rest, count)?, length)?),
         };
-        self.reader = reader;
+        self.rest = rest.get(count..)?;
         Some((path_id, prefix))
     }
 }
 
-fn read_ipv4(reader: &mut Reader<'_>) -> Option<Ipv4Net> {
-    let length = reader.u8()?;
-    // What follows a short prefix is cleared with the bits beyond its length.
-    let address: [u8; 4] = reader.at_least(octets(length))?;
-    Some(Ipv4Net::new(address.into(), length).ok()?.trunc())
+/// The size of a path identifier (RFC 7911 section 3).
+const PATH_ID: usize = 4;
+
+fn longest(family: Family) -> u8 {
+    match family {
+        Family::Ipv4 => 32,
+        Family::Ipv6 => 128,
+    }
 }
 
-fn read_ipv6(reader: &mut Reader<'_>) -> Option<Ipv6Net> {
-    let length = reader.u8()?;
-    let address: [u8; 16] = reader.at_least(octets(length))?;
-    Some(Ipv6Net::new(address.into(), length).ok()?.trunc())
-}
-
+#[inline]
 fn octets(prefix_length: u8) -> usize {
     usize::from(prefix_length).div_ceil(8)
+}
+
+/// `N` bytes that begin with the first `count` of `bytes`. The others mean nothing: they are what
+/// comes next, as a copy of a fixed size is much the faster.
+#[inline]
+fn at_least<const N: usize>(bytes: &[u8], count: usize) -> Option<[u8; N]> {
+    match bytes.first_chunk() {
+        Some(next) => Some(*next),
+        None => padded(bytes, count),
+    }
+}
+
+/// The end of a field.
+#[cold]
+fn padded<const N: usize>(bytes: &[u8], count: usize) -> Option<[u8; N]> {
+    let mut padded = [0; N];
+    let bytes = bytes.get(..count)?;
+    padded.get_mut(..count)?.copy_from_slice(bytes);
+    Some(padded)
+}
+
+#[inline]
+fn ipv4_net(address: [u8; 4], length: u8) -> Option<Ipv4Net> {
+    let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+    let network = u32::from_be_bytes(address) & !host;
+    Ipv4Net::new(network.into(), length).ok()
+}
+
+#[inline]
+fn ipv6_net(address: [u8; 16], length: u8) -> Option<Ipv6Net> {
+    let host = u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+    let network = u128::from_be_bytes(address) & !host;
+    Ipv6Net::new(network.into(), length).ok()
 }
 
 /// How many bytes [`write_prefix`] appends.
@@ -132,13 +171,23 @@ pub(super) fn prefix_size(prefix: &IpNet) -> usize {
     1 + octets(prefix.prefix_len())
 }
 
+/// Appends a prefix. Bits beyond its length are cleared.
+#[inline]
 pub(super) fn write_prefix(prefix: &IpNet, out: &mut Vec<u8>) {
-    out.push(prefix.prefix_len());
-    let end = out.len() + octets(prefix.prefix_len());
+    let length = prefix.prefix_len();
+    let end = out.len() + 1 + octets(length);
     // All of the address first: a copy of a fixed size is the faster.
     match prefix {
-        IpNet::V4(net) => out.extend_from_slice(&net.trunc().addr().octets()),
-        IpNet::V6(net) => out.extend_from_slice(&net.trunc().addr().octets()),
+        IpNet::V4(net) => {
+            let [a, b, c, d] = net.network().octets();
+            out.extend_from_slice(&[length, a, b, c, d]);
+        }
+        IpNet::V6(net) => {
+            let mut bytes = [length; 17];
+            let [_, address @ ..] = &mut bytes;
+            *address = net.network().octets();
+            out.extend_from_slice(&bytes);
+        }
     }
     out.truncate(end);
 }

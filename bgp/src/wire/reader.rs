@@ -36,21 +36,6 @@ impl<'a> Reader<'a> {
         Some(*taken)
     }
 
-    /// Takes `count` bytes, at most `N`, and returns `N` that begin with them. The others mean
-    /// nothing: they are what comes next, as a copy of a fixed size is much the faster.
-    pub(super) fn at_least<const N: usize>(&mut self, count: usize) -> Option<[u8; N]> {
-        if count > N {
-            return None;
-        }
-        let next = self.0.first_chunk().copied();
-        let taken = self.take(count)?;
-        next.or_else(|| {
-            let mut padded = [0; N];
-            padded.get_mut(..count)?.copy_from_slice(taken);
-            Some(padded)
-        })
-    }
-
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_be_bytes)
     }
@@ -84,20 +69,5 @@ mod tests {
         assert_eq!(reader.len(), 3);
         assert_eq!(reader.u16(), Some(0x0102));
         assert_eq!(reader.rest(), &[3]);
-    }
-
-    #[test]
-    fn a_partial_array_is_bounded_by_its_size_and_by_the_input() {
-        let mut reader = Reader::new(&[10, 20, 30, 40, 50]);
-        let mut first = |count| {
-            let bytes: [u8; 4] = reader.at_least(count)?;
-            bytes.get(..count).map(<[u8]>::to_vec)
-        };
-        assert_eq!(first(6), None);
-        assert_eq!(first(2), Some(vec![10, 20]));
-        assert_eq!(first(4), None);
-        assert_eq!(first(3), Some(vec![30, 40, 50]));
-        assert_eq!(Reader::new(&[1; 9]).at_least::<4>(5), None);
-        assert_eq!(Reader::new(&[1; 5]).at_least::<4>(5), None);
     }
 }

@@ -7,11 +7,14 @@ use ipnet::IpNet;
 /// A received UPDATE, after the repairs of RFC 7606. [`UpdateView::to_update`] makes it a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpdateView<'a> {
-    /// Withdrawn routes, MP_UNREACH_NLRI, and what is treated as withdrawn of the prefixes after the
-    /// attributes and of those in MP_REACH_NLRI.
-    pub(super) withdrawn: [Nlri<'a>; 4],
-    /// What is announced after the attributes, and in MP_REACH_NLRI.
-    pub(super) reach: [Option<(NextHop, Nlri<'a>)>; 2],
+    /// The withdrawn routes before the attributes, and those of MP_UNREACH_NLRI.
+    pub(super) withdrawn: Nlri<'a>,
+    pub(super) unreach: Nlri<'a>,
+    /// What is announced after the attributes, and in MP_REACH_NLRI: never an empty list.
+    pub(super) plain: Option<(NextHop, Nlri<'a>)>,
+    pub(super) reach: Option<(NextHop, Nlri<'a>)>,
+    /// What is announced is to be treated as withdrawn.
+    pub(super) lost: bool,
     /// Attributes of the announced prefixes, next hop excepted. Default when nothing is announced.
     pub attributes: Attributes,
     /// Set when this message is an End-of-RIB marker (RFC 4724 section 2); the rest is then empty.
@@ -22,12 +25,26 @@ impl<'a> UpdateView<'a> {
     /// Prefixes withdrawn, of either family, with their path identifiers: zero where the family has
     /// none. They come before the announcements.
     pub fn withdrawn(&self) -> impl Iterator<Item = (u32, IpNet)> + use<'a> {
-        self.withdrawn.into_iter().flatten()
+        let lost = |reach: Option<(_, Nlri<'a>)>| match (self.lost, reach) {
+            (true, Some((_, prefixes))) => prefixes,
+            _ => Nlri::default(),
+        };
+        let fields = [
+            self.withdrawn,
+            self.unreach,
+            lost(self.plain),
+            lost(self.reach),
+        ];
+        fields.into_iter().flatten()
     }
 
     /// Prefixes announced, by next hop: never an empty list.
     pub fn reach(&self) -> impl Iterator<Item = (NextHop, Nlri<'a>)> + use<'a> {
-        self.reach.into_iter().flatten()
+        let reach = match self.lost {
+            true => [None, None],
+            false => [self.plain, self.reach],
+        };
+        reach.into_iter().flatten()
     }
 
     /// The same, without the message it came in.

@@ -87,6 +87,12 @@ fn take_segment<'a>(reader: &mut Reader<'a>, width: usize) -> Option<(u8, &'a [u
     Some((kind, reader.take(width * count)?))
 }
 
+/// How many bytes [`write`] appends.
+pub(super) fn size(path: &AsPath, four_octet_as: bool) -> usize {
+    let width = if four_octet_as { 4 } else { 2 };
+    2 * path.0.len().div_ceil(MAX_SEGMENT) + width * path.0.len()
+}
+
 /// Appends the path; ASes that do not fit into two bytes become AS_TRANS. What is too long for one
 /// segment becomes several.
 pub(super) fn write(path: &AsPath, four_octet_as: bool, out: &mut Vec<u8>) {
@@ -179,6 +185,7 @@ mod tests {
         let mut bytes = Vec::new();
         write(&long, true, &mut bytes);
         assert_eq!(bytes.len(), 2 * 2 + 4 * 300);
+        assert_eq!(bytes.len(), size(&long, true));
         assert_eq!(read(&bytes, true), Ok(long));
     }
 }

@@ -4,7 +4,7 @@ use super::attribute::{MP_UNREACH_NLRI, OPTIONAL};
 use super::frame::{HEADER_LENGTH, Kind};
 use super::pack::{self, Shape};
 use super::{Attributes, Context, Family, Message, NextHop, Notification, Refresh, Update};
-use super::{encode_attributes, nlri, open};
+use super::{nlri, open};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -66,14 +66,12 @@ pub fn announce(
     let prefixes = prefixes.into_iter();
     let unsent = match (family, next_hop.address) {
         (Family::Ipv4, IpAddr::V4(address)) => {
-            let attributes = encode_attributes::write(attributes, Some(address), context);
-            Shape::announce(&attributes, context).pack(prefixes, out)
+            Shape::announce(address, attributes, context).pack(prefixes, out)
         }
         (Family::Ipv4, IpAddr::V6(_)) if !context.extended_next_hop => prefixes.collect(),
         (Family::Ipv6, IpAddr::V4(_)) => prefixes.collect(),
         (_, IpAddr::V6(_)) => {
-            let attributes = encode_attributes::write(attributes, None, context);
-            Shape::announce_mp(family, next_hop, &attributes, context).pack(prefixes, out)
+            Shape::announce_mp(family, next_hop, attributes, context).pack(prefixes, out)
         }
     };
     if !unsent.is_empty() {

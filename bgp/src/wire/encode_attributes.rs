@@ -7,20 +7,21 @@ use std::net::Ipv4Addr;
 
 /// Attributes being written, and what their form depends on.
 struct Writer<'a> {
-    out: Vec<u8>,
+    out: &'a mut Vec<u8>,
     attributes: &'a Attributes,
     context: &'a Context,
 }
 
-/// The path attributes for announced prefixes, with NEXT_HOP where the prefixes are to stand outside
-/// the attributes. The result may be longer than any message.
+/// Appends the path attributes for announced prefixes, with NEXT_HOP where the prefixes are to stand
+/// outside the attributes. They may be longer than any message.
 pub(super) fn write(
     attributes: &Attributes,
     next_hop: Option<Ipv4Addr>,
     context: &Context,
-) -> Vec<u8> {
+    out: &mut Vec<u8>,
+) {
     let mut writer = Writer {
-        out: Vec::with_capacity(64),
+        out,
         attributes,
         context,
     };
@@ -28,7 +29,6 @@ pub(super) fn write(
     writer.preferences();
     writer.aggregation();
     writer.optional();
-    writer.out
 }
 
 impl Writer<'_> {
@@ -39,13 +39,7 @@ impl Writer<'_> {
             Origin::Incomplete => 2,
         };
         self.known(attribute::ORIGIN, &[origin]);
-        let mut path = Vec::new();
-        as_path::write(
-            &self.attributes.as_path,
-            self.context.four_octet_as,
-            &mut path,
-        );
-        self.known(attribute::AS_PATH, &path);
+        self.as_path(attribute::AS_PATH, self.context.four_octet_as);
         if let Some(next_hop) = next_hop {
             self.known(attribute::NEXT_HOP, &next_hop.octets());
         }
@@ -66,14 +60,14 @@ impl Writer<'_> {
             self.known(attribute::ATOMIC_AGGREGATE, &[]);
         }
         if let Some((asn, address)) = self.attributes.aggregator {
-            let mut value = Vec::with_capacity(8);
             if self.context.four_octet_as {
-                value.extend(asn.to_be_bytes());
+                let value = [asn.to_be_bytes(), address.octets()];
+                self.known(attribute::AGGREGATOR, value.as_flattened());
             } else {
-                value.extend(as_path::two_octets(asn).to_be_bytes());
+                let [high, low] = as_path::two_octets(asn).to_be_bytes();
+                let [a, b, c, d] = address.octets();
+                self.known(attribute::AGGREGATOR, &[high, low, a, b, c, d]);
             }
-            value.extend(address.octets());
-            self.known(attribute::AGGREGATOR, &value);
         }
     }
 
@@ -110,9 +104,7 @@ impl Writer<'_> {
     /// What two octets could not express (RFC 6793 section 4.2.2).
     fn as4(&mut self) {
         if as_path::needs_as4(&self.attributes.as_path) {
-            let mut path = Vec::new();
-            as_path::write(&self.attributes.as_path, true, &mut path);
-            self.known(attribute::AS4_PATH, &path);
+            self.as_path(attribute::AS4_PATH, true);
         }
         if let Some((asn, address)) = self.attributes.aggregator
             && u16::try_from(asn).is_err()
@@ -164,25 +156,45 @@ impl Writer<'_> {
     /// A list, unless it is empty.
     fn list<T, const N: usize>(&mut self, code: u8, items: &[T], bytes: impl Fn(&T) -> [u8; N]) {
         if !items.is_empty() {
-            let value: Vec<u8> = items.iter().flat_map(bytes).collect();
-            self.known(code, &value);
+            self.known_header(code, N * items.len());
+            for item in items {
+                self.out.extend_from_slice(&bytes(item));
+            }
         }
+    }
+
+    fn as_path(&mut self, code: u8, four_octet_as: bool) {
+        let path = &self.attributes.as_path;
+        self.known_header(code, as_path::size(path, four_octet_as));
+        as_path::write(path, four_octet_as, self.out);
     }
 
     fn known(&mut self, code: u8, value: &[u8]) {
-        self.attribute(attribute::flags(code).unwrap_or(OPTIONAL), code, value);
+        self.known_header(code, value.len());
+        self.out.extend_from_slice(value);
     }
 
     fn attribute(&mut self, flags: u8, code: u8, value: &[u8]) {
-        match u8::try_from(value.len()) {
-            Ok(length) => self.out.extend([flags, code, length]),
+        self.header(flags, code, value.len());
+        self.out.extend_from_slice(value);
+    }
+
+    #[inline]
+    fn known_header(&mut self, code: u8, length: usize) {
+        self.header(attribute::flags(code).unwrap_or(OPTIONAL), code, length);
+    }
+
+    #[inline]
+    fn header(&mut self, flags: u8, code: u8, length: usize) {
+        match u8::try_from(length) {
+            Ok(length) => self.out.extend_from_slice(&[flags, code, length]),
             Err(_) => {
                 // What exceeds 16 bits exceeds every message, and is never sent.
-                let length = u16::try_from(value.len()).unwrap_or(u16::MAX);
-                self.out.extend([flags | EXTENDED_LENGTH, code]);
-                self.out.extend(length.to_be_bytes());
+                let length = u16::try_from(length).unwrap_or(u16::MAX);
+                let [high, low] = length.to_be_bytes();
+                let header = [flags | EXTENDED_LENGTH, code, high, low];
+                self.out.extend_from_slice(&header);
             }
         }
-        self.out.extend(value);
     }
 }

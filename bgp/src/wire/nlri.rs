@@ -242,11 +242,11 @@ pub(super) fn write_next_hop(next_hop: &NextHop, out: &mut Vec<u8>) {
     match (next_hop.address, next_hop.link_local) {
         (IpAddr::V4(address), _) => {
             out.push(4);
-            out.extend(address.octets());
+            out.extend_from_slice(&address.octets());
         }
         (IpAddr::V6(address), None) => {
             out.push(16);
-            out.extend(address.octets());
+            out.extend_from_slice(&address.octets());
         }
         (IpAddr::V6(address), Some(link_local)) => {
             out.push(32);

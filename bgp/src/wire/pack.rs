@@ -5,8 +5,9 @@
 
 use super::attribute::{EXTENDED_LENGTH, MP_REACH_NLRI, MP_UNREACH_NLRI, OPTIONAL};
 use super::frame::{EXTENDED_MAX_LENGTH, HEADER_LENGTH, Kind, MAX_LENGTH};
-use super::{Context, Family, NextHop, nlri};
+use super::{Attributes, Context, Family, NextHop, encode_attributes, nlri};
 use ipnet::IpNet;
+use std::net::Ipv4Addr;
 
 /// Where the length of the message stands.
 pub(super) const LENGTH: usize = 16;
@@ -19,8 +20,8 @@ const FIRST_ATTRIBUTE_LENGTH: usize = ATTRIBUTES_LENGTH + 4;
 
 /// Appends the header of a message, with a length yet to be filled in.
 pub(super) fn write_header(kind: Kind, out: &mut Vec<u8>) {
-    out.extend([0xff; LENGTH]);
-    out.extend([0, 0, kind.code()]);
+    out.extend_from_slice(&[0xff; LENGTH]);
+    out.extend_from_slice(&[0, 0, kind.code()]);
 }
 
 /// The longest message that the peer takes.
@@ -31,20 +32,12 @@ pub(super) fn max_length(context: &Context) -> usize {
     }
 }
 
-/// The beginning of an UPDATE, up to and with a zero length of the withdrawn routes.
-fn beginning() -> Vec<u8> {
-    let mut head = Vec::with_capacity(64);
-    write_header(Kind::Update, &mut head);
-    head.extend([0, 0]);
-    head
-}
-
 /// An UPDATE without its prefixes.
-pub(super) struct Shape<'a> {
-    /// What stands before the prefixes. Length fields do not count the prefixes yet.
-    head: Vec<u8>,
-    /// What stands after them.
-    tail: &'a [u8],
+pub(super) struct Shape {
+    /// All of it. Length fields do not count the prefixes yet.
+    bytes: Vec<u8>,
+    /// Where the prefixes go.
+    at: usize,
     /// Where the length fields stand that count the prefixes.
     lengths: &'static [usize],
     /// The longest message that the peer takes.
@@ -53,66 +46,92 @@ pub(super) struct Shape<'a> {
     path_ids: bool,
 }
 
-impl<'a> Shape<'a> {
+impl Shape {
     /// Withdraws prefixes of IPv4 outside the attributes, and of IPv6 in MP_UNREACH_NLRI.
     pub(super) fn withdraw(family: Family, context: &Context) -> Self {
-        let mut head = beginning();
-        if family == Family::Ipv4 {
-            let no_attributes = &[0, 0];
-            let lengths = &[LENGTH, WITHDRAWN_LENGTH];
-            return Self::new(head, no_attributes, lengths, family, context);
+        let mut shape = Self::new(family, context);
+        match family {
+            Family::Ipv4 => {
+                shape.lengths = &[LENGTH, WITHDRAWN_LENGTH];
+                shape.at = WITHDRAWN_LENGTH + 2;
+                shape.bytes.extend_from_slice(&[0, 0]);
+            }
+            Family::Ipv6 => {
+                shape.multiprotocol(MP_UNREACH_NLRI, family);
+                shape.end_multiprotocol();
+            }
         }
-        head.extend([0, 7, OPTIONAL | EXTENDED_LENGTH, MP_UNREACH_NLRI, 0, 3]);
-        head.extend(nlri::afi(family).to_be_bytes());
-        head.push(nlri::UNICAST);
-        let lengths = &[LENGTH, ATTRIBUTES_LENGTH, FIRST_ATTRIBUTE_LENGTH];
-        Self::new(head, &[], lengths, family, context)
+        shape.complete()
     }
 
-    /// Announces prefixes of IPv4 outside `attributes`, which hold their next hop.
-    pub(super) fn announce(attributes: &[u8], context: &Context) -> Self {
-        let mut head = beginning();
-        head.extend(saturate(attributes.len()).to_be_bytes());
-        head.extend(attributes);
-        Self::new(head, &[], &[LENGTH], Family::Ipv4, context)
+    /// Announces prefixes of IPv4 outside the attributes.
+    pub(super) fn announce(next_hop: Ipv4Addr, attributes: &Attributes, context: &Context) -> Self {
+        let mut shape = Self::new(Family::Ipv4, context);
+        shape.bytes.extend_from_slice(&[0, 0]);
+        encode_attributes::write(attributes, Some(next_hop), context, &mut shape.bytes);
+        shape.end_attributes();
+        shape.at = shape.bytes.len();
+        shape.complete()
     }
 
-    /// Announces prefixes in MP_REACH_NLRI, with `attributes` for the rest.
+    /// Announces prefixes in MP_REACH_NLRI.
     pub(super) fn announce_mp(
         family: Family,
         next_hop: &NextHop,
-        attributes: &'a [u8],
+        attributes: &Attributes,
         context: &Context,
     ) -> Self {
-        let mut value = nlri::afi(family).to_be_bytes().to_vec();
-        value.push(nlri::UNICAST);
-        nlri::write_next_hop(next_hop, &mut value);
-        value.push(0); // reserved
-        let mut head = beginning();
-        head.extend(saturate(4 + value.len() + attributes.len()).to_be_bytes());
-        head.extend([OPTIONAL | EXTENDED_LENGTH, MP_REACH_NLRI]);
-        head.extend(saturate(value.len()).to_be_bytes());
-        head.extend(value);
-        let lengths = &[LENGTH, ATTRIBUTES_LENGTH, FIRST_ATTRIBUTE_LENGTH];
-        Self::new(head, attributes, lengths, family, context)
+        let mut shape = Self::new(family, context);
+        shape.multiprotocol(MP_REACH_NLRI, family);
+        nlri::write_next_hop(next_hop, &mut shape.bytes);
+        shape.bytes.push(0); // reserved
+        shape.end_multiprotocol();
+        encode_attributes::write(attributes, None, context, &mut shape.bytes);
+        shape.end_attributes();
+        shape.complete()
     }
 
-    fn new(
-        mut head: Vec<u8>,
-        tail: &'a [u8],
-        lengths: &'static [usize],
-        family: Family,
-        context: &Context,
-    ) -> Self {
-        let length = head.len() + tail.len();
-        grow(&mut head, LENGTH, length);
+    /// The beginning, up to and with a zero length of the withdrawn routes.
+    fn new(family: Family, context: &Context) -> Self {
+        // Enough for most attributes.
+        let mut bytes = Vec::with_capacity(256);
+        write_header(Kind::Update, &mut bytes);
+        bytes.extend_from_slice(&[0, 0]);
         Self {
-            head,
-            tail,
-            lengths,
+            bytes,
+            at: 0,
+            lengths: &[LENGTH],
             max_length: max_length(context),
             path_ids: context.add_path.of(family).send,
         }
+    }
+
+    /// Begins the attributes with one that is to hold the prefixes.
+    fn multiprotocol(&mut self, code: u8, family: Family) {
+        self.lengths = &[LENGTH, ATTRIBUTES_LENGTH, FIRST_ATTRIBUTE_LENGTH];
+        let [high, low] = nlri::afi(family).to_be_bytes();
+        let flags = OPTIONAL | EXTENDED_LENGTH;
+        let attribute = [0, 0, flags, code, 0, 0, high, low, nlri::UNICAST];
+        self.bytes.extend_from_slice(&attribute);
+    }
+
+    fn end_multiprotocol(&mut self) {
+        self.at = self.bytes.len();
+        let length = self.at - FIRST_ATTRIBUTE_LENGTH - 2;
+        grow(&mut self.bytes, FIRST_ATTRIBUTE_LENGTH, length);
+        self.end_attributes();
+    }
+
+    /// Sets the length of the attributes to what there is now.
+    fn end_attributes(&mut self) {
+        let length = saturate(self.bytes.len() - ATTRIBUTES_LENGTH - 2);
+        set(&mut self.bytes, ATTRIBUTES_LENGTH, length);
+    }
+
+    fn complete(mut self) -> Self {
+        let length = saturate(self.bytes.len());
+        set(&mut self.bytes, LENGTH, length);
+        self
     }
 
     /// Appends as many messages as it takes to carry `prefixes`. Returns those that fit into none,
@@ -122,8 +141,8 @@ impl<'a> Shape<'a> {
         prefixes: impl Iterator<Item = (u32, IpNet)>,
         out: &mut Vec<u8>,
     ) -> Vec<(u32, IpNet)> {
-        let empty = self.head.len() + self.tail.len();
-        let room = self.max_length.saturating_sub(empty);
+        let (head, tail) = self.bytes.split_at(self.at);
+        let room = self.max_length.saturating_sub(self.bytes.len());
         let path_id_size = if self.path_ids { 4 } else { 0 };
         let mut unfit = Vec::new();
         let mut start = None;
@@ -137,12 +156,12 @@ impl<'a> Shape<'a> {
             if used + size > room
                 && let Some(start) = start.take()
             {
-                self.finish(start, used, out);
+                self.finish(start, used, tail, out);
             }
             if start.is_none() {
                 start = Some(out.len());
                 used = 0;
-                out.extend_from_slice(&self.head);
+                out.extend_from_slice(head);
             }
             if self.path_ids {
                 out.extend_from_slice(&path_id.to_be_bytes());
@@ -151,14 +170,14 @@ impl<'a> Shape<'a> {
             used += size;
         }
         if let Some(start) = start {
-            self.finish(start, used, out);
+            self.finish(start, used, tail, out);
         }
         unfit
     }
 
     /// Completes the message that began at `start` and holds `used` bytes of prefixes.
-    fn finish(&self, start: usize, used: usize, out: &mut Vec<u8>) {
-        out.extend_from_slice(self.tail);
+    fn finish(&self, start: usize, used: usize, tail: &[u8], out: &mut Vec<u8>) {
+        out.extend_from_slice(tail);
         for field in self.lengths {
             grow(out, start + field, used);
         }
@@ -171,6 +190,13 @@ pub(super) fn grow(bytes: &mut [u8], field: usize, by: usize) {
     if let Some(field) = field {
         let length = usize::from(u16::from_be_bytes(*field)) + by;
         *field = saturate(length).to_be_bytes();
+    }
+}
+
+fn set(bytes: &mut [u8], field: usize, length: u16) {
+    let field = bytes.get_mut(field..).and_then(<[u8]>::first_chunk_mut);
+    if let Some(field) = field {
+        *field = length.to_be_bytes();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Compiles routemesh.proto with protox, so that no protoc is needed.
 
 /// Fields that a config's TOML has only where they say something.
-const OPTIONAL: [&str; 7] = [
+const OPTIONAL: [&str; 25] = [
     "Router.address",
     "Router.interface",
     "Router.range",
@@ -9,13 +9,31 @@ const OPTIONAL: [&str; 7] = [
     "Router.ttl_security",
     "Router.role",
     "Router.max_prefixes",
+    "Router.import",
+    "Router.export",
+    "Term.prefixes",
+    "Term.family",
+    "Term.communities",
+    "Term.origin_as",
+    "Term.through_as",
+    "Term.neighbour_as",
+    "Term.longest_path",
+    "Term.set_preference",
+    "Term.set_med",
+    "Term.add_med",
+    "Term.clear_communities",
+    "Term.remove_communities",
+    "Term.add_communities",
+    "Term.set_weight",
+    "Term.prepend",
+    "Term.reason",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=routemesh.proto");
     let files = protox::compile(["routemesh.proto"], ["."])?;
     let mut build = tonic_prost_build::configure();
-    // What a router does not need is not written down in a config.
+    // What a router or a term does not need is not written down in a config.
     for field in OPTIONAL {
         let path = format!("routemesh.v1.{field}");
         build = build.field_attribute(path, "#[serde(skip_serializing_if = \"crate::unset\")]");

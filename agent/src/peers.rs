@@ -185,13 +185,16 @@ fn lan(config: &Config, router: &Router, local: IpAddr, remote: IpAddr) -> PeerC
         IpAddr::V4(_) => BTreeSet::from([Family::Ipv4]),
         IpAddr::V6(_) => BTreeSet::from([Family::Ipv4, Family::Ipv6]),
     };
+    let elsewhere: Vec<IpNet> = config.elsewhere().collect();
     PeerConfig {
         hold_time: config.hold_time,
         families,
-        import: within(config.owned()),
-        export: within(&config.elsewhere().collect::<Vec<_>>()),
+        // The router's own terms decide within what the mesh allows, and cannot widen it.
+        import: Some(router.import.clone().within(config.owned())),
+        export: Some(router.export.clone().within(&elsewhere)),
         client: router.asn == config.asn,
         max_prefixes: router.max_prefixes,
+        role: router.role,
         ..PeerConfig::new(router.asn, local, remote)
     }
 }
@@ -209,6 +212,9 @@ pub fn originated(config: &Config, foreign: &BTreeMap<IpNet, u8>) -> BTreeSet<Ip
 #[cfg(test)]
 mod tests {
     use super::*;
+    use routemesh_bgp::Rejection;
+    use routemesh_bgp::policy::Verdict;
+    use routemesh_bgp::wire::Attributes;
     use routemesh_proto as proto;
 
     fn config() -> Config {
@@ -295,6 +301,42 @@ mod tests {
             "iBGP routers hear of the mesh by reflection"
         );
         assert_eq!(internal.families, BTreeSet::from([Family::Ipv4]));
+    }
+
+    #[test]
+    fn a_routers_terms_choose_within_what_the_mesh_allows() {
+        let mut config = config();
+        let only_wide = proto::Router {
+            address: "fd00:1::254".into(),
+            asn: 65001,
+            import: vec![proto::Term {
+                prefixes: vec!["0.0.0.0/0 le 24".into()],
+                action: "accept".into(),
+                ..proto::Term::default()
+            }],
+            ..proto::Router::default()
+        };
+        let raw = proto::Config {
+            gateway: "V1-1".into(),
+            site: "one".into(),
+            asn: 65000,
+            router_id: "198.18.0.1".into(),
+            hold_time: 9,
+            routers: vec![only_wide],
+            ..proto::Config::default()
+        };
+        config.routers = Config::try_from(&raw).unwrap().routers;
+        let setup = setup(&config, &links());
+        let peer = &setup.speaker.peers[&"fd00:1::254".into()];
+        let verdict = |prefix: &str| {
+            let policy = peer.import.as_ref().unwrap();
+            policy.evaluate(&prefix.parse().unwrap(), &Attributes::default())
+        };
+        assert!(matches!(verdict("10.0.0.0/24"), Verdict::Accept(_)));
+        let rejected = Verdict::Reject(Rejection::NoTerm);
+        assert_eq!(verdict("10.0.0.0/25"), rejected);
+        let rejected = Verdict::Reject(Rejection::NotAuthorized);
+        assert_eq!(verdict("10.0.2.0/24"), rejected, "another site's");
     }
 
     #[test]

@@ -100,6 +100,19 @@ fn examples_render_as_before() {
 }
 
 #[test]
+fn the_example_of_the_documentation_is_one_of_the_examples() {
+    let read = |path: &str| fs::read_to_string(workspace().join(path)).unwrap();
+    let page = read("docs/policy.md");
+    let (_, fenced) = page.split_once("```toml\n").unwrap();
+    let (example, _) = fenced.split_once("```").unwrap();
+    assert!(example.contains("import = [") && example.contains("export = ["));
+    assert!(
+        read("examples/lan-policy.toml").contains(example),
+        "{example}"
+    );
+}
+
+#[test]
 fn bad_specifications_are_refused_as_before() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad");
     let refused = files(&dir, "toml").into_iter().map(|(name, text)| {

@@ -6,11 +6,13 @@
 
 mod change;
 mod identity;
+mod policy;
 mod route_protocol;
 mod secret;
 
 pub use change::{ChangeError, diff, patch};
 pub use identity::{Identity, IdentityError};
+pub use policy::{Community, PrefixRange, TextError};
 pub use route_protocol::route_protocol;
 pub use secret::Secret;
 

@@ -46,6 +46,8 @@ impl fmt::Debug for crate::Router {
             ttl_security,
             role,
             max_prefixes,
+            import,
+            export,
         } = self;
         let password = (!password.is_empty()).then(|| Secret::from(password.as_str()));
         f.debug_struct("Router")
@@ -57,6 +59,8 @@ impl fmt::Debug for crate::Router {
             .field("ttl_security", ttl_security)
             .field("role", role)
             .field("max_prefixes", max_prefixes)
+            .field("import", import)
+            .field("export", export)
             .finish()
     }
 }

@@ -67,8 +67,8 @@ pub struct Changes {
     pub preference: Option<u32>,
     /// MULTI_EXIT_DISC.
     pub med: Option<Med>,
-    /// These instead of all standard and large communities.
-    pub set_communities: Option<Vec<Community>>,
+    /// Without any standard and large communities.
+    pub clear_communities: bool,
     /// Without these.
     pub remove_communities: Vec<Community>,
     /// With these.
@@ -157,10 +157,9 @@ impl Changes {
             }
             None => {}
         }
-        if let Some(communities) = &self.set_communities {
+        if self.clear_communities {
             attributes.communities.clear();
             attributes.large_communities.clear();
-            communities.iter().for_each(|it| it.add_to(attributes));
         }
         let remove = &self.remove_communities;
         remove.iter().for_each(|it| it.remove_from(attributes));

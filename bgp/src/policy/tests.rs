@@ -118,7 +118,8 @@ fn changes_are_made_in_order_and_only_when_accepted() {
     let first = Changes {
         preference: Some(200),
         med: Some(Med::Set(u32::MAX - 1)),
-        set_communities: Some(vec![Community::Standard(1), Community::Large([1, 1, 1])]),
+        clear_communities: true,
+        add_communities: vec![Community::Standard(1), Community::Large([1, 1, 1])],
         weight: Some(3),
         prepend: 1,
         ..Changes::default()

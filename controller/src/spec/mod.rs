@@ -8,6 +8,7 @@ mod place;
 mod read;
 mod reader;
 mod router;
+mod term;
 mod values;
 
 pub use place::{At, Place, SpecError, SpecErrors};

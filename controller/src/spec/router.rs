@@ -2,9 +2,10 @@
 
 use super::place::{At, quote};
 use super::reader::{Reader, Table, Value};
+use super::term::Direction;
 use super::values;
 use ipnet::IpNet;
-use routemesh_proto::Secret;
+use routemesh_proto::{Secret, Term};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -23,6 +24,10 @@ pub struct Router {
     pub role: Option<&'static str>,
     /// How many prefixes it may announce, where that is not left to the agent.
     pub max_prefixes: Option<u32>,
+    /// What is taken from it of what the site owns; without terms, everything.
+    pub import: Vec<Term>,
+    /// What it is told of what other sites own; without terms, everything.
+    pub export: Vec<Term>,
 }
 
 /// Where a router is.
@@ -58,7 +63,7 @@ const ROLES: [&str; 5] = ["provider", "customer", "peer", "rs", "rs-client"];
 impl<'t> Reader<'t> {
     pub(super) fn router(&mut self, value: &Value<'t>) -> Option<Router> {
         let place = self.lines.place(value.span().start);
-        const KNOWN: [&str; 8] = [
+        const KNOWN: [&str; 10] = [
             "address",
             "interface",
             "range",
@@ -67,6 +72,8 @@ impl<'t> Reader<'t> {
             "ttl_security",
             "role",
             "max_prefixes",
+            "import",
+            "export",
         ];
         let table = self.table("a router".to_owned(), place, value.get_ref(), &KNOWN)?;
         let whereabouts = self.whereabouts(&table);
@@ -80,6 +87,8 @@ impl<'t> Reader<'t> {
         let role = role.and_then(|value| self.text("role", value, role_named));
         let limit = table.get("max_prefixes");
         let limit = limit.and_then(|value| self.number("max_prefixes", value, prefixes));
+        let import = self.terms(&table, Direction::Import);
+        let export = self.terms(&table, Direction::Export);
         Some(Router {
             whereabouts: whereabouts?,
             asn: asn?,
@@ -87,6 +96,8 @@ impl<'t> Reader<'t> {
             ttl_security: hops,
             role: role.map(|role| role.value),
             max_prefixes: limit,
+            import,
+            export,
         })
     }
 

@@ -1,24 +1,20 @@
 //! The configuration as the agent uses it: [`proto::Config`] with every address parsed and every
 //! reference checked, once, before any of it counts.
 
+mod router;
+mod term;
+
+pub use router::{MAX_PREFIXES, Router, Whereabouts};
+
 use crate::state::{LinkKind, ours};
 use ipnet::IpNet;
-use routemesh_bgp::wire::Role;
-use routemesh_proto::{self as proto, Secret};
+use routemesh_proto as proto;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// Tunnel numbers stay below this: 24 bits of `if_id`.
 const TUNNELS: u32 = 1 << 24;
-
-/// Prefixes that a router may announce where the config names no limit of its own: no site of a
-/// mesh announces so many, and whoever does has made a mistake.
-pub const MAX_PREFIXES: usize = 100_000;
-
-/// The kernel's longest TCP MD5 key (TCP_MD5SIG_MAXKEYLEN).
-const LONGEST_PASSWORD: usize = 80;
 
 /// What this gateway must run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,54 +45,6 @@ pub struct Config {
     pub routers: Vec<Router>,
     /// Tunnels by number.
     pub tunnels: BTreeMap<u32, Tunnel>,
-}
-
-/// A BGP peer on the LAN, or a range of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Router {
-    /// Where it is.
-    pub whereabouts: Whereabouts,
-    /// Its AS; ours makes it a route reflection client.
-    pub asn: u32,
-    /// TCP MD5 (RFC 2385).
-    pub password: Option<Secret>,
-    /// GTSM (RFC 5082): how many hops away it may be.
-    pub ttl_security: Option<u8>,
-    /// Our role in the session (RFC 9234).
-    pub role: Option<Role>,
-    /// The session ends when more prefixes are announced.
-    pub max_prefixes: usize,
-}
-
-/// Where a router is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Whereabouts {
-    /// At an address on one of our subnets.
-    Address(IpAddr),
-    /// At a link-local address of an interface.
-    LinkLocal(Ipv6Addr, String),
-    /// On an interface, at whatever link-local address it has (BGP unnumbered).
-    Interface(String),
-    /// Anywhere in a prefix: it connects to us, and is never dialled.
-    Range(IpNet),
-}
-
-impl fmt::Display for Whereabouts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::LinkLocal(address, link) => write!(f, "{address}%{link}"),
-            Self::Interface(link) => f.write_str(link),
-            Self::Range(prefix) => prefix.fmt(f),
-        }
-    }
-}
-
-impl Router {
-    /// Name of its BGP peer.
-    pub fn name(&self) -> String {
-        self.whereabouts.to_string()
-    }
 }
 
 /// One end of a tunnel.
@@ -266,7 +214,7 @@ impl TryFrom<&proto::Config> for Config {
         }
         let mut routers = Vec::new();
         for router in &raw.routers {
-            let router = parse_router(router)?;
+            let router = router::parse(router)?;
             if routers
                 .iter()
                 .any(|r: &Router| r.whereabouts == router.whereabouts)
@@ -320,83 +268,6 @@ fn parse_site(raw: &proto::Site) -> Result<(String, Vec<IpNet>), ConfigError> {
     ))
 }
 
-fn parse_router(raw: &proto::Router) -> Result<Router, ConfigError> {
-    let whereabouts = [&raw.address, &raw.interface, &raw.range].map(String::as_str);
-    let written: Vec<&str> = whereabouts.into_iter().filter(|w| !w.is_empty()).collect();
-    let object = format!("router {}", written.join(" "));
-    let fields = Fields { object: &object };
-    let number = |field, value: u32, expected| {
-        u8::try_from(value)
-            .ok()
-            .filter(|value| *value < u8::MAX)
-            .ok_or_else(|| fields.wrong(field, &value.to_string(), expected))
-    };
-    let hops = number("ttl_security", raw.ttl_security, "0 to 254 hops")?;
-    let password = raw.password.as_str();
-    if password.len() > LONGEST_PASSWORD {
-        // Its value stays out of the error.
-        let length = format!("{} bytes long", password.len());
-        return Err(fields.wrong("password", &length, "at most 80"));
-    }
-    Ok(Router {
-        whereabouts: parse_whereabouts(&fields, raw)?,
-        asn: fields.asn("asn", raw.asn)?,
-        password: (!password.is_empty()).then(|| Secret::from(password)),
-        ttl_security: Some(hops).filter(|hops| *hops > 0),
-        role: parse_role(&fields, &raw.role)?,
-        max_prefixes: match raw.max_prefixes {
-            0 => MAX_PREFIXES,
-            limit => usize::try_from(limit).unwrap_or(usize::MAX),
-        },
-    })
-}
-
-fn parse_role(fields: &Fields, text: &str) -> Result<Option<Role>, ConfigError> {
-    Ok(Some(match text {
-        "" => return Ok(None),
-        "provider" => Role::Provider,
-        "rs" => Role::RouteServer,
-        "rs-client" => Role::RouteServerClient,
-        "customer" => Role::Customer,
-        "peer" => Role::Peer,
-        other => {
-            let expected = "provider, customer, peer, rs or rs-client";
-            return Err(fields.wrong("role", other, expected));
-        }
-    }))
-}
-
-fn parse_whereabouts(fields: &Fields, raw: &proto::Router) -> Result<Whereabouts, ConfigError> {
-    let one_of_three = "the only one: write address, interface or range";
-    match [&raw.address, &raw.interface, &raw.range].map(String::as_str) {
-        [address, "", ""] => match address.split_once('%') {
-            Some((text, link)) => {
-                let expected = "a link-local IPv6 address with its %interface";
-                let address: Ipv6Addr = fields.parse("address", text, expected)?;
-                if !address.is_unicast_link_local() {
-                    return Err(fields.wrong("address", &raw.address, expected));
-                }
-                Ok(Whereabouts::LinkLocal(
-                    address,
-                    fields.interface("address", link)?,
-                ))
-            }
-            None => fields
-                .parse("address", address, "an IP address")
-                .map(Whereabouts::Address),
-        },
-        ["", link, ""] => fields
-            .interface("interface", link)
-            .map(Whereabouts::Interface),
-        ["", "", range] => {
-            let net: IpNet = fields.parse("range", range, "a prefix")?;
-            Ok(Whereabouts::Range(net.trunc()))
-        }
-        ["", interface, _] => Err(fields.wrong("interface", interface, one_of_three)),
-        [address, ..] => Err(fields.wrong("address", address, one_of_three)),
-    }
-}
-
 fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
     let object = format!("tunnel {} to {}", raw.number, raw.peer);
     let fields = Fields { object: &object };
@@ -441,6 +312,7 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use routemesh_proto::Secret;
 
     fn raw() -> proto::Config {
         proto::Config {
@@ -474,52 +346,6 @@ mod tests {
             asn: 65001,
             password: "hunter2".into(),
             ..proto::Router::default()
-        }
-    }
-
-    #[test]
-    fn a_router_is_at_an_address_on_an_interface_or_in_a_range() {
-        let link_local = "fe80::1".parse().unwrap();
-        let table = [
-            (
-                router("fd00:1::254", "", ""),
-                Whereabouts::Address("fd00:1::254".parse().unwrap()),
-            ),
-            (
-                router("fe80::1%lan0", "", ""),
-                Whereabouts::LinkLocal(link_local, "lan0".into()),
-            ),
-            (
-                router("", "lan0.10", ""),
-                Whereabouts::Interface("lan0.10".into()),
-            ),
-            (
-                router("", "", "10.0.1.7/24"),
-                Whereabouts::Range("10.0.1.0/24".parse().unwrap()),
-            ),
-        ];
-        for (raw, expected) in table {
-            let parsed = parse_router(&raw).unwrap();
-            assert_eq!(parsed.whereabouts, expected);
-            let bare = proto::Router {
-                asn: 65001,
-                ..proto::Router::default()
-            };
-            let again = match expected {
-                Whereabouts::Interface(_) => proto::Router {
-                    interface: parsed.name(),
-                    ..bare
-                },
-                Whereabouts::Range(_) => proto::Router {
-                    range: parsed.name(),
-                    ..bare
-                },
-                _ => proto::Router {
-                    address: parsed.name(),
-                    ..bare
-                },
-            };
-            assert_eq!(parse_router(&again).unwrap().whereabouts, expected);
         }
     }
 

@@ -183,3 +183,97 @@ async fn write(
     }
     writer.shutdown().await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    /// Ours and the peer's end.
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (ours, peers) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (ours.unwrap(), peers.unwrap().0)
+    }
+
+    fn sink() -> (Sink, mpsc::Receiver<Io>) {
+        let (io, events) = mpsc::channel(256);
+        (Sink::new(io), events)
+    }
+
+    async fn next(events: &mut mpsc::Receiver<Io>) -> Io {
+        let event = timeout(Duration::from_secs(20), events.recv());
+        event.await.expect("an event").expect("a sender")
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_stuck_before_much_waits_for_it() {
+        let (ours, _peers) = connection().await;
+        let (sink, _events) = sink();
+        let outbox = serve(ConnId(1), ours, sink);
+        let mut sent = 0;
+        while outbox.send(vec![0; 64 * 1024]).is_ok() {
+            sent += 64 * 1024;
+            assert!(sent < 64 << 20, "nothing stops it");
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert!(outbox.waiting.load(Ordering::Relaxed) <= OUTBOX + 64 * 1024);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_digested_is_not_read() {
+        const EACH: usize = 8 << 20;
+        let (sink, mut events) = sink();
+        let mut outboxes = Vec::new();
+        for number in 0..3 {
+            let (ours, mut peers) = connection().await;
+            outboxes.push(serve(ConnId(number), ours, sink.clone()));
+            tokio::spawn(async move { peers.write_all(&vec![0; EACH]).await });
+        }
+        while events.len() < BUFFERS {
+            sleep(Duration::from_millis(1)).await;
+        }
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(events.len(), BUFFERS);
+        let (mut all, mut closed) = (0, 0);
+        while closed < 3 {
+            match next(&mut events).await {
+                Io::Received { bytes, .. } => {
+                    assert!(bytes.capacity() <= READ);
+                    all += bytes.len();
+                }
+                Io::Closed { .. } => closed += 1,
+                _ => {}
+            }
+        }
+        assert_eq!(all, 3 * EACH);
+    }
+
+    #[tokio::test]
+    async fn last_words_arrive_though_the_peer_has_said_more_than_was_read() {
+        let (ours, mut peers) = connection().await;
+        let (sink, mut events) = sink();
+        let outbox = serve(ConnId(1), ours, sink);
+        while events.len() < BUFFERS || peers.try_write(&[0; 1024]).is_ok() {
+            let _ = peers.try_write(&[0; READ]);
+            sleep(Duration::from_millis(1)).await;
+        }
+        // More than the peer's window takes before it reads: what waits in the kernel would go with
+        // a reset.
+        outbox.send(vec![0; OUTBOX / 2]).unwrap();
+        outbox.send(b"good bye".to_vec()).unwrap();
+        drop(outbox);
+        let digest = async { while !matches!(next(&mut events).await, Io::Closed { .. }) {} };
+        let mut heard = Vec::new();
+        let listen = async {
+            sleep(Duration::from_millis(100)).await;
+            let result = peers.read_to_end(&mut heard).await;
+            drop(peers);
+            result
+        };
+        let (_, result) = tokio::join!(digest, listen);
+        result.expect("a connection closed, not reset");
+        assert!(heard.ends_with(b"good bye"), "{} bytes", heard.len());
+    }
+}

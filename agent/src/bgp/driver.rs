@@ -108,11 +108,8 @@ impl Driver {
                 changed.send_modify(|n| *n += 1);
             }
             before = after;
-            let wake = match (more, self.speaker.next_deadline()) {
-                (true, _) => Instant::now(),
-                (false, Some(deadline)) => self.epoch + deadline,
-                (false, None) => self.epoch + Duration::from_secs(86_400 * 365),
-            };
+            let deadline = self.speaker.next_deadline();
+            let deadline = deadline.unwrap_or(Duration::from_secs(86_400 * 365));
             let busy = began.elapsed();
             tokio::select! {
                 Some(event) = events.recv() => self.event(event),
@@ -120,7 +117,8 @@ impl Driver {
                     Some(command) => self.command(command),
                     None => break,
                 },
-                () = sleep_until(wake) => {}
+                () = std::future::ready(()), if more => {}
+                () = sleep_until(self.epoch + deadline) => {}
                 _ = relisten.tick() => {
                     self.dismiss();
                     self.listeners.listen(&self.setup);

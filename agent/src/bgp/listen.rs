@@ -66,9 +66,12 @@ impl Listeners {
             if let Err(error) = result {
                 // Better no listener than one that asks for too little.
                 self.open.remove(&(local, scope));
+                let hint = match error.kind() {
+                    io::ErrorKind::AddrInUse => " (is another BGP daemon bound to all addresses?)",
+                    _ => "",
+                };
                 let reason = format!(
-                    "cannot listen on port 179: {error}; peers cannot connect from their side \
-                     (is another BGP daemon bound to all addresses?)"
+                    "cannot listen on port 179: {error}{hint}; peers cannot connect from their side"
                 );
                 self.deaf.insert(local, reason);
             }

@@ -45,6 +45,10 @@ pub fn set_md5(socket: &impl AsFd, peers: IpNet, key: Option<&Secret>) -> io::Re
     match set(socket.as_fd(), libc::IPPROTO_TCP, option, &request) {
         // There was none to remove.
         Err(error) if key.is_empty() && error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+            let reason = "this kernel has no TCP MD5 (CONFIG_TCP_MD5SIG)";
+            Err(io::Error::new(io::ErrorKind::Unsupported, reason))
+        }
         result => result,
     }
 }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod error;
 pub mod lab;
 pub mod load;
+pub mod machine;
 pub mod netlink;
 pub mod page;
 pub mod prefix;

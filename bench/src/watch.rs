@@ -148,23 +148,22 @@ impl Watch {
         }
     }
 
+    /// What the kernel holds as far as it told.
+    pub fn count(&self) -> Count {
+        self.routes.count()
+    }
+
     /// Whether a dump says the same as the notifications did.
     pub fn verify(&mut self, wanted: Count) -> Result<()> {
-        let found = self.look()?;
+        let mut routes = Routes::new(u32::try_from(self.routes.ways.len()).unwrap_or(u32::MAX));
+        self.asks.dump(self.family, |news| routes.learn(news))?;
+        let found = routes.count();
         match found == wanted {
             true => Ok(()),
             false => Err(Error::Wrong(format!(
                 "the kernel holds {found:?} where {wanted:?} was announced by its notifications"
             ))),
         }
-    }
-
-    /// What a dump says, which is believed from now on.
-    pub fn look(&mut self) -> Result<Count> {
-        let mut routes = Routes::new(u32::try_from(self.routes.ways.len()).unwrap_or(u32::MAX));
-        self.asks.dump(self.family, |news| routes.learn(news))?;
-        self.routes = routes;
-        Ok(self.routes.count())
     }
 }
 

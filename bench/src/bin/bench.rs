@@ -3,6 +3,7 @@
 use clap::{Parser, ValueEnum};
 use routemesh_bench::error::Error;
 use routemesh_bench::lab;
+use routemesh_bench::machine;
 use routemesh_bench::page;
 use routemesh_bench::prefix::{Family, MOST};
 use routemesh_bench::process::{catch_signals, run as run_program, sibling};
@@ -74,7 +75,13 @@ fn run(args: &Args) -> Result<(), Box<dyn error::Error>> {
                 if let Some(docs) = &args.docs {
                     fs::write(docs.join("bench.tsv"), samples.lines())?;
                 }
-                ("routes", samples.table())
+                let rounds = samples.rounds();
+                let text = samples.table();
+                let machine = machine::describe();
+                (
+                    "routes",
+                    format!("{text}\nMedians of {rounds} rounds. {machine}\n"),
+                )
             }
             Table::Codec => {
                 eprintln!("codec: a minute");

@@ -17,10 +17,10 @@ use tracing::{debug, info, warn};
 
 /// Outputs between two looks at what has arrived.
 const OUTPUTS: usize = 256;
-/// After a turn of the loop that took so long, much may wait in sockets,
-const LONG: Duration = Duration::from_secs(1);
-/// and whoever reads them gets so long before a timer counts.
-const CATCH_UP: Duration = Duration::from_millis(10);
+/// With a timer so late we were busy or stopped, and much may wait in sockets:
+const LATE: Duration = Duration::from_millis(500);
+/// whoever reads them gets so long before the timer counts.
+const CATCH_UP: Duration = Duration::from_millis(50);
 
 pub(super) struct Driver {
     speaker: Speaker,
@@ -85,12 +85,11 @@ impl Driver {
         let mut before = self.summary();
         // A listener whose port was taken is tried again, and advertisements are repeated.
         let mut relisten = tokio::time::interval(Duration::from_secs(5));
-        let mut began = Instant::now();
         loop {
-            if began.elapsed() > LONG {
+            let due = self.speaker.next_deadline();
+            if due.is_some_and(|due| self.now().saturating_sub(due) > LATE) {
                 sleep(CATCH_UP).await;
             }
-            began = Instant::now();
             // What has arrived counts before a timer that it may put off; but not for ever.
             for event in std::iter::from_fn(|| events.try_recv().ok()).take(EVENTS) {
                 self.event(event);
@@ -110,7 +109,6 @@ impl Driver {
             before = after;
             let deadline = self.speaker.next_deadline();
             let deadline = deadline.unwrap_or(Duration::from_secs(86_400 * 365));
-            let busy = began.elapsed();
             tokio::select! {
                 Some(event) = events.recv() => self.event(event),
                 command = commands.recv() => match command {
@@ -125,8 +123,6 @@ impl Driver {
                     self.advertise();
                 }
             }
-            // Waiting is no work.
-            began = Instant::now().checked_sub(busy).unwrap_or(began);
         }
     }
 
@@ -352,14 +348,6 @@ fn log(event: &Event) {
         Event::StaleRemoved { peer, .. } => {
             warn!("BGP {peer} has not come back: the paths kept for it are gone");
         }
-        Event::NotAnnounced {
-            peer,
-            prefix,
-            prefixes,
-        } => warn!(
-            "BGP {peer} cannot be told of {prefix} and {} more: their attributes fill a message",
-            prefixes.saturating_sub(1)
-        ),
         Event::ManyPrefixes {
             peer,
             received,

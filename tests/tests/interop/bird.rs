@@ -15,6 +15,12 @@ use crate::lan::{fed_prefix, write};
 /// The feeder's address.
 pub const FEEDER: &str = "fd00:2::253";
 
+/// What it announces when asked to: with so many large communities,
+pub const LONG_PREFIX: &str = "2001:db8:2:8::/64";
+pub const LONG: usize = 500;
+/// and with an AS path as short as the daemon's.
+pub const SHARED_PREFIX: &str = "2001:db8:2:9::/64";
+
 pub const WAYS: Ways = Ways {
     version: ("bird", "--version"),
     start,
@@ -124,6 +130,13 @@ pub fn heard(host: &Host, prefix: &str) -> Result<Option<Heard>> {
     Ok(Some(heard))
 }
 
+/// How many large communities are on a prefix: [`LONG`] or not.
+pub fn large_communities(host: &Host, prefix: &str) -> Result<usize> {
+    let filter = format!("where bgp_large_community.len = {LONG}");
+    let shown = ask(host, &format!("show route {prefix} {filter}"))?;
+    Ok(if shown.contains(prefix) { LONG } else { 0 })
+}
+
 fn config(setup: &Setup, prefixes: &[String]) -> String {
     let on = |on: bool| if on { "on" } else { "aware" };
     let limit = setup
@@ -173,6 +186,7 @@ protocol bgp mesh {{
     connect delay time 1;
     connect retry time 1;
     error wait time 1, 3;
+    enable extended messages on;
     graceful restart {};
     {channels}
 }}
@@ -189,6 +203,9 @@ protocol bgp mesh {{
 
 /// The feeder's configuration.
 pub fn feeder() -> String {
+    let long: String = (0..LONG)
+        .map(|n| format!("bgp_large_community.add((65002,2,{n}));\n"))
+        .collect();
     let route = |family| {
         format!(
             "route {} unreachable {{ bgp_community.add((65002,7)); bgp_community.add((65002,8)); \
@@ -204,12 +221,15 @@ protocol device {{}}
 filter mine {{ if source != RTS_STATIC then reject; bgp_med = 40; accept; }}
 protocol static fed4 {{ ipv4; {} }}
 protocol static fed6 {{ ipv6; {} }}
+protocol static fedlong {{ disabled; ipv6; route {LONG_PREFIX} unreachable {{ {long} }}; }}
+protocol static fedshared {{ disabled; ipv6; route {SHARED_PREFIX} unreachable; }}
 protocol bgp mesh {{
     local {FEEDER} as 65002;
     neighbor fd00:2::1 as 65000;
     connect delay time 1;
     connect retry time 1;
     error wait time 1, 3;
+    enable extended messages on;
     ipv4 {{ import all; export filter mine; extended next hop on; next hop self; }};
     ipv6 {{ import all; export filter mine; next hop self; }};
 }}

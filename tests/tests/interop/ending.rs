@@ -69,7 +69,7 @@ pub fn agent_silent(trial: &Trial) -> Result<Verdict> {
         _ => "hold timer expired",
     })?;
     lan.gateway.signal(Signal::SIGCONT)?;
-    lan.gateway.says("Hold Timer Expired")?;
+    lan.gateway.says("Hold Timer Expired (received)")?;
     lan.exchanged()?;
     lan.passed();
     Ok(Verdict::Yes)

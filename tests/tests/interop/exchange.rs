@@ -3,8 +3,9 @@
 use routemesh_tests::lab::error::Result;
 use routemesh_tests::lab::report::wait_until;
 
+use crate::bird::{self, FEEDER, LONG};
 use crate::daemon::{Family, Kind, LARGE_MARK, MARK, Setup};
-use crate::lan::{DEADLINE, Lan, expect, fed_prefix, own_prefix, set};
+use crate::lan::{DAEMON6, DEADLINE, Lan, expect, fed_prefix, own_prefix, set};
 use crate::{Trial, Verdict};
 
 pub fn external6(trial: &Trial) -> Result<Verdict> {
@@ -117,6 +118,11 @@ pub fn refresh(trial: &Trial) -> Result<Verdict> {
     if trial.kind == Kind::Gobgp {
         return Ok(Verdict::No("it keeps all it was told, and never asks"));
     }
+    refreshed(trial)?.passed();
+    Ok(Verdict::Yes)
+}
+
+fn refreshed(trial: &Trial) -> Result<Lan> {
     let mut lan = trial.up(Setup::PLAIN)?;
     // Nothing is under way any more when a prefix that came later is there.
     lan.gateway.originate("2001:db8:2:3::/64")?;
@@ -130,6 +136,43 @@ pub fn refresh(trial: &Trial) -> Result<Verdict> {
         expect(now > before, || format!("{now} updates, as before"))
     })?;
     lan.exchanged()?;
+    Ok(lan)
+}
+
+/// An UPDATE of more than 4,096 bytes comes from the feeder and goes to the daemon.
+pub fn long_message(trial: &Trial) -> Result<Verdict> {
+    if matches!(trial.kind, Kind::Gobgp | Kind::Openbgpd) {
+        return Ok(Verdict::No("it does not offer it"));
+    }
+    let lan = trial.up(Setup::PLAIN)?;
+    let prefix = lan.feeder.announce_long()?;
+    wait_until("a long message at the daemon", DEADLINE, || {
+        let count = match trial.kind {
+            // It shows the first of them only, but counts them.
+            Kind::Bird => bird::large_communities(&lan.daemon.host, prefix)?,
+            _ => lan.told(prefix)?.large_communities.len(),
+        };
+        expect(count == LONG, || format!("{count} large communities"))
+    })?;
+    lan.passed();
+    Ok(Verdict::Yes)
+}
+
+/// What both routers announce goes over both; what one takes back goes over the other.
+pub fn ecmp(trial: &Trial) -> Result<Verdict> {
+    let mut lan = trial.up(Setup::PLAIN)?;
+    let prefix = lan.feeder.announce_shared()?;
+    lan.daemon.announce(prefix)?;
+    let over = |lan: &Lan, expected: &[&str]| {
+        wait_until(&format!("{prefix} over {expected:?}"), DEADLINE, || {
+            let via = lan.gateway.routed(prefix)?;
+            let good = via.keys().eq(expected);
+            expect(good, || format!("over {via:?}"))
+        })
+    };
+    over(&lan, &[DAEMON6, FEEDER])?;
+    lan.daemon.withdraw(prefix)?;
+    over(&lan, &[FEEDER])?;
     lan.passed();
     Ok(Verdict::Yes)
 }

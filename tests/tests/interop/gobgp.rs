@@ -75,7 +75,7 @@ fn announce(host: &Host, setup: &Setup, before: &[String], now: &[String]) -> Re
     }
     for prefix in new {
         let route = ["global", "rib", "add", "-a", family(prefix), prefix];
-        let with = ["nexthop", setup.local(), "med", "50"];
+        let with = ["nexthop", setup.local(), "origin", "igp", "med", "50"];
         let marks = ["community", MARK, "large-community", LARGE_MARK];
         ask(host, &[&route[..], &with, &marks].concat())?;
     }

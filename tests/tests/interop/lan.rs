@@ -385,6 +385,18 @@ impl Feeder {
         )
     }
 
+    /// Announces a prefix with so many communities that the message is a long one.
+    pub fn announce_long(&self) -> Result<&'static str> {
+        bird::ask(&self.host, "enable fedlong")?;
+        Ok(bird::LONG_PREFIX)
+    }
+
+    /// Announces a prefix with an AS path as short as the daemon's.
+    pub fn announce_shared(&self) -> Result<&'static str> {
+        bird::ask(&self.host, "enable fedshared")?;
+        Ok(bird::SHARED_PREFIX)
+    }
+
     /// Takes its prefixes back.
     pub fn withdraw(&self) -> Result<()> {
         bird::ask(&self.host, "disable fed4")?;

@@ -90,6 +90,14 @@ const CAPABILITIES: &[Capability] = &[
         test: exchange::refresh,
     },
     Capability {
+        name: "Long messages (RFC 8654)",
+        test: exchange::long_message,
+    },
+    Capability {
+        name: "ECMP with another router",
+        test: exchange::ecmp,
+    },
+    Capability {
         name: "Graceful restart of the daemon (RFC 4724)",
         test: restart::daemon,
     },

@@ -149,6 +149,7 @@ neighbor {remote} {{
     local-address {local}
     announce {family} unicast
     announce restart {restart}
+    announce enhanced refresh yes
     {limit}
     {more}
 }}

@@ -1,4 +1,4 @@
-//! What guards a session (TCP MD5, GTSM), and the ways to be known.
+//! What guards a session (TCP MD5, GTSM, roles), and the ways to be known.
 
 use routemesh_tests::lab::error::Result;
 
@@ -40,6 +40,28 @@ pub fn gtsm(trial: &Trial) -> Result<Verdict> {
     };
     let lan = trial.start(setup)?;
     lan.gateway.counts("TCPMinTTLDrop")?;
+    refused(&lan, &setup)?;
+    lan.passed();
+    Ok(Verdict::Yes)
+}
+
+/// Roles that fit make a session, two providers do not.
+pub fn roles(trial: &Trial) -> Result<Verdict> {
+    if matches!(trial.kind, Kind::Gobgp | Kind::Exabgp) {
+        return Ok(Verdict::No("it has none"));
+    }
+    let setup = Setup {
+        role: Some("customer"),
+        router: "role = \"provider\"",
+        ..Setup::PLAIN
+    };
+    trial.up(setup)?.passed();
+    let setup = Setup {
+        role: Some("provider"),
+        ..setup
+    };
+    let lan = trial.start(setup)?;
+    lan.gateway.says("Role Mismatch")?;
     refused(&lan, &setup)?;
     lan.passed();
     Ok(Verdict::Yes)

@@ -138,6 +138,10 @@ const CAPABILITIES: &[Capability] = &[
         test: guard::gtsm,
     },
     Capability {
+        name: "Roles (RFC 9234)",
+        test: guard::roles,
+    },
+    Capability {
         name: "By link-local address",
         test: guard::link_local,
     },

@@ -353,4 +353,107 @@ mod tests {
         let expected = nets(&["10.0.0.0/24", "10.0.1.0/24"]);
         assert_eq!(originated, expected.into_iter().collect());
     }
+
+    /// `lan1`, number 7, has our fe80::1 and two routers; `lan2` has no link-local address yet.
+    fn links_with_routers() -> Links {
+        let address = |text: &str| -> Ipv6Addr { text.parse().unwrap() };
+        Links {
+            link_local: [("lan1".to_owned(), (7, address("fe80::1")))].into(),
+            routers: [(7, [address("fe80::a"), address("fe80::b")].into())].into(),
+            ..links()
+        }
+    }
+
+    #[test]
+    fn routers_are_found_where_they_are_and_ranges_wait_for_theirs() {
+        let router = |address: &str, interface: &str, range: &str| proto::Router {
+            address: address.into(),
+            interface: interface.into(),
+            range: range.into(),
+            asn: 65001,
+            ttl_security: 2,
+            password: "hunter2".into(),
+            ..proto::Router::default()
+        };
+        let raw = proto::Config {
+            gateway: "V1-1".into(),
+            site: "one".into(),
+            asn: 65000,
+            router_id: "198.18.0.1".into(),
+            hold_time: 9,
+            routers: vec![
+                router("fe80::9%lan1", "", ""),
+                router("fe80::9%lan2", "", ""),
+                router("", "lan1", ""),
+                router("", "lan2", ""),
+                router("", "", "172.16.0.0/16"),
+                router("", "", "172.17.0.0/16"),
+            ],
+            ..proto::Config::default()
+        };
+        let config = Config::try_from(&raw).unwrap();
+        let setup = setup(&config, &links_with_routers());
+        let names: Vec<String> = setup.speaker.peers.keys().map(|p| p.to_string()).collect();
+        assert_eq!(names, ["fe80::9%lan1", "fe80::a%lan1", "fe80::b%lan1"]);
+        for (id, peer) in &setup.speaker.peers {
+            assert_eq!(peer.local.to_string(), "fe80::1");
+            let transport = setup.transport(id);
+            assert_eq!((transport.scope, transport.minimum_ttl()), (7, 254));
+            assert_eq!(transport.password, Some("hunter2".into()));
+        }
+        let ranges = setup.ranges.iter().map(|range| {
+            let locals = range.locals.iter().map(ToString::to_string);
+            (range.prefix.to_string(), locals.collect::<Vec<_>>())
+        });
+        let expected = [
+            ("fe80::/10".to_owned(), vec!["fe80::1".to_owned()]),
+            ("172.16.0.0/16".to_owned(), vec!["172.16.1.1".to_owned()]),
+            // On no subnet of ours.
+            ("172.17.0.0/16".to_owned(), Vec::new()),
+        ];
+        assert_eq!(ranges.collect::<Vec<_>>(), expected);
+        let names: Vec<(String, String)> = super::links(&config, &links_with_routers());
+        assert!(names.contains(&("fe80::b%lan1".to_owned(), "lan1".to_owned())));
+    }
+
+    #[test]
+    fn a_tunnels_far_end_is_one_hop_away() {
+        let setup = setup(&config(), &links());
+        assert_eq!(setup.transport(&"rm1-V2-1".into()).minimum_ttl(), 255);
+        assert_eq!(setup.transport(&"fd00:1::254".into()).minimum_ttl(), 0);
+    }
+
+    #[test]
+    fn a_next_hop_is_on_a_subnet_or_on_its_peers_link() {
+        let links = links_with_routers();
+        let table = [
+            ("172.16.1.253", "172.16.1.7", None, Some("172.16.1.7 lan0")),
+            ("172.16.1.253", "192.0.2.1", None, None),
+            ("fe80::a%lan1", "fe80::a", None, Some("fe80::a lan1")),
+            // FRR and BIRD send a link-local address beside one that may be on no common subnet.
+            (
+                "fe80::a%lan1",
+                "fd00:9::a",
+                Some("fe80::a"),
+                Some("fe80::a lan1"),
+            ),
+            (
+                "fd00:1::254",
+                "fd00:1::254",
+                Some("fe80::a"),
+                Some("fd00:1::254 lan0"),
+            ),
+            ("fd00:1::254", "fe80::254", None, Some("fe80::254 lan0")),
+            ("fe80::a%lan1", "fd00:9::a", None, None),
+        ];
+        for (peer, address, link_local, expected) in table {
+            let next_hop = NextHop {
+                address: address.parse().unwrap(),
+                link_local: link_local.map(|text: &str| text.parse().unwrap()),
+            };
+            let found = nexthop(peer, next_hop, &links);
+            let found = found.map(|nexthop| format!("{} {}", nexthop.gateway, nexthop.link));
+            assert_eq!(found.as_deref(), expected, "{peer} {address}");
+        }
+    }
 }

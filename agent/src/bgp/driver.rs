@@ -200,7 +200,9 @@ impl Driver {
 
     /// Takes a new configuration. Who came from a range stays as long as a range admits it.
     fn configure(&mut self, mut setup: Setup) {
-        setup.take_over(&self.setup, &setup::alive(self.speaker.peers()));
+        if !setup.ranges.is_empty() {
+            setup.take_over(&self.setup, &setup::alive(self.speaker.peers()));
+        }
         if setup == self.setup {
             return;
         }

@@ -1,25 +1,41 @@
 //! The decision process (RFC 4271 section 9.1.2.2, with RFC 4456 section 9) as a pure function.
 
-use crate::rib::Path;
+use crate::table::Source;
+use crate::wire::{Attributes, NextHop};
+use smallvec::SmallVec;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 /// LOCAL_PREF of a path that has none: those learnt by eBGP.
 pub(crate) const DEFAULT_LOCAL_PREF: u32 = 100;
 
-/// The usable paths that are equally good, the best one first; empty when none is usable.
+/// The path was kept by a peer for long after its own peer had gone (RFC 9494).
+pub(crate) const LLGR_STALE: u32 = 0xffff_0006;
+
+/// A usable path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    /// Which one it is.
+    pub(crate) at: usize,
+    pub(crate) source: &'a Source,
+    pub(crate) attributes: &'a Attributes,
+    pub(crate) next_hop: NextHop,
+    /// Kept for long after its peer has gone (RFC 9494).
+    pub(crate) last_resort: bool,
+}
+
+/// The paths to one prefix, hardly ever more than a few.
+pub(crate) type Candidates<'a> = SmallVec<[Candidate<'a>; 4]>;
+
+/// The paths that are equally good, the best one first.
 ///
-/// Every step removes all paths that are worse than another, so the order of `paths` has no
+/// Every step removes all paths that are worse than another, so the order of `left` has no
 /// influence. The steps up to eBGP over iBGP decide which paths are used together (ECMP); router
 /// id, cluster list and address only decide which of these is announced to others. The step that
 /// compares the interior cost of next hops has nothing to do: ours are all directly connected.
-pub(crate) fn select(paths: &[Path]) -> Vec<&Path> {
-    let mut left: Vec<&Path> = paths
-        .iter()
-        .filter(|path| path.rejected.is_none())
-        .collect();
+pub(crate) fn select(mut left: Candidates<'_>) -> Candidates<'_> {
     if left.len() > 1 {
+        keep_least(&mut left, is_last_resort);
         keep_least(&mut left, |path| Reverse(local_pref(path)));
         keep_least(&mut left, |path| path.attributes.as_path.length());
         keep_least(&mut left, |path| path.attributes.origin);
@@ -30,19 +46,29 @@ pub(crate) fn select(paths: &[Path]) -> Vec<&Path> {
     left
 }
 
-fn local_pref(path: &Path) -> u32 {
+/// RFC 9494 section 4.3: before all else, a path kept for long is worse than any other.
+fn is_last_resort(path: &Candidate<'_>) -> bool {
+    path.last_resort || path.attributes.communities.contains(&LLGR_STALE)
+}
+
+fn local_pref(path: &Candidate<'_>) -> u32 {
     path.attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)
 }
 
-fn keep_least<K: Ord>(paths: &mut Vec<&Path>, key: impl Fn(&Path) -> K) {
-    if let Some(least) = paths.iter().map(|path| key(path)).min() {
+fn keep_least<K: Ord>(paths: &mut Candidates<'_>, key: impl Fn(&Candidate<'_>) -> K) {
+    if let Some(least) = paths.iter().map(&key).min() {
         paths.retain(|path| key(path) == least);
     }
 }
 
 /// MED is compared only among paths through the same neighbouring AS; one without it counts as 0.
-fn drop_higher_med(paths: &mut Vec<&Path>) {
-    let med = |path: &Path| path.attributes.med.unwrap_or(0);
+fn drop_higher_med(paths: &mut Candidates<'_>) {
+    let med = |path: &Candidate<'_>| path.attributes.med.unwrap_or(0);
+    let mut meds = paths.iter().map(med);
+    let first = meds.next();
+    if meds.all(|it| Some(it) == first) {
+        return;
+    }
     let mut least: BTreeMap<Option<u32>, u32> = BTreeMap::new();
     for path in paths.iter() {
         let lowest = least
@@ -55,24 +81,33 @@ fn drop_higher_med(paths: &mut Vec<&Path>) {
 
 /// The order among equally good paths: the originator's id stands for the router id of a
 /// reflected path, then the shorter cluster list (RFC 4456 section 9), then the lower address.
-/// The name makes the order total: two peers may have one address, on different interfaces.
-fn tie_break(path: &Path) -> (Ipv4Addr, usize, std::net::IpAddr, &crate::PeerId) {
-    let source = &path.source;
+/// The name makes the order total among peers, since two may have one address, on different
+/// interfaces; the next hop does among paths of one peer (RFC 7911), as far as traffic sees.
+fn tie_break<'a>(path: &Candidate<'a>) -> impl Ord + use<'a> {
+    let source = path.source;
     (
         path.attributes.originator_id.unwrap_or(source.router_id),
         path.attributes.cluster_list.len(),
         source.address,
         &source.peer,
+        path.next_hop,
+        path.attributes,
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rib::Source;
-    use crate::wire::{AsPath, Attributes, NextHop, Origin};
-    use std::net::IpAddr;
-    use std::sync::Arc;
+    use crate::wire::{AsPath, Origin};
+    use std::net::{IpAddr, Ipv4Addr};
+
+    #[derive(Clone)]
+    struct Path {
+        source: Source,
+        attributes: Attributes,
+        next_hop: NextHop,
+        last_resort: bool,
+    }
 
     /// An iBGP path from the peer with this number, by AS 1 and 2, changed.
     fn path(number: u8, change: impl FnOnce(&mut Attributes, &mut Source)) -> Path {
@@ -91,14 +126,23 @@ mod tests {
         };
         change(&mut attributes, &mut source);
         Path {
-            source: Arc::new(source),
-            attributes: Arc::new(attributes),
+            source,
+            attributes,
             next_hop: NextHop {
                 address,
                 link_local: None,
             },
-            stale: false,
-            rejected: None,
+            last_resort: false,
+        }
+    }
+
+    fn candidate(at: usize, path: &Path) -> Candidate<'_> {
+        Candidate {
+            at,
+            source: &path.source,
+            attributes: &path.attributes,
+            next_hop: path.next_hop,
+            last_resort: path.last_resort,
         }
     }
 
@@ -109,9 +153,14 @@ mod tests {
     /// The numbers of the paths selected, whichever way round they are given.
     fn selected(paths: &[Path]) -> Vec<u8> {
         let numbers = |paths: &[Path]| -> Vec<u8> {
-            let selected = select(paths).into_iter();
-            selected
-                .map(|path| path.source.router_id.octets()[3])
+            let candidates = paths
+                .iter()
+                .enumerate()
+                .map(|(at, it)| candidate(at, it))
+                .collect();
+            select(candidates)
+                .iter()
+                .map(|it| it.source.router_id.octets()[3])
                 .collect()
         };
         let mut paths = paths.to_vec();
@@ -163,7 +212,7 @@ mod tests {
     fn equal_paths_are_used_together_the_lowest_router_id_first() {
         let paths = [path(3, |_, _| {}), path(1, |_, _| {}), path(2, |_, _| {})];
         assert_eq!(selected(&paths), [1, 2, 3]);
-        assert!(select(&[]).is_empty());
+        assert!(selected(&[]).is_empty());
     }
 
     #[test]
@@ -225,10 +274,32 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_path_is_not_considered() {
-        let mut best = path(1, |it, _| it.local_pref = Some(200));
-        best.rejected = Some(crate::Rejection::NotAuthorized);
-        assert_eq!(selected(&[best.clone(), path(2, |_, _| {})]), [2]);
-        assert!(select(&[best]).is_empty());
+    fn what_was_kept_for_long_is_a_last_resort() {
+        let mut kept = path(1, |it, _| it.local_pref = Some(200));
+        kept.last_resort = true;
+        assert_eq!(selected(&[kept.clone(), path(2, |_, _| {})]), [2]);
+        assert_eq!(selected(&[kept.clone()]), [1]);
+        // Whoever kept it.
+        let elsewhere = path(3, |it, _| it.communities = vec![7, LLGR_STALE]);
+        assert_eq!(selected(&[elsewhere.clone(), path(2, |_, _| {})]), [2]);
+        assert_eq!(selected(&[elsewhere, kept]), [1]);
+    }
+
+    #[test]
+    fn paths_of_one_peer_have_an_order_too() {
+        let mut first = path(1, |_, _| {});
+        first.next_hop.address = IpAddr::from([10, 0, 0, 8]);
+        let mut second = path(1, |_, _| {});
+        second.next_hop.address = IpAddr::from([10, 0, 0, 9]);
+        for paths in [[&first, &second], [&second, &first]] {
+            let selected = select(
+                paths
+                    .iter()
+                    .enumerate()
+                    .map(|(at, it)| candidate(at, it))
+                    .collect(),
+            );
+            assert_eq!(selected[0].next_hop, first.next_hop);
+        }
     }
 }

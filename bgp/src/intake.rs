@@ -4,7 +4,6 @@
 use crate::config::Time;
 use crate::ending::Ending;
 use crate::negotiate::Negotiated;
-use crate::rib::Path;
 use crate::wire::Family;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -50,19 +49,6 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Counts a path that left the table, and one that came into it, by whether it is rejected.
-    pub(crate) fn count(&mut self, old: Option<&Path>, new_rejected: Option<bool>) {
-        if let Some(old) = old {
-            self.received = self.received.saturating_sub(1);
-            let rejected = usize::from(old.rejected.is_some());
-            self.rejected = self.rejected.saturating_sub(rejected);
-        }
-        if let Some(rejected) = new_rejected {
-            self.received += 1;
-            self.rejected += usize::from(rejected);
-        }
-    }
-
     /// A session is up. Returns the families whose stale paths must go, because the peer did not
     /// keep forwarding for them.
     pub(crate) fn up(&mut self, negotiated: &Negotiated, now: Time) -> BTreeSet<Family> {

@@ -3,6 +3,7 @@
 use crate::config::{ConnId, PeerId, Time};
 use crate::ending::Ending;
 use crate::wire::{Action, Family, Fault};
+use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -140,6 +141,16 @@ pub enum Event {
         received: usize,
         /// With more than this the session ends.
         limit: usize,
+    },
+    /// The peer cannot be told of some prefixes: their attributes leave no room for them in a message
+    /// (RFC 4271 section 9.2). It was told to forget what it knew of them.
+    NotAnnounced {
+        /// The peer.
+        peer: PeerId,
+        /// One of the prefixes.
+        prefix: IpNet,
+        /// How many there are.
+        prefixes: usize,
     },
     /// The peer did not come back in its restart time: the paths kept for it are a last resort from
     /// now on (RFC 9494).

@@ -11,6 +11,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod adj_rib_out;
 mod collision;
 mod config;
 mod connections;
@@ -19,6 +20,7 @@ mod ending;
 mod export;
 mod faults;
 mod identity;
+mod import;
 mod intake;
 mod interface;
 mod negotiate;
@@ -27,10 +29,10 @@ mod peer;
 pub mod policy;
 mod record;
 mod retry;
-mod rib;
 mod routes;
 mod session;
 mod speaker;
+mod table;
 mod weight;
 pub mod wire;
 
@@ -38,6 +40,6 @@ pub use config::{ConnId, PeerConfig, PeerId, SpeakerConfig, Time};
 pub use ending::Ending;
 pub use interface::{Counts, Event, Input, Output, PeerState, PeerStatus};
 pub use policy::{Policy, Rejection};
-pub use rib::{Hop, Path, Source};
 pub use speaker::Speaker;
+pub use table::{Hop, Path, Source};
 pub use weight::{link_bandwidth, weights};

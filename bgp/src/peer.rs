@@ -1,10 +1,11 @@
 //! One peer: what its connections mean for its paths, in a session and between two of them
 //! (RFC 4271 section 8, RFC 4724 section 4.2).
 
+use crate::adj_rib_out::AdjRibOut;
 use crate::config::{ConnId, PeerConfig, PeerId, Time};
 use crate::connections::Connections;
 use crate::ending::Ending;
-use crate::export::{AdjRibOut, Target};
+use crate::export::Target;
 use crate::faults;
 use crate::identity::Identity;
 use crate::intake::{Intake, Over};
@@ -12,10 +13,10 @@ use crate::interface::{Event, Output, PeerStatus};
 use crate::policy::{ImportRules, Policy};
 use crate::record::Record;
 use crate::retry::{Plan, Retry};
-use crate::rib::Source;
 use crate::session::{Incoming, Session};
+use crate::table::Source;
 use crate::wire::notification::cease;
-use crate::wire::{Family, Fault, Message, Notification, Refresh, UpdateView};
+use crate::wire::{Family, Fault, Message, Notification, PerFamily, Refresh, UpdateView};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,10 @@ const STABLE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) enum Happening<'a> {
     /// A session is up; the paths kept of these families must go.
-    Up { drop: BTreeSet<Family> },
+    Up {
+        drop: BTreeSet<Family>,
+        target: Box<Target>,
+    },
     /// A session is down. Paths of the families in `keep` become stale, those stale already and
     /// all others go; after a lost collision the stale ones stay.
     Down {
@@ -252,7 +256,7 @@ impl Peer {
             router_id,
             address: self.config.remote,
         }));
-        self.out = Some(AdjRibOut::new(Target {
+        let target = Box::new(Target {
             peer: self.id.clone(),
             asn: self.us.asn,
             router_id: self.us.router_id,
@@ -260,14 +264,20 @@ impl Peer {
             client: self.config.client,
             local: self.config.local,
             families: negotiated.families.clone(),
+            role: self.config.role.filter(|_| !self.internal()),
+            drain: self.config.drain,
+            long_lived: PerFamily {
+                ipv4: negotiated.long_lived.ipv4.is_some(),
+                ipv6: negotiated.long_lived.ipv6.is_some(),
+            },
             context: negotiated.context,
-        }));
+        });
         outputs.push_back(Output::Event(Event::Up {
             peer: self.id.clone(),
             router_id,
             families: negotiated.families,
         }));
-        Happening::Up { drop }
+        Happening::Up { drop, target }
     }
 
     /// Ends a connection, and the session if it was that.

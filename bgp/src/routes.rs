@@ -1,55 +1,48 @@
 //! What follows from a peer's doings for the table, and from the table for the other peers.
 
+use crate::adj_rib_out::AdjRibOut;
 use crate::config::{PeerId, Time};
 use crate::ending::Ending;
+use crate::import;
 use crate::interface::{Event, Output};
 use crate::peer::{Happening, Peer};
-use crate::policy::{Rejection, Verdict};
-use crate::rib::{Fate, Path};
+use crate::policy::Verdict;
 use crate::speaker::Speaker;
+use crate::table::{Offer, Winner};
 use crate::wire::notification::cease;
-use crate::wire::{Family, Notification, UpdateView};
+use crate::wire::{Notification, UpdateView};
 use std::collections::BTreeSet;
-
-/// A session that is down, and what becomes of its paths.
-#[derive(Debug)]
-pub(crate) struct Lost {
-    peer: PeerId,
-    keep: BTreeSet<Family>,
-    collision: bool,
-}
-
-fn rejection(verdict: Verdict) -> Option<Rejection> {
-    match verdict {
-        Verdict::Accept(_) => None,
-        Verdict::Reject(why) => Some(why),
-    }
-}
 
 impl Speaker {
     /// Does what a peer's machine asks for.
     pub(crate) fn follow(&mut self, id: &PeerId, happening: Happening<'_>, now: Time) {
         match happening {
-            Happening::Up { drop } => {
+            Happening::Up { drop, target } => {
+                if let Some(peer) = self.peers.get_mut(id)
+                    && let Some(source) = peer.source.clone()
+                {
+                    peer.out = Some(AdjRibOut::new(*target, self.seed));
+                    self.table.sources.drop_stale(id, &drop);
+                    self.table.sources.up(source);
+                }
                 self.catch_up();
-                self.drop_stale(id, &drop);
                 if !self.deferring {
                     self.open(id);
                 }
             }
-            Happening::Down { keep, collision } => self.lost.push(Lost {
-                peer: id.clone(),
-                keep,
-                collision,
-            }),
+            Happening::Down { keep, collision } => {
+                self.table.sources.down(id, &keep, collision);
+            }
             Happening::DropStale(families) => {
-                self.drop_stale(id, &families);
+                self.table.sources.drop_stale(id, &families);
+                self.catch_up();
                 let peer = id.clone();
                 let event = Event::StaleRemoved { peer, families };
                 self.outputs.push_back(Output::Event(event));
             }
             Happening::Update(update) => {
                 self.import(id, *update);
+                self.recount(id);
                 self.check_max_prefixes(id, now);
             }
             Happening::Refresh(family) => {
@@ -58,121 +51,108 @@ impl Speaker {
                 }
             }
             Happening::LongLived(families) => {
+                self.catch_up();
+                self.table.keep_long(id, &families);
                 let peer = id.clone();
                 let event = Event::LongLived { peer, families };
                 self.outputs.push_back(Output::Event(event));
             }
-            Happening::RefreshBegins(family) => self.mark_stale(id, family),
-            Happening::RefreshEnds(family) => self.drop_stale(id, &BTreeSet::from([family])),
+            Happening::RefreshBegins(family) => self.table.sources.refresh_begins(id, family),
+            Happening::RefreshEnds(family) => {
+                let families = BTreeSet::from([family]);
+                self.table.sources.drop_stale(id, &families);
+                self.catch_up();
+            }
             Happening::Nothing => {}
         }
+        self.recount(id);
         if let Some(peer) = self.peers.get_mut(id) {
             peer.note_state(now);
         }
         self.propagate();
     }
 
-    /// Sees to the paths of sessions that are down. False if there was nothing to do.
+    /// Walks the table for the paths that have to go. False if there was nothing to do.
     pub(crate) fn catch_up(&mut self) -> bool {
-        let lost = std::mem::take(&mut self.lost);
-        for lost in &lost {
-            self.forget(lost);
-        }
+        let swept = self.table.sweep();
         self.propagate();
-        !lost.is_empty()
+        swept
     }
 
-    /// A session is down: its paths of the families to keep become stale, the others go. So do
-    /// those that were stale before, since they were not announced again in time (RFC 4724 section
-    /// 4.2) - but for a session that ended in a collision there was no time.
-    fn forget(&mut self, lost: &Lost) {
-        let id = &lost.peer;
-        let Some(peer) = self.peers.get_mut(id) else {
-            return;
-        };
-        self.rib.revise(id, |prefix, path| {
-            if lost.keep.contains(&Family::of(prefix)) && (lost.collision || !path.stale) {
-                path.stale = true;
-                Fate::Changed
-            } else {
-                peer.intake.count(Some(path), None);
-                Fate::Removed
-            }
-        });
-    }
-
-    fn mark_stale(&mut self, id: &PeerId, family: Family) {
-        self.rib.revise(id, |prefix, path| {
-            if Family::of(prefix) == family && !path.stale {
-                path.stale = true;
-                return Fate::Changed;
-            }
-            Fate::Same
-        });
-    }
-
-    fn drop_stale(&mut self, id: &PeerId, families: &BTreeSet<Family>) {
-        let Some(peer) = self.peers.get_mut(id) else {
-            return;
-        };
-        if families.is_empty() {
-            return;
+    /// Tells a peer's machine how many paths of the peer there are.
+    pub(crate) fn recount(&mut self, id: &PeerId) {
+        if let Some(peer) = self.peers.get_mut(id) {
+            let counts = self.table.sources.counts(id);
+            (peer.intake.received, peer.intake.rejected) = counts;
         }
-        self.rib.revise(id, |prefix, path| {
-            if path.stale && families.contains(&Family::of(prefix)) {
-                peer.intake.count(Some(path), None);
-                Fate::Removed
-            } else {
-                Fate::Same
-            }
-        });
     }
 
     fn import(&mut self, id: &PeerId, update: UpdateView<'_>) {
-        let Some(peer) = self.peers.get_mut(id) else {
+        let Some(peer) = self.peers.get(id) else {
             return;
         };
-        let (Some(session), Some(source)) = (peer.established(), peer.source.clone()) else {
+        let Some(session) = peer.established() else {
             return;
         };
         let families = session.negotiated.families.clone();
-        for (_, prefix) in update.withdrawn() {
-            if let Some(old) = self.rib.forget(prefix, id) {
-                peer.intake.count(Some(&old), None);
-            }
+        let Some(number) = self.table.sources.number(id) else {
+            return;
+        };
+        for (path, prefix) in update.withdrawn() {
+            self.table.forget(&prefix, path, number);
         }
         let mut reach = update.reach().peekable();
         if reach.peek().is_some() {
-            let attributes = self.interner.intern(update.attributes);
+            let attributes = self.sets.intern(update.attributes);
             for (next_hop, prefixes) in reach {
                 // RFC 4760 section 7: what was not negotiated is ignored.
-                if !families.contains(&prefixes.family()) {
+                let family = prefixes.family();
+                let Some(source) = self.table.sources.live(id, family) else {
+                    continue;
+                };
+                if !families.contains(&family) {
                     continue;
                 }
-                let judge = peer.rules.on(&attributes, &next_hop);
-                for (_, prefix) in prefixes {
-                    let path = Path {
-                        source: source.clone(),
-                        attributes: attributes.clone(),
-                        next_hop,
-                        stale: false,
-                        rejected: rejection(judge.judge(&prefix)),
+                let judge = import::judge(peer, &attributes, &next_hop);
+                // Most prefixes of a message have the same lot.
+                let mut last: Option<(Verdict, u32)> = None;
+                for (path, prefix) in prefixes {
+                    let verdict = judge.judge(&prefix);
+                    let offer = match &last {
+                        Some((same, offer)) if *same == verdict => *offer,
+                        _ => {
+                            let new = self.table.offer(Offer {
+                                source,
+                                peer: number,
+                                received: attributes.clone(),
+                                next_hop,
+                                outcome: judge.outcome(&verdict, &mut self.sets),
+                            });
+                            if let Some((_, old)) = last.replace((verdict, new)) {
+                                self.table.release(old);
+                            }
+                            new
+                        }
                     };
-                    let rejected = path.rejected.is_some();
-                    let old = self.rib.learn(prefix, path);
-                    peer.intake.count(old.as_ref(), Some(rejected));
+                    self.table.learn(&prefix, path, offer);
+                }
+                if let Some((_, offer)) = last {
+                    self.table.release(offer);
                 }
             }
         }
         if let Some(family) = update.end_of_rib
             && families.contains(&family)
         {
-            let stale = peer.intake.end_of_rib(family);
+            let peer = self.peers.get_mut(id);
+            let stale = peer.is_some_and(|it| it.intake.end_of_rib(family));
             let peer = id.clone();
             let event = Event::EndOfRib { peer, family };
             self.outputs.push_back(Output::Event(event));
             if stale {
-                self.drop_stale(id, &BTreeSet::from([family]));
+                let sources = &mut self.table.sources;
+                sources.drop_stale(id, &BTreeSet::from([family]));
+                self.catch_up();
             }
         }
     }
@@ -182,16 +162,12 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(id) else {
             return;
         };
-        self.rib.revise(id, |prefix, path| {
-            let judge = peer.rules.on(&path.attributes, &path.next_hop);
-            let rejected = rejection(judge.judge(prefix));
-            if rejected == path.rejected {
-                return Fate::Same;
-            }
-            peer.intake.count(Some(path), Some(rejected.is_some()));
-            path.rejected = rejected;
-            Fate::Changed
+        let sets = &mut self.sets;
+        self.table.judge_again(id, |prefix, attributes, next_hop| {
+            let judge = import::judge(peer, attributes, next_hop);
+            judge.outcome(&judge.judge(prefix), sets)
         });
+        self.recount(id);
     }
 
     /// Ends the session of a peer that announced too much (RFC 4486), for long; warns before.
@@ -211,12 +187,33 @@ impl Speaker {
 
     /// Queues what changed in the table for all whom it concerns.
     pub(crate) fn propagate(&mut self) {
-        for prefix in self.rib.take_changed() {
-            let winner = self.rib.winner(&prefix);
+        // Whether any peer may be told of a path depends on its offer, as a rule of many prefixes.
+        let mut last: Option<(Option<u32>, bool, bool)> = None;
+        for changed in self.table.take_changed() {
+            let winner = match changed.offer {
+                Some(offer) => self.table.learnt(offer).map(Winner::Learnt),
+                None => changed.local.then_some(Winner::Local),
+            };
+            let kind = (changed.offer, changed.local);
+            let somebody = match last {
+                Some((offer, local, somebody)) if (offer, local) == kind => somebody,
+                _ => {
+                    let mut outs = self.peers.values().filter_map(|it| it.out.as_ref());
+                    outs.any(|out| out.may_have(winner))
+                }
+            };
+            last = Some((changed.offer, changed.local, somebody));
+            if !somebody && !changed.announced {
+                continue;
+            }
+            let mut told = false;
             for peer in self.peers.values_mut() {
                 if let Some(out) = &mut peer.out {
-                    out.changed(prefix, winner, &peer.allowed_out);
+                    told |= out.changed(&changed, winner, &peer.allowed_out);
                 }
+            }
+            if told {
+                self.table.note_announced(&changed.prefix);
             }
         }
     }
@@ -226,7 +223,7 @@ impl Speaker {
         if let Some(peer) = self.peers.get_mut(id)
             && let Some(out) = &mut peer.out
         {
-            out.open(&self.rib, &peer.allowed_out);
+            out.open(&mut self.table, &peer.allowed_out);
         }
     }
 
@@ -260,12 +257,19 @@ impl Speaker {
     /// Queues the next UPDATEs, for one peer; false if no peer is due any. One after the other gets
     /// as much as its connection can take.
     pub(crate) fn announce(&mut self) -> bool {
-        let ready = |peer: &&mut Peer| peer.out.as_ref().is_some_and(|out| out.ready());
-        let Some(peer) = self.peers.values_mut().find(ready) else {
+        let ready = |it: &(&PeerId, &mut Peer)| it.1.out.as_ref().is_some_and(AdjRibOut::ready);
+        let Some((id, peer)) = self.peers.iter_mut().find(ready) else {
             return false;
         };
         if let Some(out) = &mut peer.out {
-            let bytes = out.next(&self.rib, &peer.allowed_out, &mut self.interner);
+            let (bytes, unsaid) = out.next(&self.table, &peer.allowed_out, &mut self.sets);
+            if let Some(prefix) = unsaid.first() {
+                self.outputs.push_back(Output::Event(Event::NotAnnounced {
+                    peer: id.clone(),
+                    prefix: *prefix,
+                    prefixes: unsaid.len(),
+                }));
+            }
             // A batch may turn out to change nothing.
             if !bytes.is_empty() {
                 peer.announce(bytes, self.now, &mut self.outputs);

@@ -6,8 +6,7 @@ use crate::identity::Identity;
 use crate::interface::{Input, Output, PeerStatus};
 use crate::peer::Peer;
 use crate::policy::Rejection;
-use crate::rib::{Fate, Hop, Interner, Path, Rib};
-use crate::routes::Lost;
+use crate::table::{AttributeSets, Hop, Path, Seed, Table};
 use crate::wire::notification::cease;
 use crate::wire::{Attributes, Notification};
 use ipnet::IpNet;
@@ -34,13 +33,12 @@ pub struct Speaker {
     pub(crate) stopped: bool,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     pub(crate) conns: BTreeMap<ConnId, PeerId>,
-    pub(crate) rib: Rib,
-    pub(crate) interner: Interner,
+    pub(crate) seed: Seed,
+    pub(crate) table: Table,
+    pub(crate) sets: AttributeSets,
     pub(crate) outputs: VecDeque<Output>,
     /// The last time we were told.
     pub(crate) now: Time,
-    /// Sessions that are down and whose paths are still to be seen to.
-    pub(crate) lost: Vec<Lost>,
 }
 
 impl Speaker {
@@ -48,7 +46,7 @@ impl Speaker {
     /// in the kernel, and the peers are asked to keep theirs (RFC 4724). `seed`: a random number that
     /// no peer knows, so that none can choose prefixes that are slow to find.
     pub fn new(config: SpeakerConfig, restarting: bool, seed: u64, now: Time) -> Self {
-        let _ = seed;
+        let seed = Seed::new(seed);
         let mut speaker = Self {
             config: SpeakerConfig {
                 peers: BTreeMap::new(),
@@ -62,11 +60,11 @@ impl Speaker {
             stopped: false,
             peers: BTreeMap::new(),
             conns: BTreeMap::new(),
-            rib: Rib::default(),
-            interner: Interner::default(),
+            seed,
+            table: Table::new(seed),
+            sets: AttributeSets::new(seed),
             outputs: VecDeque::new(),
             now,
-            lost: Vec::new(),
         };
         speaker.configure(config, now);
         speaker
@@ -118,7 +116,8 @@ impl Speaker {
         if let Some(peer) = self.peers.get_mut(id)
             && let Some(out) = &mut peer.out
         {
-            out.review(&self.rib, &peer.allowed_out);
+            out.drain(wanted.drain);
+            out.review(&mut self.table, &peer.allowed_out);
         }
         self.check_max_prefixes(id, now);
     }
@@ -128,7 +127,7 @@ impl Speaker {
             let ending = Ending::Sent(Notification::cease(subcode));
             peer.end_all(&ending, now, &mut self.outputs);
             self.peers.remove(id);
-            self.rib.revise(id, |_, _| Fate::Removed);
+            self.table.sources.remove_peer(id);
         }
     }
 
@@ -136,7 +135,7 @@ impl Speaker {
     pub fn originate(&mut self, prefixes: BTreeSet<IpNet>, now: Time) {
         self.catch_up();
         let prefixes = prefixes.iter().map(IpNet::trunc).collect();
-        self.rib.originate(&prefixes);
+        self.table.originate(prefixes);
         self.propagate();
         self.timeout(now);
     }
@@ -146,7 +145,7 @@ impl Speaker {
     /// traffic that goes nowhere.
     pub fn installed(&mut self, changes: impl IntoIterator<Item = (IpNet, bool)>, now: Time) {
         self.catch_up();
-        self.rib.install(changes);
+        self.table.install(changes);
         self.propagate();
         self.now = now;
         self.settle(now);
@@ -291,7 +290,7 @@ impl Speaker {
     /// The prefixes learnt and in use, with their ECMP sets: never empty, the best path first, and
     /// equal sets are the same allocation. Prefixes that we originate are not among them.
     pub fn loc_rib(&self) -> impl Iterator<Item = (IpNet, &Arc<[Hop]>)> {
-        self.rib.loc_rib()
+        self.table.loc_rib()
     }
 
     /// Takes up to `max` prefixes whose entry in the Loc-RIB changed since they were last taken:
@@ -300,30 +299,30 @@ impl Speaker {
     /// [`Speaker::loc_rib`].
     pub fn take_changes(&mut self, max: usize) -> Vec<(IpNet, Option<Arc<[Hop]>>)> {
         self.catch_up();
-        self.rib.take_changes(max)
+        self.table.take_changes(max)
     }
 
     /// Makes [`Speaker::take_changes`] tell everything in use once more, for whoever does not trust
     /// what he made of it.
     pub fn review(&mut self) {
         self.catch_up();
-        self.rib.review();
+        self.table.review();
     }
 
     /// The ECMP set of a prefix in use, as it is now, and whether [`Speaker::installed`] said that
     /// the kernel forwards it.
     pub fn in_use(&self, prefix: &IpNet) -> Option<(&Arc<[Hop]>, bool)> {
-        self.rib.in_use(prefix)
+        self.table.in_use(prefix)
     }
 
     /// Whether [`Speaker::take_changes`] has something.
     pub fn has_changes(&self) -> bool {
-        !self.lost.is_empty() || self.rib.has_changes()
+        self.table.sources.are_dirty() || self.table.has_changes()
     }
 
     /// Another number whenever [`Speaker::loc_rib`] yields something else.
     pub fn loc_rib_version(&self) -> u64 {
-        self.rib.version()
+        self.table.version()
     }
 
     /// Whether the routes can be taken for complete: every peer's End-of-RIB arrived since the
@@ -335,24 +334,23 @@ impl Speaker {
 
     /// Paths that are not used, and why.
     pub fn rejected(&self) -> impl Iterator<Item = (PeerId, IpNet, Rejection)> {
-        let paths = self.rib.paths();
+        let paths = self.table.all_paths();
         paths.filter_map(|(prefix, path)| {
-            let why = path.rejected.clone()?;
+            let why = path.rejected?;
             Some((path.source.peer.clone(), prefix, why))
         })
     }
 
     /// All that a peer announced, rejected paths included.
     pub fn adj_rib_in(&self, peer: &PeerId) -> impl Iterator<Item = (IpNet, Path)> {
-        let paths = self.rib.paths();
-        let of_peer = paths.filter(move |(_, path)| path.source.peer == *peer);
-        of_peer.map(|(prefix, path)| (prefix, path.clone()))
+        let paths = self.table.all_paths();
+        paths.filter(move |(_, path)| path.source.peer == *peer)
     }
 
     /// All that a peer was told. The next hop is always our address of the session.
     pub fn adj_rib_out(&self, peer: &PeerId) -> impl Iterator<Item = (IpNet, Arc<Attributes>)> {
         let out = self.peers.get(peer).and_then(|peer| peer.out.as_ref());
-        out.into_iter().flat_map(|out| out.sent())
+        out.into_iter().flat_map(|out| out.told())
     }
 
     /// The peers, by name.

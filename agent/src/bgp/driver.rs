@@ -350,6 +350,14 @@ fn log(event: &Event) {
         Event::StaleRemoved { peer, .. } => {
             warn!("BGP {peer} has not come back: the paths kept for it are gone");
         }
+        Event::NotAnnounced {
+            peer,
+            prefix,
+            prefixes,
+        } => warn!(
+            "BGP {peer} cannot be told of {prefix} and {} more: their attributes fill a message",
+            prefixes.saturating_sub(1)
+        ),
         Event::ManyPrefixes {
             peer,
             received,

@@ -14,7 +14,7 @@ mod term;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use import::ImportRules;
+pub(crate) use import::{ImportJudge, ImportRules};
 pub use prefix::{PrefixRange, PrefixSet};
 pub use rejection::Rejection;
 pub use term::{Changes, Community, Conditions, Med, Term, Then};

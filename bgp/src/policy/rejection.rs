@@ -30,6 +30,8 @@ pub enum Rejection {
     OriginatorLoop,
     /// The path was reflected by this very speaker before (RFC 4456 section 8).
     ClusterLoop,
+    /// A path meant for customers only, by this AS, came from where it cannot (RFC 9234).
+    RouteLeak(u32),
     /// The next hop is ourselves, or not the address of one host (RFC 4271 section 6.3).
     NextHop(IpAddr),
 }
@@ -55,6 +57,7 @@ impl fmt::Display for Rejection {
             }
             Self::OriginatorLoop => write!(f, "reflection loop: we are the originator"),
             Self::ClusterLoop => write!(f, "reflection loop: our cluster id is in the list"),
+            Self::RouteLeak(asn) => write!(f, "route leak: only for customers of AS {asn}"),
             Self::NextHop(address) => write!(f, "unusable next hop {address}"),
         }
     }

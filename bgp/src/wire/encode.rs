@@ -52,7 +52,7 @@ pub fn withdraw(
 ///
 /// - A prefix whose attributes leave no room for it (RFC 4271 section 9.2), or whose next hop the
 ///   peer cannot take (IPv6 for IPv4 without [`Context::extended_next_hop`], IPv4 for IPv6), is
-///   withdrawn instead, so that the peer does not keep an older path.
+///   withdrawn instead, so that the peer does not keep an older path. These are returned.
 /// - LOCAL_PREF, ORIGINATOR_ID and CLUSTER_LIST go to internal peers only.
 /// - Repeated communities go once, unknown attributes with a code that is known not at all.
 pub fn announce(
@@ -62,7 +62,7 @@ pub fn announce(
     prefixes: impl IntoIterator<Item = (u32, IpNet)>,
     context: &Context,
     out: &mut Vec<u8>,
-) {
+) -> Vec<(u32, IpNet)> {
     let prefixes = prefixes.into_iter();
     let unsent = match (family, next_hop.address) {
         (Family::Ipv4, IpAddr::V4(address)) => {
@@ -75,8 +75,9 @@ pub fn announce(
         }
     };
     if !unsent.is_empty() {
-        withdraw(family, unsent, context, out);
+        withdraw(family, unsent.iter().copied(), context, out);
     }
+    unsent
 }
 
 /// Appends a message with what `body` writes.

@@ -232,9 +232,11 @@ pub fn assert_converged(network: &Network) {
             assert_eq!(network.connections(name, other), 1, "{name} with {peer}");
             assert!(status.stale.is_empty(), "{name}: stale routes of {peer}");
             // What one was told is what the other has, and counts agree with the table.
-            let adj_in: Vec<IpNet> = speaker.adj_rib_in(peer).map(|it| it.0).collect();
+            let mut adj_in: Vec<IpNet> = speaker.adj_rib_in(peer).map(|it| it.0).collect();
+            adj_in.sort();
             let told = network.speaker(other);
-            let told: Vec<IpNet> = told.adj_rib_out(&name.into()).map(|it| it.0).collect();
+            let mut told: Vec<IpNet> = told.adj_rib_out(&name.into()).map(|it| it.0).collect();
+            told.sort();
             assert_eq!(adj_in, told, "{name} from {peer}");
             assert_eq!(adj_in.len(), status.received);
             let rejected = speaker.rejected().filter(|it| it.0 == *peer).count();

@@ -559,6 +559,8 @@ fn what_a_peer_may_be_told_can_change_without_a_reset() {
         solo.speaker
             .adj_rib_out(&name_of(4))
             .map(|it| it.0)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
             .collect()
     };
     solo.told();

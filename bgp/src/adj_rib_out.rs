@@ -128,6 +128,12 @@ impl AdjRibOut {
         }
     }
 
+    /// Whether the peer takes several paths to a prefix (RFC 7911).
+    pub(crate) fn tells_several(&self) -> bool {
+        let add_path = &self.target.context.add_path;
+        add_path.ipv4.send || add_path.ipv6.send
+    }
+
     /// Our paths are about to go, or no longer (RFC 8326); to be followed by a review.
     pub(crate) fn drain(&mut self, drain: bool) {
         self.target.drain = drain;
@@ -151,7 +157,7 @@ impl AdjRibOut {
             self.pending.push(told.prefix, &self.seed);
         }
         let winners = table.winners();
-        let wanted = winners.filter(|(prefix, it)| self.target.wants(prefix, *it, allowed));
+        let wanted = winners.filter(|(prefix, it)| self.may_want(prefix, *it, allowed));
         let wanted: Vec<IpNet> = wanted.map(|it| it.0).collect();
         for prefix in wanted {
             table.note_announced(&prefix);
@@ -161,7 +167,8 @@ impl AdjRibOut {
 
     /// Whether the peer may be told of paths with such an offer, whatever their prefixes.
     pub(crate) fn may_have(&self, winner: Option<Winner<'_>>) -> bool {
-        self.open && winner.is_some_and(|it| self.target.may_have(it))
+        // Of several paths in use others than the best may be the peer's.
+        self.open && winner.is_some_and(|it| self.tells_several() || self.target.may_have(it))
     }
 
     /// A prefix has another winner, or none. True if there is something to tell.
@@ -172,12 +179,16 @@ impl AdjRibOut {
         allowed: &Policy,
     ) -> bool {
         let prefix = changed.prefix;
-        let wanted = || winner.is_some_and(|it| self.target.wants(&prefix, it, allowed));
+        let wanted = || winner.is_some_and(|it| self.may_want(&prefix, it, allowed));
         let concerns = self.open && (changed.announced && self.has_told(&prefix) || wanted());
         if concerns {
             self.pending.push(prefix, &self.seed);
         }
         concerns
+    }
+
+    fn may_want(&self, prefix: &IpNet, winner: Winner<'_>, allowed: &Policy) -> bool {
+        self.tells_several() || self.target.wants(prefix, winner, allowed)
     }
 
     fn has_told(&self, prefix: &IpNet) -> bool {

@@ -22,6 +22,8 @@ impl Speaker {
                     && let Some(source) = peer.source.clone()
                 {
                     peer.out = Some(AdjRibOut::new(*target, self.seed));
+                    let outs = self.peers.values().filter_map(|it| it.out.as_ref());
+                    self.table.every_path = outs.into_iter().any(AdjRibOut::tells_several);
                     self.table.sources.drop_stale(id, &drop);
                     self.table.sources.up(source);
                 }

@@ -119,6 +119,8 @@ pub(crate) struct Table {
     next_choice: usize,
     /// What we originate.
     local: BTreeSet<IpNet>,
+    /// Some peer is told of all paths in use (RFC 7911), so that every path counts as the winner does.
+    pub(crate) every_path: bool,
     /// Somebody tells what the kernel forwards; until then all counts as forwarded.
     installing: bool,
     /// Prefixes whose winner changed since [`Table::take_changed`].
@@ -141,6 +143,7 @@ impl Table {
             choices: SmallVec::new(),
             next_choice: 0,
             local: BTreeSet::new(),
+            every_path: false,
             installing: false,
             changed: Vec::new(),
             version: 0,
@@ -365,7 +368,7 @@ impl Table {
     /// The winner may be another one than before.
     fn note_winner(&mut self, id: PrefixId, before: (bool, bool, u32)) {
         let now = self.winner_of(id);
-        if now == before {
+        if now == before && !self.every_path {
             return;
         }
         let (Some(prefix), Some(record)) = (self.prefixes.prefix(id), self.prefixes.get(id)) else {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod convergence;
+mod extensions;
 mod model;
 mod network;
 mod restart;

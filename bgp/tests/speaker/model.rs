@@ -144,9 +144,7 @@ impl Play {
             heard: BTreeMap::new(),
         };
         play.connect(LISTENER);
-        for who in 0..SPEAKING.len() {
-            play.conns[who] = Some(play.connect(SPEAKING[who]));
-        }
+        play.conns = SPEAKING.map(|who| Some(play.connect(who)));
         play
     }
 

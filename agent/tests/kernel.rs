@@ -603,17 +603,27 @@ async fn strangers_cause_events_and_we_do_not() {
         "our own changes, and looking"
     );
 
-    for command in [
-        "route add 10.9.0.0/24 via 192.0.2.9",
-        "-6 route add 2001:db8:a9::/64 via 2001:db8:ff::9",
-        "addr add 192.0.2.77/24 dev wan",
-        "addr add 2001:db8:ff::77/64 dev wan nodad",
-        "nexthop add id 7 via 2001:db8:ff::c dev wan",
-        "link set wan mtu 1400",
+    for (command, event) in [
+        ("route add 10.9.0.0/24 via 192.0.2.9", Event::Foreign),
+        (
+            "-6 route add 2001:db8:a9::/64 via 2001:db8:ff::9",
+            Event::Foreign,
+        ),
+        ("-6 route del 2001:db8:a1::/64 proto 82", Event::Routes),
+        ("addr add 192.0.2.77/24 dev wan", Event::Changed),
+        ("addr add 2001:db8:ff::77/64 dev wan nodad", Event::Changed),
+        (
+            "nexthop add id 7 via 2001:db8:ff::c dev wan",
+            Event::Changed,
+        ),
+        ("link set wan mtu 1400", Event::Changed),
     ] {
         space.ip(command);
-        assert_eq!(next(&mut events).await, Some(Event::Changed), "{command}");
-        quiet(&mut events).await;
+        let mut seen = Vec::new();
+        while let Some(event) = next(&mut events).await {
+            seen.push(event);
+        }
+        assert!(seen.contains(&event), "{command}: {seen:?}");
     }
 }
 

@@ -19,8 +19,9 @@ mod wire;
 
 pub use apply::{OpError, Reason};
 pub use monitor::{Event, Events};
-pub use observe::Observed;
+pub use observe::{Foreign, Observed};
 pub use op::Op;
+pub use route::Route;
 pub use socket::Refusal;
 pub use sysctl::{Setting, forwarding, tunnels};
 
@@ -82,6 +83,8 @@ pub struct Kernel {
     underlay: Channel,
     /// The same channel where both are one namespace.
     overlay: Channel,
+    /// Another one there, for long listings beside which writing goes on.
+    listings: Channel,
     netns: Netns,
     own: Netns,
     same: bool,
@@ -113,6 +116,7 @@ impl Kernel {
         Ok(Self {
             underlay,
             overlay,
+            listings: open(&netns)?,
             netns,
             own,
             same,

@@ -5,10 +5,12 @@ use super::socket::enlarge;
 use super::wire::messages;
 use super::{Error, Kernel};
 use crate::netns::Netns;
+use crate::state::ours;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
 use nix::libc;
+use socket2::{SockFilter, SockRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +24,9 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const DATAGRAM: usize = 64 * 1024;
 /// How long a socket that fails for no known reason rests.
 const REST: Duration = Duration::from_secs(1);
+
+/// Of `rtm_protocol` in `struct rtmsg`.
+const PROTOCOL: usize = 5;
 
 const LINK: u32 = 1;
 const IPV4_ADDRESS: u32 = 5;
@@ -38,12 +43,16 @@ pub enum Event {
     LinkDown(String),
     /// Notifications were lost: like [`Event::Changed`], and links may have gone down.
     Overrun,
-    /// Links, addresses, nexthops or routes changed.
+    /// Somebody else changed or deleted a route of ours, or the kernel did.
+    Routes,
+    /// Other routes changed.
+    Foreign,
+    /// Links, addresses or nexthops changed.
     Changed,
 }
 
 /// The events of both namespaces, coalesced: whatever happens between two calls of
-/// [`next`](Self::next) is at most one `Changed`, one `Overrun` and one `LinkDown` per interface.
+/// [`next`](Self::next) is at most one of each kind, and one `LinkDown` per interface.
 ///
 /// What was changed through [`Kernel::apply`] is recognised by its sender and causes no event, and
 /// observing causes none either, so a loop of `next`, observe, plan, apply comes to rest by itself.
@@ -64,6 +73,8 @@ struct Pending {
 struct Waiting {
     down: BTreeSet<String>,
     overrun: bool,
+    routes: bool,
+    foreign: bool,
     changed: bool,
 }
 
@@ -82,7 +93,7 @@ impl Kernel {
             NEXTHOP,
         ];
         let overlay = Monitor {
-            socket: open(&self.netns, &groups)?,
+            socket: open(&self.netns, &groups, Some(self.overlay.port()))?,
             request_port: self.overlay.port(),
             tells_down: true,
             usable: BTreeMap::new(),
@@ -91,7 +102,7 @@ impl Kernel {
         if !self.same {
             // The underlay's routes, perhaps a whole Internet's, are no concern of ours.
             let underlay = Monitor {
-                socket: open(&self.own, &[LINK, IPV4_ADDRESS, IPV6_ADDRESS])?,
+                socket: open(&self.own, &[LINK, IPV4_ADDRESS, IPV6_ADDRESS], None)?,
                 request_port: self.underlay.port(),
                 tells_down: false,
                 usable: BTreeMap::new(),
@@ -134,20 +145,30 @@ impl Waiting {
             return Some(Event::LinkDown(name));
         }
         if std::mem::take(&mut self.overrun) {
-            self.changed = false;
+            (self.routes, self.foreign, self.changed) = (false, false, false);
             return Some(Event::Overrun);
+        }
+        if std::mem::take(&mut self.routes) {
+            return Some(Event::Routes);
+        }
+        if std::mem::take(&mut self.foreign) {
+            return Some(Event::Foreign);
         }
         std::mem::take(&mut self.changed).then_some(Event::Changed)
     }
 }
 
-fn open(netns: &Netns, groups: &[u32]) -> Result<TokioSocket, Error> {
+/// `writer`: the socket whose changes of routes are not told.
+fn open(netns: &Netns, groups: &[u32], writer: Option<u32>) -> Result<TokioSocket, Error> {
     let mask = groups.iter().fold(0, |mask, group| mask | 1 << (group - 1));
     let runtime = Handle::current();
     let socket = netns.run(|| -> io::Result<TokioSocket> {
         let _entered = runtime.enter();
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         enlarge(socket.socket_ref(), RECEIVE_BUFFER)?;
+        if let Some(port) = writer {
+            SockRef::from(socket.socket_ref()).attach_filter(&without_routes_of(port))?;
+        }
         socket.socket_mut().bind(&SocketAddr::new(0, mask))?;
         Ok(socket)
     })?;
@@ -155,6 +176,26 @@ fn open(netns: &Netns, groups: &[u32]) -> Result<TokioSocket, Error> {
         what: "listen for changes",
         refusal: error.into(),
     })
+}
+
+/// A packet filter that drops notifications of routes changed through the socket of this port. They
+/// come by the hundred thousand, and would fill the buffer before we could pass them over.
+fn without_routes_of(port: u32) -> [SockFilter; 7] {
+    // Loads are in network order, the header is in the machine's.
+    let kind = |kind: u16| u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
+    let step = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let load = libc::BPF_LD | libc::BPF_ABS;
+    let (all, none) = (u32::MAX, 0);
+    [
+        step(load | libc::BPF_H, 0, 0, 4),
+        step(equal, 1, 0, kind(libc::RTM_NEWROUTE)),
+        step(equal, 0, 2, kind(libc::RTM_DELROUTE)),
+        step(load | libc::BPF_W, 0, 0, 12),
+        step(equal, 1, 0, u32::from_be_bytes(port.to_ne_bytes())),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, all),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, none),
+    ]
 }
 
 struct Monitor {
@@ -192,7 +233,13 @@ impl Monitor {
                 continue;
             }
             pending.add(|waiting| {
-                waiting.changed = true;
+                match (message.kind, message.body.get(PROTOCOL)) {
+                    (libc::RTM_NEWROUTE | libc::RTM_DELROUTE, Some(&ours::PROTOCOL)) => {
+                        waiting.routes = true;
+                    }
+                    (libc::RTM_NEWROUTE | libc::RTM_DELROUTE, _) => waiting.foreign = true,
+                    _ => waiting.changed = true,
+                }
                 waiting.down.extend(down.filter(|_| self.tells_down));
             });
         }

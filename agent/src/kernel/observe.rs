@@ -6,13 +6,17 @@ use super::nexthop::{self, Kind};
 use super::route::{self, Route};
 use super::socket::{Channel, Refusal, Request};
 use super::{Error, Kernel};
-use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, Target};
+use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use nix::errno::Errno;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
+use tokio::sync::mpsc;
+
+/// Pieces of a listing that may wait.
+const PIECES: usize = 4;
 
 /// The kernel's state at one time, or nearly: the listings are taken one after the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,11 +41,70 @@ pub struct Observed {
     pub foreign: BTreeMap<IpNet, u8>,
     /// All overlay interfaces: whether each is up and has a carrier.
     pub link_state: BTreeMap<String, bool>,
+    /// Ids in our range that strangers hold.
+    pub taken: BTreeSet<NexthopId>,
 }
 
 impl Kernel {
     /// Lists everything. Causes no [event](super::Event).
     pub async fn observe(&self) -> Result<Observed, Error> {
+        let mut observed = self.objects().await?;
+        let mut foreign = Foreign::new(&observed.links);
+        let mut listing = self.routes();
+        while let Some(piece) = listing.recv().await {
+            for route in piece? {
+                if !route.is_ours() {
+                    foreign.add(&route);
+                    continue;
+                }
+                match observed.routes.entry(route.key) {
+                    Entry::Vacant(place) => {
+                        place.insert(route.target());
+                    }
+                    // The kernel can hold more than one of a key; we never make such.
+                    Entry::Occupied(mut place) => {
+                        place.insert(Target::Group(NexthopId(0)));
+                    }
+                }
+            }
+        }
+        observed.foreign = foreign.best();
+        Ok(observed)
+    }
+
+    /// Lists the routes of the overlay's main table, ours and others, in pieces. What is written
+    /// meanwhile is in it or not. After an error nothing more comes.
+    pub fn routes(&self) -> mpsc::Receiver<Result<Vec<Route>, Error>> {
+        let (pieces, listing) = mpsc::channel(PIECES);
+        let channel = self.listings.clone();
+        tokio::spawn(async move {
+            for (what, family) in [
+                ("list IPv4 routes", AddressFamily::Inet),
+                ("list IPv6 routes", AddressFamily::Inet6),
+            ] {
+                let (sender, mut some) = mpsc::channel(PIECES);
+                let dumped = channel.stream(route::dump(family), route::decode, sender);
+                let passed = async {
+                    while let Some(piece) = some.recv().await {
+                        let _ = pieces.send(Ok(piece)).await;
+                    }
+                };
+                match tokio::join!(dumped, passed).0 {
+                    Err(refusal) if refusal.errno != Errno::ENOENT => {
+                        // Whoever asked may have gone.
+                        let _ = pieces.send(Err(Error::Refused { what, refusal })).await;
+                        return;
+                    }
+                    // A table that does not exist yet is empty.
+                    _ => {}
+                }
+            }
+        });
+        listing
+    }
+
+    /// Lists everything but routes.
+    pub async fn objects(&self) -> Result<Observed, Error> {
         let interfaces = list(&self.overlay, "list links", link::dump(), link::decode).await?;
         let interfaces: Interfaces = interfaces.into_iter().map(|i| (i.index, i)).collect();
         let addresses = addresses(&self.overlay).await?;
@@ -52,18 +115,10 @@ impl Kernel {
             nexthop::decode,
         )
         .await?;
-        let mut routes = Vec::new();
-        for (what, family) in [
-            ("list IPv4 routes", AddressFamily::Inet),
-            ("list IPv6 routes", AddressFamily::Inet6),
-        ] {
-            routes.extend(list(&self.overlay, what, route::dump(family), route::decode).await?);
-        }
         let mut observed = Observed::default();
         observed.add_links(Side::Overlay, &interfaces, &addresses);
         observed.add_neighbourhood(&interfaces, &addresses);
         observed.add_nexthops(nexthops, &interfaces);
-        observed.add_routes(routes);
         if !self.same {
             let what = "list links in the underlay";
             let interfaces = list(&self.underlay, what, link::dump(), link::decode).await?;
@@ -154,7 +209,12 @@ impl Observed {
     }
 
     fn add_nexthops(&mut self, nexthops: Vec<nexthop::Entry>, interfaces: &Interfaces) {
-        for entry in nexthops.into_iter().filter(nexthop::Entry::is_ours) {
+        for entry in nexthops {
+            if !entry.is_ours() {
+                self.taken
+                    .extend(ours::NEXTHOPS.contains(&entry.id.0).then_some(entry.id));
+                continue;
+            }
             let name = |index| {
                 let found = interfaces.get(&index);
                 found
@@ -188,37 +248,40 @@ impl Observed {
             }
         }
     }
+}
 
-    /// Needs the links, to tell our interconnects.
-    fn add_routes(&mut self, routes: Vec<Route>) {
-        let own: BTreeSet<IpNet> = self
-            .links
-            .values()
-            .flat_map(|link| &link.addresses)
-            .map(IpNet::trunc)
-            .collect();
-        let mut best: BTreeMap<IpNet, (u32, u8)> = BTreeMap::new();
-        for route in routes {
-            if route.is_ours() {
-                match self.routes.entry(route.key) {
-                    Entry::Vacant(place) => {
-                        place.insert(route.target());
-                    }
-                    // The kernel can hold more than one of a key; we never make such.
-                    Entry::Occupied(mut place) => {
-                        place.insert(Target::Group(NexthopId(0)));
-                    }
-                }
-            } else if route.is_announceable() && !own.contains(&route.key.prefix) {
-                let candidate = (route.key.metric, route.protocol);
-                let held = best.entry(route.key.prefix).or_insert(candidate);
-                *held = candidate.min(*held);
-            }
+/// Routes of other programs that may be announced: of several to one destination, the one of the
+/// best metric.
+#[derive(Debug, Default)]
+pub struct Foreign {
+    interconnects: BTreeSet<IpNet>,
+    best: BTreeMap<IpNet, (u32, u8)>,
+}
+
+impl Foreign {
+    /// None yet. Our own links' subnets are nobody else's.
+    pub fn new(links: &BTreeMap<String, Link>) -> Self {
+        let addresses = links.values().flat_map(|link| &link.addresses);
+        Self {
+            interconnects: addresses.map(IpNet::trunc).collect(),
+            best: BTreeMap::new(),
         }
-        self.foreign = best
-            .into_iter()
-            .map(|(prefix, (_, protocol))| (prefix, protocol))
-            .collect();
+    }
+
+    /// One more of the main table, not ours.
+    pub fn add(&mut self, route: &Route) {
+        if route.is_announceable() && !self.interconnects.contains(&route.key.prefix) {
+            let candidate = (route.key.metric, route.protocol);
+            let held = self.best.entry(route.key.prefix).or_insert(candidate);
+            *held = candidate.min(*held);
+        }
+    }
+
+    /// Destinations and protocols.
+    pub fn best(self) -> BTreeMap<IpNet, u8> {
+        let best = self.best.into_iter();
+        best.map(|(prefix, (_, protocol))| (prefix, protocol))
+            .collect()
     }
 }
 

@@ -1,25 +1,28 @@
 //! Route messages: ours to put and delete, everybody's to read.
 
 use super::socket::Request;
-use super::wire::{address, attribute, u32_at};
+use super::wire::{address, attribute, put_attribute, u32_at};
 use crate::state::{NexthopId, RouteKey, Target, ours};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::route::{
-    RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `struct rtmsg`.
 const HEADER: usize = 12;
+/// Three attributes, one of them an IPv6 address.
+const LONGEST: usize = 20 + 8 + 8;
 
 /// A route of the main table as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Route {
+pub struct Route {
+    /// Destination and metric.
     pub key: RouteKey,
+    /// Who made it.
     pub protocol: u8,
+    /// Of `rtm_type`: unicast, unreachable and the like.
     pub kind: u8,
     /// The nexthop object it goes through.
     pub nexthop: Option<NexthopId>,
@@ -28,6 +31,7 @@ pub(super) struct Route {
 }
 
 impl Route {
+    /// By its protocol.
     pub fn is_ours(&self) -> bool {
         self.protocol == ours::PROTOCOL
     }
@@ -42,49 +46,55 @@ impl Route {
     }
 }
 
-fn message(key: &RouteKey) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header = RouteHeader {
-        address_family: family(key.prefix.addr()),
-        destination_prefix_length: key.prefix.prefix_len(),
-        table: RouteHeader::RT_TABLE_MAIN,
-        protocol: RouteProtocol::from(ours::PROTOCOL),
-        ..RouteHeader::default()
+/// Written octet by octet: these come by the hundred thousand.
+fn request(kind: u16, flags: u16, key: &RouteKey, route_type: u8, scope: u8) -> Request {
+    let mut body = Vec::with_capacity(HEADER + LONGEST);
+    let family = match key.prefix {
+        IpNet::V4(_) => libc::AF_INET,
+        IpNet::V6(_) => libc::AF_INET6,
     };
-    message.attributes = vec![
-        RouteAttribute::Destination(key.prefix.network().into()),
-        RouteAttribute::Priority(key.metric),
-    ];
-    message
-}
-
-fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() {
-        AddressFamily::Inet
-    } else {
-        AddressFamily::Inet6
+    let (table, protocol) = (libc::RT_TABLE_MAIN, ours::PROTOCOL);
+    body.extend([family as u8, key.prefix.prefix_len(), 0, 0]);
+    body.extend([table, protocol, scope, route_type]);
+    body.extend([0; 4]);
+    match key.prefix.network() {
+        IpAddr::V4(address) => put_attribute(&mut body, libc::RTA_DST, &address.octets()),
+        IpAddr::V6(address) => put_attribute(&mut body, libc::RTA_DST, &address.octets()),
     }
+    put_attribute(&mut body, libc::RTA_PRIORITY, &key.metric.to_ne_bytes());
+    Request { kind, flags, body }
 }
 
 pub(super) fn put(key: &RouteKey, target: &Target, replace: bool) -> Request {
-    let mut message = message(key);
-    message.header.scope = RouteScope::Universe;
+    let flags = NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
+    let put = |kind| {
+        request(
+            libc::RTM_NEWROUTE,
+            flags,
+            key,
+            kind,
+            libc::RT_SCOPE_UNIVERSE,
+        )
+    };
     match target {
         Target::Group(id) => {
-            message.header.kind = RouteType::Unicast;
-            message.attributes.push(RouteAttribute::NhId(id.0));
+            let mut request = put(libc::RTN_UNICAST);
+            put_attribute(&mut request.body, RTA_NH_ID, &id.0.to_ne_bytes());
+            request
         }
-        Target::Unreachable => message.header.kind = RouteType::Unreachable,
+        Target::Unreachable => put(libc::RTN_UNREACHABLE),
     }
-    let flags = NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
-    Request::new(RouteNetlinkMessage::NewRoute(message), flags)
 }
 
 /// Deletes by destination, metric and protocol, whatever the type and the nexthop.
 pub(super) fn delete(key: &RouteKey) -> Request {
-    let mut message = message(key);
-    message.header.scope = RouteScope::NoWhere;
-    Request::new(RouteNetlinkMessage::DelRoute(message), 0)
+    request(
+        libc::RTM_DELROUTE,
+        0,
+        key,
+        libc::RTN_UNSPEC,
+        libc::RT_SCOPE_NOWHERE,
+    )
 }
 
 /// Asks for the main table of one family.

@@ -18,7 +18,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
 use super::wire::{HEADER, Message, messages};
 
@@ -36,6 +36,8 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const REFUSAL_SIZE: usize = 4096;
 /// The kernel sends dumps in datagrams of at most 32 KiB.
 const DATAGRAM: usize = 64 * 1024;
+/// Objects of a listing that are passed on together.
+const PIECE: usize = 1024;
 /// A dump that the kernel declares torn by a concurrent change is asked for again this often.
 const TORN_DUMPS: usize = 10;
 
@@ -74,6 +76,14 @@ impl Refusal {
         let text = format!("the kernel did not answer within {} s", TIMEOUT.as_secs());
         Self {
             errno: Errno::ETIMEDOUT,
+            text: Some(text),
+        }
+    }
+
+    fn torn(times: usize) -> Self {
+        let text = format!("changes tore {times} listings in a row");
+        Self {
+            errno: Errno::EINTR,
             text: Some(text),
         }
     }
@@ -145,6 +155,31 @@ impl Channel {
     ) -> Result<Vec<T>, Refusal> {
         self.exchange(DUMP_TIMEOUT, move |socket| {
             socket.ask(&request, NLM_F_DUMP, decode)
+        })
+        .await?
+    }
+
+    /// Like [`Channel::dump`], in pieces as they come. Of a listing that is not needed any more the
+    /// rest is passed over.
+    pub async fn stream<T: Send + 'static>(
+        &self,
+        request: Request,
+        decode: fn(u16, &[u8]) -> Option<T>,
+        pieces: mpsc::Sender<Vec<T>>,
+    ) -> Result<(), Refusal> {
+        self.exchange(DUMP_TIMEOUT, move |socket| {
+            let mut piece = Vec::new();
+            let torn = socket.ask_each(&request, NLM_F_DUMP, |kind, body| {
+                piece.extend(decode(kind, body));
+                if piece.len() >= PIECE {
+                    let _ = pieces.blocking_send(std::mem::take(&mut piece));
+                }
+            })?;
+            let _ = pieces.blocking_send(piece);
+            match torn {
+                true => Err(Refusal::torn(1)),
+                false => Ok(()),
+            }
         })
         .await?
     }
@@ -303,34 +338,44 @@ impl Socket {
         decode: fn(u16, &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
         for _ in 0..TORN_DUMPS {
-            let mut bytes = Vec::new();
-            let sequence = self.append(&mut bytes, request, flags);
-            self.transmit(&bytes)?;
-            let (mut decoded, mut torn, mut end) = (Vec::new(), false, None);
-            while end.is_none() {
-                self.receive(|message| {
-                    if message.sequence != sequence {
-                        return;
-                    }
-                    torn |= message.flags & NLM_F_DUMP_INTR != 0;
-                    match message.kind {
-                        NLMSG_ERROR | NLMSG_DONE => end = Some(message.result()),
-                        NLMSG_NOOP | NLMSG_OVERRUN => {}
-                        kind => decoded.extend(decode(kind, message.body)),
-                    }
-                })?;
-            }
-            match end {
-                Some(Err(refusal)) => return Err(refusal),
-                _ if torn => {}
-                _ => return Ok(decoded),
+            let mut decoded = Vec::new();
+            let each = |kind, body: &[u8]| decoded.extend(decode(kind, body));
+            if !self.ask_each(request, flags, each)? {
+                return Ok(decoded);
             }
         }
-        let text = format!("changes tore {TORN_DUMPS} listings in a row");
-        Err(Refusal {
-            errno: Errno::EINTR,
-            text: Some(text),
-        })
+        Err(Refusal::torn(TORN_DUMPS))
+    }
+
+    /// Shows each message that answers; true if the kernel declares them torn by a concurrent
+    /// change.
+    fn ask_each(
+        &mut self,
+        request: &Request,
+        flags: u16,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> Result<bool, Refusal> {
+        let mut bytes = Vec::new();
+        let sequence = self.append(&mut bytes, request, flags);
+        self.transmit(&bytes)?;
+        let (mut torn, mut end) = (false, None);
+        while end.is_none() {
+            self.receive(|message| {
+                if message.sequence != sequence {
+                    return;
+                }
+                torn |= message.flags & NLM_F_DUMP_INTR != 0;
+                match message.kind {
+                    NLMSG_ERROR | NLMSG_DONE => end = Some(message.result()),
+                    NLMSG_NOOP | NLMSG_OVERRUN => {}
+                    kind => each(kind, message.body),
+                }
+            })?;
+        }
+        match end {
+            Some(Err(refusal)) => Err(refusal),
+            _ => Ok(torn),
+        }
     }
 
     fn transmit(&self, bytes: &[u8]) -> Result<(), Refusal> {

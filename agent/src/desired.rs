@@ -1,32 +1,23 @@
-//! From configuration, Loc-RIB and link state to the [`State`] that should be: pure.
+//! From configuration, Loc-RIB and link state to what should be in the kernel: pure.
 //!
-//! Two steps. [`routes`] resolves every path in use to a [`Nexthop`] and finds what cannot be
-//! resolved. [`desired`] numbers nexthops and groups, keeping the numbers of what the kernel holds
-//! already, and adds interfaces and the `unreachable` routes.
+//! [`desired`] says which interfaces and `unreachable` routes there are to be. [`Ways`] resolves the
+//! paths of a prefix to nexthops, and [`Sets`] remembers which group serves which set of paths, so
+//! that one of a hundred thousand prefixes costs one look-up.
 
-use crate::config::{Config, Tunnel};
+use crate::config::Config;
+use crate::kernel::Op;
 use crate::peers;
 use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
+use hashbrown::HashMap;
 use ipnet::IpNet;
-use routemesh_bgp::wire::NextHop;
+use routemesh_bgp::{Hop, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
-
-/// Where the traffic of each prefix should go, before nexthops have numbers.
-pub type Routes = BTreeMap<IpNet, BTreeSet<Nexthop>>;
+use std::sync::Arc;
 
 /// MTU of tunnel interfaces: that of the usual outer path. Path MTU discovery takes off what ESP
 /// needs; a smaller value here would be a guess that is wrong for other ciphers.
 const MTU: u32 = 1500;
-
-/// One path in use, as BGP chose it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// The BGP peer: a tunnel's name or a router's address.
-    pub peer: String,
-    /// The next hop that it gave.
-    pub next_hop: NextHop,
-}
 
 /// What is known of the overlay's interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,103 +43,18 @@ impl Links {
     }
 }
 
-/// Resolves the paths of every prefix. A path over an interface that cannot carry packets is left
-/// out; a next hop on no subnet of ours is left out and named in the second value.
-pub fn routes(
-    config: &Config,
-    loc_rib: &BTreeMap<IpNet, Vec<Path>>,
-    links: &Links,
-) -> (Routes, BTreeSet<IpAddr>) {
-    let tunnels: BTreeMap<String, &Tunnel> =
-        config.tunnels.values().map(|t| (t.name(), t)).collect();
-    let mut unresolved = BTreeSet::new();
-    let mut resolve = |path: &Path| -> Option<Nexthop> {
-        let nexthop = match tunnels.get(&path.peer) {
-            // Whatever next hop a gateway names, its traffic goes through its own tunnel.
-            Some(tunnel) => Nexthop {
-                gateway: IpAddr::V6(tunnel.remote),
-                link: tunnel.link(),
-            },
-            None => match peers::nexthop(&path.peer, path.next_hop, links) {
-                Some(nexthop) => nexthop,
-                None => {
-                    unresolved.insert(path.next_hop.address);
-                    return None;
-                }
-            },
-        };
-        links.usable.contains(&nexthop.link).then_some(nexthop)
+/// The interfaces and `unreachable` routes that there should be. What stands on the interfaces
+/// follows from the Loc-RIB.
+pub fn desired(config: &Config) -> State {
+    let barrier = |prefix| {
+        let metric = ours::METRIC_UNREACHABLE;
+        (RouteKey { prefix, metric }, Target::Unreachable)
     };
-    let mut routes = Routes::new();
-    for (prefix, paths) in loc_rib {
-        let nexthops: BTreeSet<Nexthop> = paths.iter().filter_map(&mut resolve).collect();
-        // A group is of one family: an IPv4 nexthop in it would bar IPv6 routes from it.
-        let v6_only = nexthops.iter().any(|n| n.gateway.is_ipv6());
-        let nexthops: BTreeSet<_> = nexthops
-            .into_iter()
-            .filter(|n| n.gateway.is_ipv6() == v6_only)
-            .collect();
-        if !nexthops.is_empty() {
-            routes.insert(*prefix, nexthops);
-        }
-    }
-    (routes, unresolved)
-}
-
-/// What should be in the kernel.
-///
-/// Until `settled` (every peer has told all it knows) what
-/// is observed stays as it is beside what is new, so that nothing is deleted for want of knowledge.
-pub fn desired(config: &Config, routes: &Routes, settled: bool, observed: &State) -> State {
-    let mut state = State {
+    State {
         links: config.tunnels.values().map(link).collect(),
+        barriers: config.elsewhere().map(barrier).collect(),
         ..State::default()
-    };
-    let mut ids = Ids::new(observed);
-    let singles: BTreeSet<&Nexthop> = routes.values().flatten().collect();
-    let held = invert(&observed.nexthops);
-    let numbers: BTreeMap<&Nexthop, NexthopId> = singles
-        .into_iter()
-        .filter_map(|nexthop| Some((nexthop, ids.of(held.get(nexthop).copied())?)))
-        .collect();
-    state.nexthops = numbers.iter().map(|(n, id)| (*id, (*n).clone())).collect();
-
-    let held = invert(&observed.groups);
-    let mut groups: BTreeMap<BTreeSet<Member>, NexthopId> = BTreeMap::new();
-    for (prefix, nexthops) in routes {
-        let members: BTreeSet<Member> = nexthops
-            .iter()
-            .filter_map(|n| numbers.get(n))
-            .map(|id| Member { id: *id, weight: 1 })
-            .collect();
-        let id = match groups.get(&members) {
-            Some(id) => *id,
-            None => {
-                let Some(id) = ids.of(held.get(&members).copied()) else {
-                    continue;
-                };
-                groups.insert(members, id);
-                id
-            }
-        };
-        let key = RouteKey {
-            prefix: *prefix,
-            metric: ours::METRIC,
-        };
-        state.routes.insert(key, Target::Group(id));
     }
-    state.groups = groups.into_iter().map(|(m, id)| (id, m)).collect();
-    for prefix in config.elsewhere() {
-        let key = RouteKey {
-            prefix,
-            metric: ours::METRIC_UNREACHABLE,
-        };
-        state.routes.insert(key, Target::Unreachable);
-    }
-    if !settled {
-        keep(&mut state, observed);
-    }
-    state
 }
 
 /// Keeps interfaces that are wanted no more for as long as charon has something for them
@@ -162,7 +68,7 @@ pub fn keep_links(state: &mut State, observed: &State, in_charon: Option<&BTreeS
     }
 }
 
-fn link(tunnel: &Tunnel) -> (String, Link) {
+fn link(tunnel: &crate::config::Tunnel) -> (String, Link) {
     let link = Link {
         side: Side::Overlay,
         kind: tunnel.kind.clone(),
@@ -176,55 +82,271 @@ fn link(tunnel: &Tunnel) -> (String, Link) {
     (tunnel.link(), link)
 }
 
-/// Routes of the kernel stay as they are, with all that they stand on.
-fn keep(state: &mut State, observed: &State) {
-    state.nexthops.extend(observed.nexthops.clone());
-    state.groups.extend(observed.groups.clone());
-    state
-        .routes
-        .extend(observed.routes.iter().map(|(k, t)| (*k, *t)));
+/// Where the traffic of each peer's paths goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// By the BGP peer's name.
+    tunnels: BTreeMap<String, Nexthop>,
+    links: Links,
 }
 
-fn invert<T: Ord + Clone>(objects: &BTreeMap<NexthopId, T>) -> BTreeMap<T, NexthopId> {
-    objects.iter().map(|(id, o)| (o.clone(), *id)).collect()
-}
-
-/// Gives out ids that the kernel does not hold: an id in use never changes its meaning.
-struct Ids {
-    taken: BTreeSet<NexthopId>,
-    next: u32,
-}
-
-impl Ids {
-    fn new(observed: &State) -> Self {
+impl Ways {
+    /// By this configuration, over these interfaces.
+    pub fn new(config: &Config, links: &Links) -> Self {
+        let tunnel = |tunnel: &crate::config::Tunnel| {
+            let gateway = IpAddr::V6(tunnel.remote);
+            let link = tunnel.link();
+            (tunnel.name(), Nexthop { gateway, link })
+        };
         Self {
-            taken: observed
-                .nexthops
-                .keys()
-                .chain(observed.groups.keys())
-                .copied()
-                .collect(),
-            next: *ours::NEXTHOPS.start(),
+            tunnels: config.tunnels.values().map(tunnel).collect(),
+            links: links.clone(),
         }
     }
 
-    /// The id already held, or a free one; `None` once all sixteen million are taken.
-    fn of(&mut self, held: Option<NexthopId>) -> Option<NexthopId> {
-        if held.is_some() {
-            return held;
+    /// Without tunnels and routers.
+    #[cfg(test)]
+    pub fn over(links: &Links) -> Self {
+        Self {
+            links: links.clone(),
+            ..Self::default()
         }
-        while self.taken.contains(&NexthopId(self.next)) {
-            self.next += 1;
+    }
+
+    /// Where a path leads; `None` where its next hop is on no subnet of ours.
+    fn nexthop(&self, hop: &Hop) -> Option<Nexthop> {
+        // Whatever next hop a gateway names, its traffic goes through its own tunnel.
+        if let Some(nexthop) = self.tunnels.get(&*hop.peer.0) {
+            return Some(nexthop.clone());
         }
-        let id = NexthopId(self.next);
-        self.next += 1;
-        ours::NEXTHOPS.contains(&id.0).then_some(id)
+        peers::nexthop(&hop.peer.0, hop.next_hop, &self.links)
+    }
+
+    /// The nexthops of a set of paths and their weights, without those over interfaces that cannot
+    /// carry packets. Next hops on no subnet of ours are added to `unresolved`.
+    fn nexthops(&self, hops: &[Hop], unresolved: &mut BTreeSet<IpAddr>) -> BTreeMap<Nexthop, u16> {
+        let mut nexthops: BTreeMap<Nexthop, u16> = BTreeMap::new();
+        for hop in hops {
+            match self.nexthop(hop) {
+                None => drop(unresolved.insert(hop.next_hop.address)),
+                Some(nexthop) if self.links.usable.contains(&nexthop.link) => {
+                    let weight = nexthops.entry(nexthop).or_default();
+                    *weight = hop.weight.clamp(1, 256).max(*weight);
+                }
+                Some(_) => {}
+            }
+        }
+        // A group is of one family: an IPv4 nexthop in it would bar IPv6 routes from it.
+        let v6_only = nexthops.keys().any(|n| n.gateway.is_ipv6());
+        nexthops.retain(|n, _| n.gateway.is_ipv6() == v6_only);
+        nexthops
+    }
+}
+
+/// What serves a set of paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// This group.
+    Group(NexthopId),
+    /// None of the paths can carry packets.
+    Nothing,
+    /// A group that could not be made.
+    Unmade,
+}
+
+/// The group that serves each set of paths in use.
+#[derive(Debug, Default)]
+pub struct Sets {
+    ways: Ways,
+    /// By the address of the set, which is its own for as long as it is held here.
+    known: HashMap<usize, Known>,
+    nexthops: BTreeMap<Nexthop, NexthopId>,
+    groups: BTreeMap<BTreeSet<Member>, NexthopId>,
+    unresolved: BTreeSet<IpAddr>,
+    /// Where to go on looking for an id that nothing has.
+    next: u32,
+}
+
+#[derive(Debug)]
+struct Known {
+    hops: Arc<[Hop]>,
+    nexthops: BTreeMap<Nexthop, u16>,
+    group: Option<NexthopId>,
+    /// It was asked for, and not again before the next review.
+    asked: bool,
+}
+
+fn address(hops: &Arc<[Hop]>) -> usize {
+    Arc::as_ptr(hops).cast::<Hop>().addr()
+}
+
+impl Sets {
+    /// Begins again with other ways, or with what the kernel turned out to hold. `again`: what could
+    /// not be made is tried once more.
+    pub fn review(&mut self, ways: Option<Ways>, state: &State, again: bool) {
+        if let Some(ways) = ways {
+            self.ways = ways;
+        }
+        let invert = |(id, nexthop): (&NexthopId, &Nexthop)| (nexthop.clone(), *id);
+        self.nexthops = state.nexthops.iter().map(invert).collect();
+        let invert = |(id, members): (&NexthopId, &BTreeSet<Member>)| (members.clone(), *id);
+        self.groups = state.groups.iter().map(invert).collect();
+        self.unresolved.clear();
+        let (ways, unresolved) = (&self.ways, &mut self.unresolved);
+        // Sets that nobody else holds are in use no more.
+        self.known
+            .retain(|_, known| Arc::strong_count(&known.hops) > 1);
+        for known in self.known.values_mut() {
+            known.nexthops = ways.nexthops(&known.hops, unresolved);
+            known.asked &= !again;
+            known.group = None;
+        }
+        let groups: Vec<Option<NexthopId>> = self.known.values().map(|it| self.held(it)).collect();
+        for (known, group) in self.known.values_mut().zip(groups) {
+            known.group = group;
+        }
+    }
+
+    /// Paths lead these ways already.
+    pub fn leads(&self, ways: &Ways) -> bool {
+        self.ways == *ways
+    }
+
+    /// Next hops on no subnet of ours.
+    pub fn unresolved(&self) -> impl Iterator<Item = IpAddr> {
+        self.unresolved.iter().copied()
+    }
+
+    /// What serves a set, if it is known.
+    pub fn serves(&self, hops: &Arc<[Hop]>) -> Service {
+        match self.known.get(&address(hops)) {
+            Some(known) if known.nexthops.is_empty() => Service::Nothing,
+            Some(Known {
+                group: Some(id), ..
+            }) => Service::Group(*id),
+            _ => Service::Unmade,
+        }
+    }
+
+    /// The nexthops and groups that these sets need and that are not there, once. What is made of
+    /// them is taken for done: [`Sets::review`] where it was not.
+    pub fn make<'a>(
+        &mut self,
+        sets: impl Iterator<Item = &'a Arc<[Hop]>>,
+        state: &State,
+        taken: &BTreeSet<NexthopId>,
+    ) -> Vec<Op> {
+        let mut ops = Vec::new();
+        let mut last = 0;
+        for hops in sets {
+            // Neighbours mostly have the same.
+            if std::mem::replace(&mut last, address(hops)) == address(hops) {
+                continue;
+            }
+            let known = self.known.get(&address(hops));
+            if known.is_some_and(|it| it.asked || it.group.is_some() || it.nexthops.is_empty()) {
+                continue;
+            }
+            let mut known = Known {
+                hops: hops.clone(),
+                nexthops: self.ways.nexthops(hops, &mut self.unresolved),
+                group: None,
+                asked: true,
+            };
+            known.group = self.held(&known);
+            if known.group.is_none() && !known.nexthops.is_empty() {
+                known.group = self.ask(&known.nexthops, state, taken, &mut ops);
+            }
+            self.known.insert(address(hops), known);
+        }
+        ops
+    }
+
+    /// The nexthops that only this peer's paths lead to. Its sets are forgotten: they come again
+    /// if it does.
+    pub fn lose(&mut self, peer: &PeerId) -> BTreeSet<NexthopId> {
+        let (mut dying, mut living) = (BTreeSet::new(), BTreeSet::new());
+        for hop in self.known.values().flat_map(|known| known.hops.iter()) {
+            let side = if hop.peer == *peer {
+                &mut dying
+            } else {
+                &mut living
+            };
+            side.extend(self.ways.nexthop(hop));
+        }
+        self.known
+            .retain(|_, known| known.hops.iter().all(|hop| hop.peer != *peer));
+        let only = dying.difference(&living);
+        only.filter_map(|nexthop| self.nexthops.get(nexthop).copied())
+            .collect()
+    }
+
+    /// The group that holds what the set asks for.
+    fn held(&self, known: &Known) -> Option<NexthopId> {
+        let member = |(nexthop, weight): (&Nexthop, &u16)| {
+            let (id, weight) = (*self.nexthops.get(nexthop)?, *weight);
+            Some(Member { id, weight })
+        };
+        let members: Option<BTreeSet<Member>> = known.nexthops.iter().map(member).collect();
+        self.groups.get(&members?).copied()
+    }
+
+    fn ask(
+        &mut self,
+        nexthops: &BTreeMap<Nexthop, u16>,
+        state: &State,
+        taken: &BTreeSet<NexthopId>,
+        ops: &mut Vec<Op>,
+    ) -> Option<NexthopId> {
+        let mut members = BTreeSet::new();
+        for (nexthop, weight) in nexthops {
+            let id = match self.nexthops.get(nexthop) {
+                Some(id) => *id,
+                None => {
+                    let id = self.fresh(state, taken)?;
+                    self.nexthops.insert(nexthop.clone(), id);
+                    ops.push(Op::PutNexthop {
+                        id,
+                        nexthop: nexthop.clone(),
+                        replace: false,
+                    });
+                    id
+                }
+            };
+            let weight = *weight;
+            members.insert(Member { id, weight });
+        }
+        let id = self.fresh(state, taken)?;
+        self.groups.insert(members.clone(), id);
+        ops.push(Op::PutGroup {
+            id,
+            members,
+            replace: false,
+        });
+        Some(id)
+    }
+
+    /// An id that nothing has: one in use never changes its meaning. `None` once all sixteen
+    /// million are.
+    fn fresh(&mut self, state: &State, taken: &BTreeSet<NexthopId>) -> Option<NexthopId> {
+        let (first, last) = (*ours::NEXTHOPS.start(), *ours::NEXTHOPS.end());
+        // The last one means something else in the table of routes.
+        for _ in first..last {
+            let id = NexthopId(self.next.clamp(first, last - 1));
+            self.next = if id.0 == last - 1 { first } else { id.0 + 1 };
+            let held = state.nexthops.contains_key(&id) || state.groups.contains_key(&id);
+            if !held && !taken.contains(&id) && state.routes.users(id) == 0 {
+                return Some(id);
+            }
+        }
+        None
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use routemesh_bgp::wire::NextHop;
     use routemesh_proto as proto;
 
     /// Site one, this one, behind a router; site two with two gateways.
@@ -262,207 +384,146 @@ mod tests {
     }
 
     fn links() -> Links {
-        let lan = (
-            "fd00:1::/64".parse().unwrap(),
-            "fd00:1::1".parse().unwrap(),
-            "lan0".into(),
-        );
+        let lan = |net: &str, own: &str| {
+            let (net, own) = (net.parse().unwrap(), own.parse().unwrap());
+            (net, own, "lan0".to_owned())
+        };
         Links {
-            connected: vec![lan],
+            connected: vec![
+                lan("172.16.1.0/24", "172.16.1.1"),
+                lan("fd00:1::/64", "fd00:1::1"),
+            ],
             usable: ["lan0", "rm1", "rm2"].map(String::from).into(),
             ..Links::default()
         }
     }
 
-    fn path(peer: &str, next_hop: &str) -> Path {
-        Path {
+    fn hop(peer: &str, next_hop: &str, weight: u16) -> Hop {
+        Hop {
             peer: peer.into(),
             next_hop: NextHop {
                 address: next_hop.parse().unwrap(),
                 link_local: None,
             },
+            weight,
         }
     }
 
-    /// Two prefixes of site two over both tunnels, one of our own from the router.
-    fn loc_rib() -> BTreeMap<IpNet, Vec<Path>> {
-        let both = || {
-            vec![
-                path("rm1-V2-1", "2001:db8:ff::3"),
-                path("rm2-V2-2", "2001:db8:ff::5"),
-            ]
-        };
-        let own = vec![path("fd00:1::254", "fd00:1::254")];
-        let entry = |prefix: &str, paths| (prefix.parse().unwrap(), paths);
-        BTreeMap::from([
-            entry("10.0.1.0/24", own),
-            entry("10.0.2.0/24", both()),
-            entry("2001:db8:a2::/64", both()),
-        ])
+    /// Interfaces and weights of a set, and what could not be resolved.
+    fn resolve(hops: &[Hop], links: &Links) -> (Vec<(String, u16)>, Vec<String>) {
+        let mut unresolved = BTreeSet::new();
+        let nexthops = Ways::new(&config(), links).nexthops(hops, &mut unresolved);
+        let nexthops = nexthops.into_iter().map(|(it, weight)| (it.link, weight));
+        let unresolved = unresolved.iter().map(ToString::to_string);
+        (nexthops.collect(), unresolved.collect())
     }
 
-    fn make(loc_rib: &BTreeMap<IpNet, Vec<Path>>, settled: bool, observed: &State) -> State {
-        let config = config();
-        let (routes, unresolved) = routes(&config, loc_rib, &links());
-        assert_eq!(unresolved, BTreeSet::new());
-        desired(&config, &routes, settled, observed)
-    }
-
-    fn target(state: &State, prefix: &str, metric: u32) -> Option<Target> {
-        let prefix = prefix.parse().unwrap();
-        state.routes.get(&RouteKey { prefix, metric }).copied()
+    fn both() -> [Hop; 2] {
+        [
+            hop("rm1-V2-1", "2001:db8:ff::3", 1),
+            // A next hop of somebody else still goes through the peer's own tunnel.
+            hop("rm2-V2-2", "fd00:1::66", 100),
+        ]
     }
 
     #[test]
-    fn both_families_share_one_group_of_both_tunnels() {
-        let state = make(&loc_rib(), true, &State::default());
-        let Some(Target::Group(group)) = target(&state, "10.0.2.0/24", ours::METRIC) else {
-            panic!("no route: {state:?}");
-        };
-        assert_eq!(
-            target(&state, "2001:db8:a2::/64", ours::METRIC),
-            Some(Target::Group(group))
-        );
-        let via: Vec<&str> = state.groups[&group]
-            .iter()
-            .map(|m| state.nexthops[&m.id].link.as_str())
-            .collect();
-        assert_eq!(via, ["rm1", "rm2"]);
-        assert_eq!((state.groups.len(), state.nexthops.len()), (2, 3));
-    }
-
-    #[test]
-    fn what_no_tunnel_serves_is_unreachable_and_our_own_is_not() {
-        let state = make(&BTreeMap::new(), true, &State::default());
-        for prefix in ["10.0.2.0/24", "2001:db8:a2::/64"] {
-            assert_eq!(
-                target(&state, prefix, ours::METRIC_UNREACHABLE),
-                Some(Target::Unreachable)
-            );
-        }
-        assert_eq!(state.routes.len(), 2);
-    }
-
-    #[test]
-    fn a_next_hop_of_somebody_else_still_goes_through_the_peers_own_tunnel() {
-        let mut rib = loc_rib();
-        rib.insert(
-            "10.0.2.0/24".parse().unwrap(),
-            vec![path("rm1-V2-1", "fd00:1::66")],
-        );
-        let (routes, _) = routes(&config(), &rib, &links());
-        let nexthops = &routes[&"10.0.2.0/24".parse().unwrap()];
-        assert_eq!(nexthops.first().map(|n| n.link.as_str()), Some("rm1"));
-    }
-
-    #[test]
-    fn a_next_hop_on_no_subnet_is_named() {
-        let mut rib = loc_rib();
-        rib.insert(
-            "10.0.1.128/25".parse().unwrap(),
-            vec![path("fd00:1::254", "fd00:9::1")],
-        );
-        let (routes, unresolved) = routes(&config(), &rib, &links());
-        assert_eq!(unresolved, BTreeSet::from(["fd00:9::1".parse().unwrap()]));
-        assert!(!routes.contains_key(&"10.0.1.128/25".parse().unwrap()));
+    fn paths_lead_through_their_tunnels_by_their_weights() {
+        let expected = vec![("rm1".to_owned(), 1), ("rm2".to_owned(), 100)];
+        assert_eq!(resolve(&both(), &links()), (expected, vec![]));
     }
 
     #[test]
     fn a_dead_link_carries_nothing() {
         let mut links = links();
         links.usable.remove("rm1");
-        let (routes, _) = routes(&config(), &loc_rib(), &links);
-        let nexthops = &routes[&"10.0.2.0/24".parse().unwrap()];
-        let via: Vec<&str> = nexthops.iter().map(|n| n.link.as_str()).collect();
-        assert_eq!(via, ["rm2"]);
+        let expected = vec![("rm2".to_owned(), 100)];
+        assert_eq!(resolve(&both(), &links), (expected, vec![]));
     }
 
     #[test]
-    fn what_is_there_keeps_its_ids() {
-        let first = make(&loc_rib(), true, &State::default());
-        // As the kernel might hold it: the same content under other ids.
-        let shift = |id: NexthopId| NexthopId(id.0 + 100);
-        let target = |target: &Target| match target {
-            Target::Group(id) => Target::Group(shift(*id)),
-            Target::Unreachable => Target::Unreachable,
+    fn a_next_hop_on_no_subnet_is_named() {
+        let stray = hop("fd00:1::254", "fd00:9::1", 1);
+        let expected = vec!["fd00:9::1".to_owned()];
+        assert_eq!(resolve(&[stray], &links()), (vec![], expected));
+    }
+
+    #[test]
+    fn two_paths_to_one_nexthop_are_one_and_the_weight_has_bounds() {
+        let third = |peer, weight| hop(peer, "fd00:1::9", weight);
+        let hops = [third("fd00:1::254", 3), third("fd00:1::253", 300)];
+        let expected = vec![("lan0".to_owned(), 256)];
+        assert_eq!(resolve(&hops, &links()), (expected, vec![]));
+    }
+
+    #[test]
+    fn a_group_is_of_one_family() {
+        let v4 = hop("172.16.1.254", "172.16.1.254", 1);
+        let alone = vec![("lan0".to_owned(), 1)];
+        assert_eq!(resolve(std::slice::from_ref(&v4), &links()).0, alone);
+        let [v6, _] = both();
+        assert_eq!(resolve(&[v4, v6], &links()).0, [("rm1".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn what_no_tunnel_serves_is_unreachable_and_our_own_is_not() {
+        let barriers = desired(&config()).barriers;
+        let prefixes: Vec<String> = barriers.keys().map(|it| it.prefix.to_string()).collect();
+        assert_eq!(prefixes, ["10.0.2.0/24", "2001:db8:a2::/64"]);
+        let worst = |(key, target): (&RouteKey, &Target)| {
+            key.metric == u32::MAX && *target == Target::Unreachable
         };
-        let shifted = State {
-            nexthops: first
-                .nexthops
-                .iter()
-                .map(|(id, n)| (shift(*id), n.clone()))
-                .collect(),
-            groups: first
-                .groups
-                .iter()
-                .map(|(id, members)| {
-                    let shifted = members.iter().map(|m| Member {
-                        id: shift(m.id),
-                        ..*m
-                    });
-                    (shift(*id), shifted.collect())
-                })
-                .collect(),
-            routes: first
-                .routes
-                .iter()
-                .map(|(key, t)| (*key, target(t)))
-                .collect(),
-            ..first.clone()
+        assert!(barriers.iter().all(worst));
+    }
+
+    #[test]
+    fn equal_sets_share_a_group_and_a_group_once_made_is_found_again() {
+        let mut state = State::default();
+        let mut sets = Sets::default();
+        sets.review(Some(Ways::new(&config(), &links())), &state, true);
+        let set: Arc<[Hop]> = both().into();
+        let twin: Arc<[Hop]> = both().into();
+        let ops = sets.make([&set, &twin].into_iter(), &state, &BTreeSet::new());
+        assert_eq!(ops.len(), 3, "two nexthops and a group");
+        ops.iter().for_each(|op| state.done(op));
+        let Service::Group(group) = sets.serves(&set) else {
+            panic!("{sets:?}");
         };
-        assert_eq!(make(&loc_rib(), true, &shifted), shifted);
+        assert_eq!(sets.serves(&twin), Service::Group(group));
+        // An agent that begins anew.
+        let mut sets = Sets::default();
+        sets.review(Some(Ways::new(&config(), &links())), &state, true);
+        assert_eq!(sets.make([&set].into_iter(), &state, &BTreeSet::new()), []);
+        assert_eq!(sets.serves(&set), Service::Group(group));
     }
 
     #[test]
-    fn a_shrunken_group_is_found_again() {
-        let mut observed = make(&loc_rib(), true, &State::default());
-        let lost = observed.nexthops.iter().find(|(_, n)| n.link == "rm2");
-        let lost = *lost.unwrap().0;
-        crate::plan::forget_nexthop(&mut observed, lost);
-        let mut rib = loc_rib();
-        for paths in rib.values_mut() {
-            paths.retain(|path| path.peer != "rm2-V2-2");
+    fn an_id_that_a_stranger_holds_is_passed_over() {
+        let taken = BTreeSet::from([NexthopId(*ours::NEXTHOPS.start())]);
+        let mut sets = Sets::default();
+        let state = State::default();
+        sets.review(Some(Ways::new(&config(), &links())), &state, true);
+        for op in sets.make([&both().into()].into_iter(), &state, &taken) {
+            let (Op::PutNexthop { id, .. } | Op::PutGroup { id, .. }) = op else {
+                panic!("{op}");
+            };
+            assert!(!taken.contains(&id));
         }
-        assert_eq!(make(&rib, true, &observed), observed);
-    }
-
-    #[test]
-    fn nothing_goes_before_all_is_known() {
-        let before = make(&loc_rib(), true, &State::default());
-        let mut rib = loc_rib();
-        rib.remove(&"10.0.2.0/24".parse().unwrap());
-        rib.insert(
-            "2001:db8:a2::/64".parse().unwrap(),
-            vec![path("rm1-V2-1", "::1")],
-        );
-        rib.insert(
-            "10.0.2.128/25".parse().unwrap(),
-            vec![path("rm1-V2-1", "::1")],
-        );
-        let unsettled = make(&rib, false, &before);
-        for (key, target) in &before.routes {
-            assert_eq!(unsettled.routes.get(key), Some(target));
-        }
-        assert!(target(&unsettled, "10.0.2.128/25", ours::METRIC).is_some());
-        let settled = make(&rib, true, &before);
-        assert_eq!(target(&settled, "10.0.2.0/24", ours::METRIC), None);
     }
 
     #[test]
     fn tunnels_become_links_with_their_interconnect() {
-        let state = make(&BTreeMap::new(), true, &State::default());
-        let addresses = &state.links["rm1"].addresses;
+        let addresses = &desired(&config()).links["rm1"].addresses;
         let first = addresses.first().map(ToString::to_string);
         assert_eq!(first, Some("2001:db8:ff::2/127".into()));
     }
 
     #[test]
     fn an_interface_goes_only_after_all_that_charon_has_for_it() {
-        let mut observed = make(&BTreeMap::new(), true, &State::default());
+        let mut observed = desired(&config());
         let old = observed.links["rm1"].clone();
         observed.links.insert("rm9".into(), old);
         let kept = |in_charon: Option<&BTreeSet<&str>>| {
-            let mut state = make(&BTreeMap::new(), true, &observed);
+            let mut state = desired(&config());
             keep_links(&mut state, &observed, in_charon);
             state.links.contains_key("rm9")
         };

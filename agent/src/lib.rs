@@ -6,7 +6,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`config`], [`peers`], [`desired`], [`plan`], [`status`], [`vici::heal`] | decide: pure functions over values |
+//! | [`config`], [`peers`], [`desired`], [`plan`], [`dataplane`], [`status`], [`vici::heal`] | decide: pure functions over values |
 //! | [`kernel`], [`netns`], [`vici`], [`bgp`], [`control`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
@@ -14,8 +14,13 @@ pub mod bgp;
 pub mod charon;
 pub mod config;
 pub mod control;
+pub mod dataplane;
 pub mod desired;
+pub mod fib;
 pub mod kernel;
+pub mod memory;
+#[cfg(test)]
+mod model;
 pub mod netns;
 pub mod peers;
 pub mod plan;

@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Parser, Subcommand};
 use routemesh_agent::config::Config;
 use routemesh_agent::control::{self, InForce};
+use routemesh_agent::memory;
 use routemesh_agent::reconcile;
 use routemesh_agent::run::{self, Host};
 use routemesh_agent::state_dir::{StateDir, read_config};
@@ -65,6 +66,7 @@ struct HostArgs {
 }
 
 fn main() -> ExitCode {
+    memory::frugal();
     let cli = Cli::parse();
     // A word alone that is no level would be taken for a module, and all else be silent.
     let known = cli.log.contains('=') || cli.log.parse::<LevelFilter>().is_ok();

@@ -1,18 +1,21 @@
-//! The one pass over the kernel that serves boot, change, repair and timer alike: observe, ask
-//! BGP, plan, apply, report. What it does is decided by `peers`, `desired`, `plan` and `status`;
-//! here it is only carried out, and what could not be carried out is named.
+//! The kernel made as it should be: passes, which serve boot, change, repair and timer alike, and
+//! between them what BGP tells, as it comes. What is to be done is decided by `peers`, `desired`,
+//! `plan`, `dataplane` and `status`; here it is only carried out, and what could not be carried out
+//! is named.
 //!
 //! charon has a loop of its own, `charon`, so that nothing here waits for it.
 
 use crate::bgp::{self, Bgp};
 use crate::charon::{self, Definitions, Seen};
 use crate::config::Config;
-use crate::desired::{self, Links};
-use crate::kernel::{self, Claim, Kernel, Observed, Op};
+use crate::dataplane::{Dataplane, News, Work};
+use crate::desired::{self, Links, Ways};
+use crate::kernel::{self, Claim, Foreign, Kernel, Observed, Op, Route};
+use crate::memory;
 use crate::peers;
 use crate::plan;
 use crate::problem::{problem, remark};
-use crate::state::{State, Target};
+use crate::state::{State, Target, ours};
 use crate::state_dir::StateDir;
 use crate::status::{self, Facts};
 use crate::vici::Vici;
@@ -21,21 +24,59 @@ use routemesh_bgp::PeerState;
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 /// How long peers are waited for to be told that this gateway goes.
 const LEAVE: Duration = Duration::from_secs(5);
+/// What the kernel refused is tried again after this.
+const RETRY: Duration = Duration::from_secs(10);
+/// All routes are listed every so often, even if nothing asks for it.
+const LISTING: Duration = Duration::from_secs(60);
+/// After work on so many prefixes, memory is given back.
+const MUCH: usize = 10_000;
+/// So many refusals are named.
+const REFUSALS: usize = 100;
 
 /// One gateway's kernel and its BGP speaker.
 pub struct Gateway {
     kernel: Kernel,
     bgp: Bgp,
+    news: mpsc::Receiver<News>,
+    dataplane: Dataplane,
     usable: BTreeSet<String>,
     problems: Vec<Problem>,
     tried: Vec<Op>,
+    /// Routes of other programs.
+    foreign: BTreeMap<IpNet, u8>,
+    originated: BTreeSet<IpNet>,
+    /// What the kernel refused since the last review, and when that is tried again.
+    refused: Vec<Problem>,
+    retry: Option<Instant>,
+    listed: Listed,
+    /// Prefixes worked on since memory was given back.
+    worked: usize,
     _claim: Claim,
+}
+
+/// When the kernel's routes were listed last.
+struct Listed {
+    at: Instant,
+    took: Duration,
+    /// They are not as they were.
+    doubt: bool,
+}
+
+impl Listed {
+    /// When to list them again: not so often that nothing else is done.
+    fn due(&self) -> Instant {
+        self.at
+            + match self.doubt {
+                true => self.took * 20,
+                false => LISTING.max(self.took * 100),
+            }
+    }
 }
 
 /// What came of a pass.
@@ -53,25 +94,52 @@ impl Gateway {
     pub async fn start(config: &Config) -> Result<Self, kernel::Error> {
         let kernel = Kernel::open(config.overlay.as_deref())?;
         let claim = kernel.claim()?;
-        let observed = kernel.observe().await?;
+        let observed = kernel.objects().await?;
         let restarting = !observed.groups.is_empty();
-        if restarting {
-            info!(
-                routes = observed.routes.len(),
-                "taking over what an earlier run left in the kernel"
-            );
-        }
         // With its peers from the first moment: without any, it would have nobody to wait for.
         let links = with_routers(links(&observed), config, &kernel).await?;
         let setup = peers::setup(config, &links);
-        let originated = peers::originated(config, &observed.foreign);
+        let mut dataplane = Dataplane::default();
+        let ways = Ways::new(config, &links);
+        dataplane.observed(state(&observed), observed.taken, ways);
+        let began = Instant::now();
+        let mut foreign = Foreign::new(&dataplane.state().links);
+        let mut listing = kernel.routes();
+        while let Some(piece) = listing.recv().await {
+            compare(piece?, &mut dataplane, &mut foreign, config);
+        }
+        dataplane.end_listing();
+        let foreign = foreign.best();
+        let routes = &dataplane.state().routes;
+        if restarting {
+            info!(
+                routes = routes.len(),
+                "taking over what an earlier run left in the kernel"
+            );
+        }
+        let originated = peers::originated(config, &foreign);
         let overlay = kernel.overlay().clone();
+        let (bgp, news) = Bgp::start(overlay, setup, originated.clone(), restarting);
+        let forwarded = routes.iter().map(|(prefix, _)| (prefix, true));
+        bgp.installed(forwarded.collect()).await;
         Ok(Self {
-            bgp: Bgp::start(overlay, setup, originated, restarting),
             kernel,
+            bgp,
+            news,
+            dataplane,
             usable: BTreeSet::new(),
             problems: Vec::new(),
             tried: Vec::new(),
+            foreign,
+            originated,
+            refused: Vec::new(),
+            retry: None,
+            listed: Listed {
+                at: Instant::now(),
+                took: began.elapsed(),
+                doubt: false,
+            },
+            worked: 0,
             _claim: claim,
         })
     }
@@ -86,6 +154,58 @@ impl Gateway {
         &self.kernel
     }
 
+    /// Routes may not be as they were: they are listed in a pass to come.
+    pub fn doubt(&mut self) {
+        self.listed.doubt = true;
+    }
+
+    /// Waits until BGP has told something, and notes it. False once it has ended. Dropping the
+    /// future loses nothing.
+    pub async fn hear(&mut self) -> bool {
+        let news = self.news.recv().await;
+        let alive = news.is_some();
+        if let Some(news) = news {
+            self.dataplane.news(news);
+        }
+        alive
+    }
+
+    /// There is something for [`Gateway::work`] to do.
+    pub fn has_work(&self) -> bool {
+        self.dataplane.has_work()
+    }
+
+    /// Does the next piece of what BGP told: the most urgent of what there is by now.
+    pub async fn work(&mut self) {
+        while let Ok(news) = self.news.try_recv() {
+            self.dataplane.news(news);
+        }
+        if let Some(review) = self.dataplane.begin_review() {
+            self.refused.clear();
+            self.bgp.review(review).await;
+        }
+        if let Some(work) = self.dataplane.next() {
+            self.carry_out(work).await;
+        }
+    }
+
+    async fn carry_out(&mut self, work: Work) {
+        let results = apply(&self.kernel, &work.ops).await;
+        let ok = results.iter().map(Result::is_ok);
+        let told = self.dataplane.done(&work, ok);
+        self.worked += told.len();
+        if !told.is_empty() {
+            self.bgp.answer(told).await;
+        }
+        for error in results.into_iter().filter_map(Result::err) {
+            self.doubt();
+            self.retry.get_or_insert_with(|| Instant::now() + RETRY);
+            if self.refused.len() < REFUSALS {
+                self.refused.push(problem(&error.op, &error.reason));
+            }
+        }
+    }
+
     /// One pass, with what was last seen of charon; says which connections charon should have. An
     /// error is a kernel that cannot be observed; whatever else fails is in the status.
     pub async fn pass(
@@ -96,69 +216,72 @@ impl Gateway {
         wanted: &watch::Sender<Option<Definitions>>,
     ) -> Result<Pass, kernel::Error> {
         let mut problems = seen.problems.clone();
-        let observed = self.kernel.observe().await?;
+        let observed = self.kernel.objects().await?;
         let links = with_routers(links(&observed), config, &self.kernel).await?;
         self.tell_bgp(config, &links).await;
-        let originated = peers::originated(config, &observed.foreign);
-        self.bgp.originate(originated.clone()).await;
+        let ways = Ways::new(config, &links);
+        self.dataplane
+            .observed(state(&observed), observed.taken, ways);
+        let now = Instant::now();
+        if self.retry.is_some_and(|due| due <= now) {
+            self.retry = None;
+            self.doubt();
+            self.dataplane.want_review();
+        }
+        if self.listed.due() <= now
+            && let Err(failure) = self.list(config).await
+        {
+            problems.push(problem("kernel routes", &failure));
+        }
+        self.originate(config).await;
+        let mut desired = desired::desired(config);
+        let in_charon = seen.charon.as_ref().map(charon::Charon::links);
+        desired::keep_links(&mut desired, self.dataplane.state(), in_charon.as_ref());
+        let rest = self.dataplane.settled() && self.dataplane.at_rest();
+        let ops = plan::plan(&desired, self.dataplane.state(), rest);
+        let failed = self.perform(&ops).await;
+        // Last: before the `unreachable` routes are there, nothing is forwarded.
+        if let Err(error) = self.kernel.set(kernel::forwarding()).await {
+            problems.push(problem("kernel settings", &error));
+        }
+        let in_kernel = self.dataplane.state();
+        let definitions = charon::definitions(config, identity);
+        want(wanted, definitions, &desired, in_kernel);
+        if let Err(error) = self.kernel.set(kernel::tunnels(&in_kernel.links)).await {
+            problems.push(problem("kernel settings", &error));
+        }
+        if self.worked >= MUCH && self.dataplane.at_rest() {
+            self.worked = 0;
+            memory::give_back();
+        }
         let view = self.bgp.view().await;
-
-        let (routes, unresolved) = desired::routes(config, &view.loc_rib, &links);
-        for next_hop in unresolved {
+        for next_hop in self.dataplane.unresolved() {
             let reason = "it is on no subnet of this gateway: give the interface an address there";
             problems.push(remark(format!("next hop {next_hop}"), reason));
         }
         for (address, reason) in &view.deaf {
             problems.push(remark(format!("address {address}"), reason));
         }
-        let (first, state) = match view.settled {
-            true => plan::shrink(&state(&observed), &routes.values().flatten().collect()),
-            false => (Vec::new(), state(&observed)),
-        };
-        let mut desired = desired::desired(config, &routes, view.settled, &state);
-        let in_charon = seen.charon.as_ref().map(charon::Charon::links);
-        desired::keep_links(&mut desired, &state, in_charon.as_ref());
-        let ops: Vec<Op> = first
-            .into_iter()
-            .chain(plan::plan(&desired, &state))
-            .collect();
-        let failed = self.perform(&ops).await;
-        let in_kernel = match failed.is_empty() {
-            true => desired.clone(),
-            false => self::state(&self.kernel.observe().await?),
-        };
-        let in_kernel = &in_kernel;
-        // Last: before the `unreachable` routes are there, nothing is forwarded.
-        if let Err(error) = self.kernel.set(kernel::forwarding()).await {
-            problems.push(problem("kernel settings", &error));
-        }
-        self.bgp.installed(forwarded(in_kernel)).await;
-        want(
-            wanted,
-            charon::definitions(config, identity),
-            &desired,
-            in_kernel,
-        );
-        if let Err(error) = self.kernel.set(kernel::tunnels(&in_kernel.links)).await {
-            problems.push(problem("kernel settings", &error));
-        }
         // Not at once for the same again: two programs that undo each other's work must not spin.
         let same = ops == self.tried;
         let again = (!ops.is_empty() && !same).then(Instant::now);
+        let listing = self.listed.doubt.then(|| self.listed.due());
+        let again = again.into_iter().chain(listing).min();
         if same && failed.is_empty() && self.problems.is_empty() {
             let reason = "was done and undone again: does another program claim the same object?";
             problems.extend(ops.first().map(|op| remark(op, reason)));
         }
         problems.extend(failed);
+        problems.extend(self.refused.iter().cloned());
         self.tried = ops;
         self.log(&problems);
         let status = status::status(Facts {
             config,
-            state: &state,
+            state: self.dataplane.state(),
             usable: &links.usable,
             sas: seen.charon.as_ref().map(|c| c.sas.as_slice()),
             view: &view,
-            originated: &originated,
+            originated: &self.originated,
             problems,
             now: self.bgp.age(),
         });
@@ -178,15 +301,55 @@ impl Gateway {
         self.usable.clone_from(&links.usable);
     }
 
+    async fn originate(&mut self, config: &Config) {
+        let originated = peers::originated(config, &self.foreign);
+        if self.originated != originated {
+            self.originated.clone_from(&originated);
+            self.bgp.originate(originated).await;
+        }
+    }
+
+    /// Compares all routes of the kernel with what is known of them. A peer that is lost meanwhile
+    /// does not wait for the end of it.
+    async fn list(&mut self, config: &Config) -> Result<(), kernel::Error> {
+        let began = Instant::now();
+        let mut foreign = Foreign::new(&self.dataplane.state().links);
+        let mut listing = self.kernel.routes();
+        self.dataplane.begin_listing();
+        loop {
+            tokio::select! {
+                biased;
+                Some(news) = self.news.recv() => {
+                    self.dataplane.news(news);
+                    if let Some(work) = self.dataplane.urgent() {
+                        self.carry_out(work).await;
+                    }
+                }
+                piece = listing.recv() => match piece {
+                    Some(piece) => compare(piece?, &mut self.dataplane, &mut foreign, config),
+                    None => break,
+                }
+            }
+        }
+        self.dataplane.end_listing();
+        self.foreign = foreign.best();
+        self.listed = Listed {
+            at: Instant::now(),
+            took: began.elapsed(),
+            doubt: false,
+        };
+        Ok(())
+    }
+
     /// Carries out a plan in order, and names what failed.
-    async fn perform(&self, ops: &[Op]) -> Vec<Problem> {
+    async fn perform(&mut self, ops: &[Op]) -> Vec<Problem> {
         if !ops.is_empty() {
             info!("{} changes in the kernel", ops.len());
         }
-        for op in ops {
-            debug!("{op}");
-        }
-        failures(self.kernel.apply(ops).await)
+        let results = apply(&self.kernel, ops).await;
+        let done = ops.iter().zip(&results).filter(|(_, it)| it.is_ok());
+        done.for_each(|(op, _)| self.dataplane.was_done(op));
+        failures(results)
     }
 
     /// Says each problem once, when it comes, and when all are gone.
@@ -201,6 +364,25 @@ impl Gateway {
     }
 }
 
+/// A piece of the listing of all routes.
+fn compare(piece: Vec<Route>, dataplane: &mut Dataplane, foreign: &mut Foreign, config: &Config) {
+    let owned = |prefix: &IpNet| config.owned().iter().any(|own| own.contains(prefix));
+    for route in piece {
+        match route.is_ours() {
+            true => dataplane.listed(route.key, route.target()),
+            false if owned(&route.key.prefix) => foreign.add(&route),
+            false => {}
+        }
+    }
+}
+
+async fn apply(kernel: &Kernel, ops: &[Op]) -> Vec<Result<(), kernel::OpError>> {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        ops.iter().for_each(|op| debug!("{op}"));
+    }
+    kernel.apply(ops).await
+}
+
 /// Removes all that is ours from kernel and charon, and nothing else. What failed is returned.
 pub async fn down(
     config: &Config,
@@ -213,17 +395,16 @@ pub async fn down(
     // SAs first: while the interface is there, nothing passes in clear.
     let mut problems = charon::down(vici, state_dir).await;
     let observed = state(&kernel.observe().await?);
-    let ops = plan::plan(&State::default(), &observed);
-    problems.extend(failures(kernel.apply(&ops).await));
+    problems.extend(failures(kernel.apply(&plan::teardown(&observed)).await));
     Ok(problems)
 }
 
 /// Peers keep the paths of an agent that went away for its return (RFC 4724). This one does not
 /// return: it opens the sessions once more, says that nothing was preserved, and closes them.
 async fn take_leave(config: &Config, kernel: &Kernel) -> Result<(), kernel::Error> {
-    let links = with_routers(links(&kernel.observe().await?), config, kernel).await?;
+    let links = with_routers(links(&kernel.objects().await?), config, kernel).await?;
     let setup = peers::setup(config, &links);
-    let bgp = Bgp::start(kernel.overlay().clone(), setup, BTreeSet::new(), false);
+    let (bgp, _news) = Bgp::start(kernel.overlay().clone(), setup, BTreeSet::new(), false);
     let established = |view: bgp::View| {
         let mut peers = view.peers.into_values();
         peers.all(|peer| peer.state == PeerState::Established)
@@ -290,20 +471,20 @@ async fn with_routers(
     Ok(Links { routers, ..links })
 }
 
-/// Prefixes that carry traffic.
-fn forwarded(state: &State) -> BTreeSet<IpNet> {
-    let routes = state.routes.iter();
-    let over_group = routes.filter(|(_, target)| matches!(target, Target::Group(_)));
-    over_group.map(|(key, _)| key.prefix).collect()
-}
-
 fn state(observed: &Observed) -> State {
-    State {
+    let mut state = State {
         links: observed.links.clone(),
         nexthops: observed.nexthops.clone(),
         groups: observed.groups.clone(),
-        routes: observed.routes.clone(),
+        ..State::default()
+    };
+    for (key, target) in &observed.routes {
+        match (key.metric, target) {
+            (ours::METRIC, Target::Group(group)) => state.routes.insert(&key.prefix, *group),
+            _ => drop(state.barriers.insert(*key, *target)),
+        }
     }
+    state
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::charon::{Keeper, Seen};
 use crate::control::InForce;
-use crate::kernel;
+use crate::kernel::{self, Event};
 use crate::problem::problem;
 use crate::reconcile::{self, Gateway, Pass};
 use crate::state_dir::StateDir;
@@ -18,6 +18,8 @@ use tracing::{error, info};
 
 /// Between two passes at least: what happens meanwhile is dealt with together.
 const BREATH: Duration = Duration::from_millis(50);
+/// After work on routes, for the report on it.
+const REPORT: Duration = Duration::from_millis(200);
 /// And at most, for whatever was missed.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -135,11 +137,12 @@ async fn live(
             error!("the overlay namespace was deleted, and perhaps made again");
             return Ended::Failed;
         }
-        let began = Instant::now();
-        let mut due = began + TICK;
         let seen = charon.borrow_and_update().clone();
         let pass = gateway.pass(&config, &host.identity, &seen, &wanted);
-        match pass.await {
+        let outcome = pass.await;
+        let ended = Instant::now();
+        let mut due = ended + TICK;
+        match outcome {
             Ok(Pass {
                 status: mut report,
                 again,
@@ -152,19 +155,52 @@ async fn live(
                 report(status, "kernel", &failure);
             }
         }
-        sleep(BREATH).await;
-        tokio::select! {
-            changed = in_force.changed() => if changed.is_err() { return Ended::Failed },
-            _ = kernel_events.next() => {}
-            changed = charon.changed() => if changed.is_err() {
-                error!("the loop over charon has ended unexpectedly");
-                return Ended::Failed;
-            },
-            changed = bgp_changes.changed() => if changed.is_err() {
-                error!("the BGP speaker has ended unexpectedly");
-                return Ended::Failed;
-            },
-            () = sleep_until(due) => {}
+        due = due.max(ended + BREATH);
+        // Until then, what BGP tells.
+        while due > Instant::now() {
+            let soon = due.min(ended + BREATH);
+            let busy = gateway.has_work();
+            tokio::select! {
+                alive = gateway.hear() => if !alive {
+                    error!("the BGP speaker has ended unexpectedly");
+                    return Ended::Failed;
+                },
+                event = kernel_events.next() => {
+                    due = soon;
+                    match event {
+                        // Its nexthops are gone, and its peers do not know yet.
+                        Event::LinkDown(_) => due = Instant::now(),
+                        Event::Overrun | Event::Routes | Event::Foreign => gateway.doubt(),
+                        Event::Changed => {}
+                    }
+                }
+                changed = in_force.changed() => match changed {
+                    Ok(()) => due = soon,
+                    Err(_) => return Ended::Failed,
+                },
+                changed = charon.changed() => match changed {
+                    Ok(()) => due = soon,
+                    Err(_) => {
+                        error!("the loop over charon has ended unexpectedly");
+                        return Ended::Failed;
+                    }
+                },
+                changed = bgp_changes.changed() => match changed {
+                    Ok(()) => due = soon,
+                    Err(_) => {
+                        error!("the BGP speaker has ended unexpectedly");
+                        return Ended::Failed;
+                    }
+                },
+                () = std::future::ready(()), if busy => {
+                    gateway.work().await;
+                    // What came of it is to be reported, and what was in use may go.
+                    if !gateway.has_work() {
+                        due = due.min(Instant::now() + REPORT);
+                    }
+                }
+                () = sleep_until(due) => {}
+            }
         }
     }
 }

@@ -4,6 +4,8 @@
 //! `plan(x, x)` is empty. Only what is ours appears here: an object of somebody else is invisible
 //! to every pass, and so survives it.
 
+use crate::fib::Fib;
+use crate::kernel::Op;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -36,8 +38,98 @@ pub struct State {
     pub nexthops: BTreeMap<NexthopId, Nexthop>,
     /// Nexthop groups by id, never empty.
     pub groups: BTreeMap<NexthopId, BTreeSet<Member>>,
-    /// Routes in the overlay's main table.
-    pub routes: BTreeMap<RouteKey, Target>,
+    /// Routes that carry traffic: those of [`ours::METRIC`] in the overlay's main table.
+    pub routes: Fib,
+    /// The others there: `unreachable` ones.
+    pub barriers: BTreeMap<RouteKey, Target>,
+}
+
+impl State {
+    /// What an operation that was carried out has made of this.
+    pub fn done(&mut self, op: &Op) {
+        match op {
+            Op::AddLink { name, kind, mtu } => {
+                let link = Link {
+                    side: Side::Underlay,
+                    kind: kind.clone(),
+                    up: false,
+                    mtu: *mtu,
+                    addresses: BTreeSet::new(),
+                };
+                self.links.insert(name.clone(), link);
+            }
+            Op::MoveLink { name } => self.change(name, |link| {
+                (link.side, link.up) = (Side::Overlay, false);
+                link.addresses.clear();
+            }),
+            Op::SetLink { name, up, mtu } => {
+                self.change(name, |link| (link.up, link.mtu) = (*up, *mtu));
+            }
+            Op::DelLink { name, .. } => self.forget_link(name),
+            Op::AddAddress { link, address } => {
+                self.change(link, |link| {
+                    link.addresses.insert(*address);
+                });
+            }
+            Op::DelAddress { link, address } => {
+                self.change(link, |link| {
+                    link.addresses.remove(address);
+                });
+            }
+            Op::PutNexthop { id, nexthop, .. } => {
+                self.nexthops.insert(*id, nexthop.clone());
+            }
+            Op::PutGroup { id, members, .. } => {
+                self.groups.insert(*id, members.clone());
+            }
+            Op::DelNexthop { id } | Op::DelGroup { id } => self.forget_nexthops(&[*id].into()),
+            Op::PutRoute { key, target, .. } => match target {
+                Target::Group(group) if key.metric == ours::METRIC => {
+                    self.routes.insert(&key.prefix, *group);
+                }
+                target => drop(self.barriers.insert(*key, *target)),
+            },
+            Op::DelRoute { key } => match key.metric {
+                ours::METRIC => drop(self.routes.remove(&key.prefix)),
+                _ => drop(self.barriers.remove(key)),
+            },
+        }
+    }
+
+    fn change(&mut self, link: &str, change: impl FnOnce(&mut Link)) {
+        if let Some(link) = self.links.get_mut(link) {
+            change(link);
+        }
+    }
+
+    /// What the kernel does by itself when nexthops or groups go: groups shrink, empty groups go,
+    /// and with them their routes.
+    pub fn forget_nexthops(&mut self, ids: &BTreeSet<NexthopId>) {
+        self.nexthops.retain(|id, _| !ids.contains(id));
+        self.groups.retain(|id, members| {
+            members.retain(|member| !ids.contains(&member.id));
+            !members.is_empty() && !ids.contains(id)
+        });
+        self.forget_stranded();
+    }
+
+    /// Routes go with their group; those that have none of ours are none of this.
+    pub fn forget_stranded(&mut self) {
+        let groups = &self.groups;
+        let stays = |id: NexthopId| groups.contains_key(&id) || id == NexthopId(0);
+        // The walk over all routes, only where there is something to find.
+        if !self.routes.groups().all(stays) {
+            self.routes.retain(|_, group| stays(group));
+        }
+    }
+
+    /// What the kernel does by itself when an interface goes: its nexthops go.
+    pub fn forget_link(&mut self, name: &str) {
+        self.links.remove(name);
+        let over = self.nexthops.iter().filter(|(_, n)| n.link == name);
+        let ids = over.map(|(id, _)| *id).collect();
+        self.forget_nexthops(&ids);
+    }
 }
 
 /// A tunnel interface.

@@ -3,7 +3,7 @@
 use crate::bgp::View;
 use crate::charon::carries;
 use crate::config::{Config, Tunnel, Whereabouts};
-use crate::state::{State, Target};
+use crate::state::{NexthopId, State};
 use crate::vici::{IkeSa, IkeState};
 use ipnet::IpNet;
 use routemesh_bgp::PeerStatus;
@@ -31,6 +31,8 @@ pub struct Facts<'a> {
     pub now: Duration,
 }
 
+/// How many prefixes one report lists as announced, and how many as routes.
+const LISTED: usize = 1000;
 /// How many refused prefixes one report names.
 const REJECTED: usize = 1000;
 
@@ -151,12 +153,10 @@ fn bgp(facts: &Facts, peer: &str) -> proto::BgpStatus {
 /// What goes to the other gateways: what begins here, and what the LAN's routers gave.
 fn announced(facts: &Facts) -> Vec<String> {
     let owned = facts.config.owned();
-    let learnt = facts.view.loc_rib.keys();
-    let all: BTreeSet<&IpNet> = learnt
-        .filter(|prefix| owned.iter().any(|own| own.contains(*prefix)))
-        .chain(facts.originated)
-        .collect();
-    all.into_iter().map(ToString::to_string).collect()
+    let learnt = facts.state.routes.iter().map(|(prefix, _)| prefix);
+    let learnt = learnt.filter(|prefix| owned.iter().any(|own| own.contains(prefix)));
+    let all = first(learnt.chain(facts.originated.iter().copied()));
+    all.iter().map(ToString::to_string).collect()
 }
 
 fn routes(facts: &Facts) -> Vec<proto::Route> {
@@ -175,19 +175,27 @@ fn routes(facts: &Facts) -> Vec<proto::Route> {
         address: nexthop.gateway.to_string(),
     };
     let members = |group| {
-        let members = facts.state.groups.get(group).into_iter().flatten();
+        let members = facts.state.groups.get(&group).into_iter().flatten();
         members.filter_map(|m| facts.state.nexthops.get(&m.id))
     };
-    facts
-        .state
-        .routes
-        .iter()
-        .filter_map(|(key, target)| match target {
-            Target::Group(group) => Some(proto::Route {
-                prefix: key.prefix.to_string(),
-                paths: members(group).map(path).collect(),
-            }),
-            Target::Unreachable => None,
-        })
-        .collect()
+    let route = |(prefix, group): (IpNet, NexthopId)| proto::Route {
+        prefix: prefix.to_string(),
+        paths: members(group).map(path).collect(),
+    };
+    let routes = first(facts.state.routes.iter());
+    routes.into_iter().map(route).collect()
+}
+
+/// The first in order, as many as a report lists: there may be a million.
+fn first<T: Ord>(all: impl Iterator<Item = T>) -> BTreeSet<T> {
+    let mut first = BTreeSet::new();
+    for one in all {
+        if first.len() < LISTED || first.last().is_some_and(|last| one < *last) {
+            first.insert(one);
+        }
+        if first.len() > LISTED {
+            first.pop_last();
+        }
+    }
+    first
 }

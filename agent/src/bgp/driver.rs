@@ -2,13 +2,14 @@
 
 use super::connection::{self, Io, Outbox, Sink};
 use super::dial::Dialler;
+use super::feed::Feed;
 use super::listen::Listeners;
 use super::setup::{self, Ends, Setup};
 use super::{Command, EVENTS, View, advertise, options, view};
+use crate::dataplane::News;
 use crate::netns::Netns;
-use ipnet::IpNet;
 use routemesh_bgp::{ConnId, Event, Input, Output, PeerId, Speaker};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -34,8 +35,7 @@ pub(super) struct Driver {
     next: u64,
     listeners: Listeners,
     dialler: Dialler,
-    /// What the kernel forwards, as the speaker was told.
-    installed: BTreeSet<IpNet>,
+    feed: Feed,
 }
 
 struct Connection {
@@ -59,6 +59,7 @@ impl Driver {
         speaker: Speaker,
         epoch: Instant,
         io: mpsc::Sender<Io>,
+        news: mpsc::Sender<News>,
     ) -> Self {
         Self {
             listeners: Listeners::new(overlay.clone(), io.clone()),
@@ -71,7 +72,7 @@ impl Driver {
             sink: Sink::new(io),
             connections: BTreeMap::new(),
             next: 0,
-            installed: BTreeSet::new(),
+            feed: Feed::new(news),
         }
     }
 
@@ -82,7 +83,8 @@ impl Driver {
         changed: watch::Sender<u64>,
     ) {
         self.listeners.listen(&self.setup);
-        let mut before = self.summary();
+        let mut before = self.settled();
+        let mut news = false;
         // A listener whose port was taken is tried again, and advertisements are repeated.
         let mut relisten = tokio::time::interval(Duration::from_secs(5));
         loop {
@@ -90,24 +92,31 @@ impl Driver {
             if due.is_some_and(|due| self.now().saturating_sub(due) > LATE) {
                 sleep(CATCH_UP).await;
             }
-            // What has arrived counts before a timer that it may put off; but not for ever.
+            // What has arrived counts before a timer that it may put off; but not for ever. Who
+            // writes routes does not wait for the end of it.
             for event in std::iter::from_fn(|| events.try_recv().ok()).take(EVENTS) {
                 self.event(event);
+                while let Ok(command) = commands.try_recv() {
+                    self.command(command);
+                }
+                news |= self.perform().news;
             }
             let now = self.now();
             if self.speaker.next_deadline().is_some_and(|due| due <= now) {
                 self.speaker.timeout(now);
             }
-            let Performed { news, more } = self.perform();
+            let performed = self.perform();
+            let (news, more) = (std::mem::take(&mut news) | performed.news, performed.more);
             if news {
                 self.dismiss();
             }
-            let after = self.summary();
+            let after = self.settled();
             if news || after != before {
                 changed.send_modify(|n| *n += 1);
             }
             before = after;
-            let deadline = self.speaker.next_deadline();
+            let deadlines = [self.speaker.next_deadline(), self.feed.deadline()];
+            let deadline = deadlines.into_iter().flatten().min();
             let deadline = deadline.unwrap_or(Duration::from_secs(86_400 * 365));
             tokio::select! {
                 Some(event) = events.recv() => self.event(event),
@@ -126,11 +135,6 @@ impl Driver {
         }
     }
 
-    /// What a view depends on, beside the peers' states, of which there are events.
-    fn summary(&self) -> (u64, bool) {
-        (self.speaker.loc_rib_version(), self.settled())
-    }
-
     /// Who comes from a range is not known before: after a restart, all such are waited for.
     fn settled(&self) -> bool {
         let now = self.now();
@@ -147,12 +151,12 @@ impl Driver {
         match command {
             Command::Configure(setup) => self.configure(*setup),
             Command::Originate(prefixes) => self.speaker.originate(prefixes, now),
-            Command::Installed(prefixes) => {
-                let before = std::mem::replace(&mut self.installed, prefixes);
-                let now_too = self.installed.difference(&before).map(|it| (*it, true));
-                let no_more = before.difference(&self.installed).map(|it| (*it, false));
-                self.speaker.installed(now_too.chain(no_more), now);
+            Command::Installed(prefixes) => self.speaker.installed(prefixes, now),
+            Command::Answer(prefixes) => {
+                self.feed.answered();
+                self.speaker.installed(prefixes, now);
             }
+            Command::Review(number) => self.feed.review(number, &mut self.speaker),
             Command::Dead(peer) => self.speaker.input(Input::Dead { peer }, now),
             Command::Alive(peer) => self.speaker.input(Input::Alive { peer }, now),
             // Whoever asked may have gone.
@@ -300,8 +304,21 @@ impl Driver {
             .input(Input::Connected { peer, conn, active }, now);
     }
 
-    /// Does some of what the speaker wants done.
+    /// Does some of what the speaker wants done, and tells the dataplane.
     fn perform(&mut self) -> Performed {
+        let performed = self.put_out();
+        if performed.news {
+            self.feed.peers(&self.speaker);
+        }
+        // First that a peer is lost, then what follows from it.
+        if !performed.more {
+            let (settled, now) = (self.settled(), self.now());
+            self.feed.hand_out(&mut self.speaker, settled, now);
+        }
+        performed
+    }
+
+    fn put_out(&mut self) -> Performed {
         let mut news = false;
         for _ in 0..OUTPUTS {
             let Some(output) = self.speaker.poll_output() else {
@@ -330,6 +347,10 @@ impl Driver {
                 Output::Event(event) => {
                     news = true;
                     log(&event);
+                    match event {
+                        Event::Down { peer, kept, .. } if kept.is_empty() => self.feed.lost(peer),
+                        _ => {}
+                    }
                 }
             }
         }

@@ -5,12 +5,13 @@ mod advertise;
 mod connection;
 mod dial;
 mod driver;
+mod feed;
 mod listen;
 mod options;
 pub mod setup;
 mod sockets;
 
-use crate::desired::Path;
+use crate::dataplane::News;
 use crate::netns::Netns;
 use driver::Driver;
 use ipnet::IpNet;
@@ -29,8 +30,6 @@ const EVENTS: usize = 256;
 /// What the speaker knows at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {
-    /// Paths in use by prefix, prefixes of our own excepted.
-    pub loc_rib: BTreeMap<IpNet, Vec<Path>>,
     /// Every peer, by name.
     pub peers: BTreeMap<String, PeerStatus>,
     /// Peer, prefix and reason of what was refused.
@@ -44,7 +43,9 @@ pub struct View {
 enum Command {
     Configure(Box<Setup>),
     Originate(BTreeSet<IpNet>),
-    Installed(BTreeSet<IpNet>),
+    Installed(Vec<(IpNet, bool)>),
+    Answer(Vec<(IpNet, bool)>),
+    Review(u64),
     Dead(PeerId),
     Alive(PeerId),
     View(oneshot::Sender<View>),
@@ -68,20 +69,22 @@ impl Bgp {
         setup: Setup,
         originated: BTreeSet<IpNet>,
         restarting: bool,
-    ) -> Self {
+    ) -> (Self, mpsc::Receiver<News>) {
         let (commands, inbox) = mpsc::channel(64);
+        let (news, told) = mpsc::channel(feed::QUEUE);
         let (changed, changes) = watch::channel(0);
         let (io, events) = mpsc::channel(EVENTS);
         let epoch = Instant::now();
         let mut speaker = Speaker::new(setup.speaker.clone(), restarting, seed(), Duration::ZERO);
         speaker.originate(originated, Duration::ZERO);
-        let driver = Driver::new(overlay, setup, restarting, speaker, epoch, io);
+        let driver = Driver::new(overlay, setup, restarting, speaker, epoch, io, news);
         tokio::spawn(driver.run(inbox, events, changed));
-        Self {
+        let handle = Self {
             commands,
             changes,
             epoch,
-        }
+        };
+        (handle, told)
     }
 
     /// Replaces the configuration; what did not change is not disturbed.
@@ -94,9 +97,22 @@ impl Bgp {
         self.send(Command::Originate(prefixes)).await;
     }
 
-    /// Replaces the set of learnt prefixes that the kernel forwards, which may be announced.
-    pub async fn installed(&self, prefixes: BTreeSet<IpNet>) {
+    /// Says which prefixes the kernel forwards, or does not any more. From the first time on, only
+    /// prefixes that it does are announced.
+    pub async fn installed(&self, prefixes: Vec<(IpNet, bool)>) {
         self.send(Command::Installed(prefixes)).await;
+    }
+
+    /// The same for the oldest batch of changes that was not answered yet; others follow only
+    /// when some are.
+    pub async fn answer(&self, prefixes: Vec<(IpNet, bool)>) {
+        self.send(Command::Answer(prefixes)).await;
+    }
+
+    /// Asks for everything in use to be told as changes once more. The [`News::Level`] that has this
+    /// number says that it was.
+    pub async fn review(&self, number: u64) {
+        self.send(Command::Review(number)).await;
     }
 
     /// The way to this peer is known to be dead.
@@ -145,18 +161,7 @@ fn seed() -> u64 {
 }
 
 fn view(speaker: &Speaker, now: Duration) -> View {
-    let paths = |best: &[routemesh_bgp::Hop]| {
-        let path = |best: &routemesh_bgp::Hop| Path {
-            peer: best.peer.to_string(),
-            next_hop: best.next_hop,
-        };
-        best.iter().map(path).collect()
-    };
     View {
-        loc_rib: speaker
-            .loc_rib()
-            .map(|(prefix, best)| (prefix, paths(best)))
-            .collect(),
         peers: speaker
             .peers()
             .map(|status| (status.peer.to_string(), status))

@@ -1,0 +1,196 @@
+//! What the speaker has to tell the dataplane, in batches, as fast as they are worked off.
+
+use crate::dataplane::{BATCH, News};
+use crate::plan::Change;
+use ipnet::IpNet;
+use routemesh_bgp::wire::Family;
+use routemesh_bgp::{Hop, PeerId, PeerState, PeerStatus, Speaker, Time};
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Batches that are under way: enough that nobody waits for the other.
+const AHEAD: usize = 8;
+/// What may be under way besides: news of lost peers.
+pub(super) const QUEUE: usize = 256;
+/// How long a new prefix waits for the peers that are still telling theirs.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// A peer that has not told all after so long is not waited for.
+const TELLING: Duration = Duration::from_secs(10);
+
+/// Hands out changes.
+///
+/// Peers tell the same prefixes one after the other, and a route that is written when the first has
+/// spoken is written again for the second. So a prefix that the kernel does not forward yet waits
+/// until all peers whose sessions are up and that have not come to their End-of-RIB have a path
+/// among its own; for at most [`PATIENCE`], and for no peer longer than [`TELLING`] after its session
+/// came up. Whatever concerns a prefix that is forwarded waits for nobody.
+pub(super) struct Feed {
+    news: mpsc::Sender<News>,
+    /// Batches that were not answered yet.
+    unanswered: usize,
+    /// Prefixes that wait, since when.
+    waiting: VecDeque<(Time, Vec<IpNet>)>,
+    /// Peers that have not told all they know: the families, and until when that matters.
+    telling: Vec<(PeerId, BTreeSet<Family>, Time)>,
+    /// The last review asked for.
+    review: u64,
+    /// What the dataplane was told last: that all is told, and this review and settledness.
+    level: Option<(u64, bool)>,
+}
+
+impl Feed {
+    pub fn new(news: mpsc::Sender<News>) -> Self {
+        Self {
+            news,
+            unanswered: 0,
+            waiting: VecDeque::new(),
+            telling: Vec::new(),
+            review: 0,
+            level: None,
+        }
+    }
+
+    /// A batch was worked off.
+    pub fn answered(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+    }
+
+    /// A peer is lost, and nothing of it is kept. If there is no room for the word, the changes that
+    /// follow say the same, later.
+    pub fn lost(&mut self, peer: PeerId) {
+        if self.news.capacity() > AHEAD + 1 {
+            let _ = self.news.try_send(News::Lost(peer));
+        }
+    }
+
+    /// Everything is to be told once more.
+    pub fn review(&mut self, review: u64, speaker: &mut Speaker) {
+        self.review = review;
+        speaker.review();
+    }
+
+    /// Something happened to a peer.
+    pub fn peers(&mut self, speaker: &Speaker) {
+        self.telling = speaker.peers().filter_map(telling).collect();
+        // What waited for one that has told all waits no more.
+        let mut ready = Vec::new();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        for (_, prefixes) in &mut waiting {
+            prefixes.retain(|prefix| {
+                let hops = speaker.in_use(prefix).map(|(hops, _)| hops);
+                let waits = hops.is_some_and(|hops| self.is_partial(prefix, hops));
+                if !waits {
+                    ready.push(*prefix);
+                }
+                waits
+            });
+        }
+        waiting.retain(|(_, prefixes)| !prefixes.is_empty());
+        let ready = ready.chunks(BATCH).map(|some| (Time::ZERO, some.to_vec()));
+        self.waiting = ready.chain(waiting).collect();
+    }
+
+    /// When [`Feed::hand_out`] has something to do, even if nothing happens.
+    pub fn deadline(&self) -> Option<Time> {
+        let (since, _) = self.waiting.front()?;
+        self.has_room().then_some(*since + PATIENCE)
+    }
+
+    /// Hands out what there is, as far as it is wanted.
+    pub fn hand_out(&mut self, speaker: &mut Speaker, settled: bool, now: Time) {
+        while self.has_room() {
+            let mut batch = self.overdue(speaker, now);
+            if batch.is_empty() {
+                let changes = speaker.take_changes(BATCH);
+                if changes.is_empty() {
+                    break;
+                }
+                batch = self.hold_back(changes, speaker, now);
+            }
+            if !batch.is_empty() {
+                self.level = None;
+                if self.news.try_send(News::Changes(batch)).is_err() {
+                    // Nobody is there any more.
+                    return;
+                }
+                self.unanswered += 1;
+            }
+        }
+        let told_all = self.waiting.is_empty() && !speaker.has_changes();
+        let review = self.review;
+        let level = (review, settled);
+        if told_all && self.level != Some(level) {
+            let sent = self.news.try_send(News::Level { review, settled });
+            self.level = sent.is_ok().then_some(level);
+        }
+    }
+
+    /// Room for the level is kept.
+    fn has_room(&self) -> bool {
+        self.unanswered < AHEAD && self.news.capacity() > 1
+    }
+
+    /// Keeps the new prefixes that somebody else may yet have a path to.
+    fn hold_back(&mut self, changes: Vec<Change>, speaker: &Speaker, now: Time) -> Vec<Change> {
+        self.telling.retain(|(_, _, until)| *until > now);
+        if self.telling.is_empty() {
+            return changes;
+        }
+        let waits = |(prefix, hops): &Change| {
+            let new = || {
+                !speaker
+                    .in_use(prefix)
+                    .is_some_and(|(_, installed)| installed)
+            };
+            hops.as_ref().is_some_and(|it| self.is_partial(prefix, it)) && new()
+        };
+        let (waiting, batch): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(waits);
+        if !waiting.is_empty() {
+            let prefixes = waiting.into_iter().map(|(prefix, _)| prefix).collect();
+            self.waiting.push_back((now, prefixes));
+        }
+        batch
+    }
+
+    /// A peer that is still telling has no path here yet.
+    fn is_partial(&self, prefix: &IpNet, hops: &[Hop]) -> bool {
+        let family = match prefix {
+            IpNet::V4(_) => Family::Ipv4,
+            IpNet::V6(_) => Family::Ipv6,
+        };
+        let tells = |families: &BTreeSet<Family>| families.contains(&family);
+        let has = |peer: &PeerId| hops.iter().any(|hop| hop.peer == *peer);
+        let mut telling = self.telling.iter();
+        telling.any(|(peer, families, _)| tells(families) && !has(peer))
+    }
+
+    /// Prefixes that have waited long enough, as they are now; not those that did not need to.
+    fn overdue(&mut self, speaker: &Speaker, now: Time) -> Vec<Change> {
+        let mut batch = Vec::new();
+        while batch.is_empty()
+            && let Some((_, prefixes)) = self
+                .waiting
+                .pop_front_if(|(since, _)| *since + PATIENCE <= now)
+        {
+            for prefix in prefixes {
+                match speaker.in_use(&prefix) {
+                    Some((hops, false)) => batch.push((prefix, Some(hops.clone()))),
+                    // A change of its own told what became of it.
+                    _ => {}
+                }
+            }
+        }
+        batch
+    }
+}
+
+fn telling(peer: PeerStatus) -> Option<(PeerId, BTreeSet<Family>, Time)> {
+    let families: BTreeSet<Family> = peer
+        .families
+        .difference(&peer.end_of_rib)
+        .copied()
+        .collect();
+    let tells = peer.state == PeerState::Established && !families.is_empty();
+    tells.then(|| (peer.peer, families, peer.since + TELLING))
+}

@@ -1,0 +1,360 @@
+//! What is to be done to the kernel next, and what is known of it: the deciding half of
+//! [`reconcile`](crate::reconcile), without any I/O.
+//!
+//! Three kinds of work over one [`State`], in this order:
+//! a lost peer's nexthops, which go at once, whatever else waits; what BGP told about some prefixes,
+//! in batches of the kernel's liking; and, when nothing else is left, what nobody uses any more.
+//! Each is a [`Work`] that is carried out by whoever asked for it and handed back with its results.
+//!
+//! Nothing is remembered of what BGP told. Whenever what the kernel holds turns out to be other than
+//! was known, or a path leads elsewhere than before, BGP is asked to tell everything again, which
+//! comes as changes of which most change nothing: a review. What a review did not mention goes.
+
+use crate::desired::{Sets, Ways};
+use crate::kernel::Op;
+use crate::plan::{self, Change};
+use crate::state::{NexthopId, RouteKey, State, Target, ours};
+use ipnet::IpNet;
+use routemesh_bgp::{Hop, PeerId};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Changes in one piece of work: what the kernel is given in one go.
+pub const BATCH: usize = 512;
+
+/// What BGP tells, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The session with a peer is gone, and none of its paths is kept. The changes that follow from
+    /// it come later; those told before may still mention it.
+    Lost(PeerId),
+    /// Prefixes whose ECMP set is another.
+    Changes(Vec<Change>),
+    /// For now that is all.
+    Level {
+        /// The last review of which everything has been told.
+        review: u64,
+        /// Every peer has told all it knows, or was waited for long enough.
+        settled: bool,
+    },
+}
+
+/// Operations to be carried out, in order.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// What to do; may be nothing.
+    pub ops: Vec<Op>,
+    /// BGP waits to hear which of these the kernel forwards.
+    pub told: Vec<IpNet>,
+}
+
+/// What waits to be worked on.
+#[derive(Debug)]
+enum Waiting {
+    Changes(Vec<Change>),
+    Unwanted(Vec<Change>),
+    Level { review: u64, settled: bool },
+}
+
+/// The kernel as we know it, and what there is to do about it.
+#[derive(Debug, Default)]
+pub struct Dataplane {
+    state: State,
+    sets: Sets,
+    /// Ids in our range that strangers hold.
+    taken: BTreeSet<NexthopId>,
+    urgent: Vec<Op>,
+    waiting: VecDeque<Waiting>,
+    settled: bool,
+    /// The review that was asked for last.
+    review: u64,
+    /// How far it is.
+    progress: Progress,
+    /// There may be groups and nexthops that nobody uses.
+    untidy: bool,
+    /// An earlier run left routes.
+    inherited: bool,
+    listing: Listing,
+}
+
+/// The listing of the kernel's routes under way.
+#[derive(Debug, Default)]
+struct Listing {
+    barriers: BTreeMap<RouteKey, Target>,
+    /// It shows what was not known.
+    news: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Progress {
+    #[default]
+    Over,
+    Wanted,
+    UnderWay,
+}
+
+impl Dataplane {
+    /// The kernel as far as we know it.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Next hops on no subnet of ours.
+    pub fn unresolved(&self) -> impl Iterator<Item = IpAddr> {
+        self.sets.unresolved()
+    }
+
+    /// Every peer has told all it knows.
+    pub fn settled(&self) -> bool {
+        self.settled
+    }
+
+    /// Nothing is left to be done, and nothing is awaited.
+    pub fn at_rest(&self) -> bool {
+        !self.has_work() && self.progress == Progress::Over
+    }
+
+    /// There is something to do, or to ask BGP for.
+    pub fn has_work(&self) -> bool {
+        let waiting = !self.urgent.is_empty() || !self.waiting.is_empty();
+        let tidying = self.untidy && self.settled && self.progress == Progress::Over;
+        waiting || tidying || self.progress == Progress::Wanted
+    }
+
+    /// BGP tells.
+    pub fn news(&mut self, news: News) {
+        match news {
+            News::Changes(changes) => self.waiting.push_back(Waiting::Changes(changes)),
+            News::Level { review, settled } => {
+                self.waiting.push_back(Waiting::Level { review, settled });
+            }
+            News::Lost(peer) => {
+                for waiting in &mut self.waiting {
+                    if let Waiting::Changes(changes) = waiting {
+                        leave_out(changes, &peer);
+                    }
+                }
+                let ids = self.sets.lose(&peer).into_iter();
+                self.urgent.extend(ids.map(|id| Op::DelNexthop { id }));
+            }
+        }
+    }
+
+    /// The number of a review that BGP is to be asked for now, if one is wanted.
+    pub fn begin_review(&mut self) -> Option<u64> {
+        if self.progress != Progress::Wanted {
+            return None;
+        }
+        self.progress = Progress::UnderWay;
+        self.review += 1;
+        self.sets.review(None, &self.state, true);
+        self.state.routes.begin_review();
+        Some(self.review)
+    }
+
+    /// What to do next. It is to be handed back to [`Dataplane::done`] before the next question.
+    pub fn next(&mut self) -> Option<Work> {
+        if let Some(work) = self.urgent() {
+            return Some(work);
+        }
+        while let Some(waiting) = self.waiting.pop_front() {
+            match waiting {
+                Waiting::Changes(changes) => {
+                    let sets = changes.iter().filter_map(|(_, hops)| hops.as_ref());
+                    let ops = self.sets.make(sets, &self.state, &self.taken);
+                    if !ops.is_empty() {
+                        self.waiting.push_front(Waiting::Changes(changes));
+                        return Some(Work {
+                            ops,
+                            told: Vec::new(),
+                        });
+                    }
+                    let told = changes.iter().map(|(prefix, _)| *prefix).collect();
+                    let ops = self.change(&changes);
+                    return Some(Work { ops, told });
+                }
+                Waiting::Unwanted(changes) => {
+                    let ops = self.change(&changes);
+                    return Some(Work {
+                        ops,
+                        told: Vec::new(),
+                    });
+                }
+                Waiting::Level { review, settled } => self.level(review, settled),
+            }
+        }
+        let rest = self.settled && self.progress == Progress::Over;
+        if rest && std::mem::take(&mut self.untidy) {
+            let ops = plan::tidy(&self.state);
+            return (!ops.is_empty()).then_some(Work {
+                ops,
+                told: Vec::new(),
+            });
+        }
+        None
+    }
+
+    /// What does not wait for anything else: the nexthops of lost peers.
+    pub fn urgent(&mut self) -> Option<Work> {
+        let ops = std::mem::take(&mut self.urgent);
+        (!ops.is_empty()).then_some(Work {
+            ops,
+            told: Vec::new(),
+        })
+    }
+
+    fn change(&mut self, changes: &[Change]) -> Vec<Op> {
+        if self.progress != Progress::Over {
+            let wanted = changes.iter().filter(|(_, hops)| hops.is_some());
+            wanted.for_each(|(prefix, _)| self.state.routes.want(prefix));
+        }
+        plan::routes(changes, &self.sets, &self.state, self.settled)
+    }
+
+    /// All was told up to here.
+    fn level(&mut self, review: u64, settled: bool) {
+        self.untidy = true;
+        if settled && !self.settled {
+            self.settled = true;
+            // What an earlier run left was not touched till now.
+            if self.inherited {
+                self.want_review();
+            }
+        }
+        if self.progress == Progress::UnderWay && review == self.review {
+            self.progress = Progress::Over;
+            if self.settled {
+                let gone = self.state.routes.unwanted().map(|prefix| (prefix, None));
+                let gone: Vec<Change> = gone.collect();
+                // Before all that was told since: it may be wanted again.
+                for batch in gone.chunks(BATCH) {
+                    self.waiting.push_front(Waiting::Unwanted(batch.to_vec()));
+                }
+            }
+        }
+    }
+
+    /// Work was carried out, operation by operation with success or not. Which of the prefixes BGP
+    /// waits to hear of does the kernel forward?
+    pub fn done(&mut self, work: &Work, ok: impl IntoIterator<Item = bool>) -> Vec<(IpNet, bool)> {
+        let mut all = true;
+        let mut nexthops_gone = BTreeSet::new();
+        for (op, ok) in work.ops.iter().zip(ok) {
+            match op {
+                _ if !ok => all = false,
+                Op::DelNexthop { id } | Op::DelGroup { id } => drop(nexthops_gone.insert(*id)),
+                op => self.state.done(op),
+            }
+        }
+        // Each is a walk over all groups.
+        if !nexthops_gone.is_empty() {
+            self.state.forget_nexthops(&nexthops_gone);
+        }
+        if !all || !nexthops_gone.is_empty() {
+            // What was refused is not asked for again at once.
+            self.sets.review(None, &self.state, all);
+        }
+        let routes = &self.state.routes;
+        let told = work.told.iter();
+        told.map(|prefix| (*prefix, routes.get(prefix).is_some()))
+            .collect()
+    }
+
+    /// Operations beside those of [`Dataplane::next`] were carried out.
+    pub fn was_done(&mut self, op: &Op) {
+        self.state.done(op);
+        if matches!(op, Op::DelLink { .. }) {
+            self.sets.review(None, &self.state, true);
+            self.want_review();
+        }
+    }
+
+    /// The kernel was looked at, routes excepted, and paths lead these ways.
+    pub fn observed(&mut self, seen: State, taken: BTreeSet<NexthopId>, ways: Ways) {
+        let State {
+            links,
+            nexthops,
+            groups,
+            ..
+        } = seen;
+        self.state.links = links;
+        self.taken = taken;
+        let same = (&self.state.nexthops, &self.state.groups) == (&nexthops, &groups);
+        if same && self.sets.leads(&ways) {
+            return;
+        }
+        (self.state.nexthops, self.state.groups) = (nexthops, groups);
+        self.state.forget_stranded();
+        self.sets.review(Some(ways), &self.state, true);
+        self.want_review();
+    }
+
+    /// Asks for a review: something did not succeed, or was changed by somebody else.
+    pub fn want_review(&mut self) {
+        self.progress = Progress::Wanted;
+    }
+
+    /// The kernel's routes are about to be listed.
+    pub fn begin_listing(&mut self) {
+        self.state.routes.begin_listing();
+        self.listing = Listing::default();
+    }
+
+    /// One of ours is listed.
+    pub fn listed(&mut self, key: RouteKey, target: Target) {
+        let groups = &self.state.groups;
+        match (key.metric, target) {
+            (ours::METRIC, target) => {
+                // Over no group of ours: of a shape we never make.
+                let group = match target {
+                    Target::Group(id) if groups.contains_key(&id) => id,
+                    _ => NexthopId(0),
+                };
+                self.listing.news |= self.state.routes.listed(&key.prefix, group);
+            }
+            // The kernel can hold more than one of a key; we never make such.
+            _ => match self.listing.barriers.entry(key) {
+                Entry::Vacant(place) => drop(place.insert(target)),
+                Entry::Occupied(mut place) => drop(place.insert(Target::Group(NexthopId(0)))),
+            },
+        }
+    }
+
+    /// The listing has come to its end: what it did not show is not there. Where that is other than
+    /// was known, a review follows.
+    pub fn end_listing(&mut self) {
+        let Listing { barriers, news } = std::mem::take(&mut self.listing);
+        self.state.barriers = barriers;
+        let gone = self.state.routes.end_listing() > 0;
+        if news || gone {
+            self.want_review();
+        }
+        self.inherited |= news && !self.settled;
+    }
+}
+
+/// Takes a peer's paths out of sets.
+fn leave_out(changes: &mut [Change], peer: &PeerId) {
+    let mut left: BTreeMap<usize, Option<Arc<[Hop]>>> = BTreeMap::new();
+    for (_, hops) in changes {
+        let Some(set) = hops
+            .as_ref()
+            .filter(|set| set.iter().any(|hop| hop.peer == *peer))
+        else {
+            continue;
+        };
+        let without = left.entry(Arc::as_ptr(set).cast::<Hop>().addr());
+        let without = without.or_insert_with(|| {
+            let rest = set.iter().filter(|hop| hop.peer != *peer).cloned();
+            let rest: Vec<Hop> = rest.collect();
+            (!rest.is_empty()).then(|| rest.into())
+        });
+        *hops = without.clone();
+    }
+}
+
+#[cfg(test)]
+#[path = "dataplane_tests.rs"]
+mod tests;

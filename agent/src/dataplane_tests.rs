@@ -1,0 +1,428 @@
+use super::*;
+use crate::desired::Links;
+use crate::model::Model;
+use crate::state::Nexthop;
+use proptest::prelude::*;
+use routemesh_bgp::wire::NextHop;
+
+const PEERS: usize = 3;
+const PREFIXES: [&str; 6] = [
+    "10.0.0.0/24",
+    "10.0.1.0/24",
+    "10.0.0.0/16",
+    "2001:db8:1::/48",
+    "2001:db8:2::/48",
+    "::/0",
+];
+
+fn net(number: usize) -> IpNet {
+    PREFIXES[number].parse().unwrap()
+}
+
+fn peer(number: usize) -> PeerId {
+    PeerId::from(format!("fd00:{number}::1"))
+}
+
+fn nexthop(number: usize) -> Nexthop {
+    Nexthop {
+        gateway: format!("fd00:{number}::1").parse().unwrap(),
+        link: format!("lan{number}"),
+    }
+}
+
+/// BGP as it speaks to the dataplane: a Loc-RIB of plain sets of peers.
+#[derive(Default)]
+struct Bgp {
+    loc_rib: BTreeMap<usize, BTreeSet<usize>>,
+    interned: BTreeMap<BTreeSet<usize>, Arc<[Hop]>>,
+    changed: BTreeSet<usize>,
+    review: u64,
+    settled: bool,
+}
+
+impl Bgp {
+    fn announce(&mut self, prefix: usize, peer: usize) {
+        if self.loc_rib.entry(prefix).or_default().insert(peer) {
+            self.changed.insert(prefix);
+        }
+    }
+
+    fn withdraw(&mut self, prefix: usize, peer: usize) {
+        if let Some(peers) = self.loc_rib.get_mut(&prefix)
+            && peers.remove(&peer)
+        {
+            self.changed.insert(prefix);
+        }
+    }
+
+    fn set(&mut self, prefix: usize) -> Option<Arc<[Hop]>> {
+        let peers = self
+            .loc_rib
+            .get(&prefix)
+            .filter(|peers| !peers.is_empty())?;
+        let hop = |number: &usize| Hop {
+            peer: peer(*number),
+            next_hop: NextHop {
+                address: nexthop(*number).gateway,
+                link_local: None,
+            },
+            // Weights count: those of a prefix over two peers are another group.
+            weight: if *number == 2 { 1 } else { 7 },
+        };
+        let hops = || peers.iter().map(hop).collect();
+        let set = self.interned.entry(peers.clone()).or_insert_with(hops);
+        Some(set.clone())
+    }
+
+    fn tell(&mut self, most: usize, dataplane: &mut Dataplane) {
+        let mut some = Vec::new();
+        while some.len() < most
+            && let Some(prefix) = self.changed.pop_first()
+        {
+            some.push((net(prefix), self.set(prefix)));
+        }
+        if !some.is_empty() {
+            dataplane.news(News::Changes(some));
+        }
+        if self.changed.is_empty() {
+            let (review, settled) = (self.review, self.settled);
+            dataplane.news(News::Level { review, settled });
+        }
+    }
+}
+
+/// The kernel, BGP, and the dataplane between them.
+struct World {
+    kernel: Model,
+    up: BTreeSet<usize>,
+    bgp: Bgp,
+    dataplane: Dataplane,
+    /// Whose nexthop must not come back before the peer has told something again.
+    lost: BTreeSet<usize>,
+    /// Somebody else had his hand in it.
+    meddled: bool,
+    /// Left by an earlier run, and not to be touched before BGP is settled.
+    inherited: BTreeMap<RouteKey, Target>,
+}
+
+impl World {
+    /// An earlier run left these sets of peers.
+    fn new(earlier: &[(usize, BTreeSet<usize>)]) -> Self {
+        let mut world = Self {
+            kernel: Model::default(),
+            up: (0..PEERS).collect(),
+            bgp: Bgp::default(),
+            dataplane: Dataplane::default(),
+            lost: BTreeSet::new(),
+            meddled: false,
+            inherited: BTreeMap::new(),
+        };
+        world.bgp.settled = true;
+        world.observe();
+        for (prefix, peers) in earlier {
+            peers.iter().for_each(|it| world.bgp.announce(*prefix, *it));
+        }
+        world.settle();
+        world.inherited = world.kernel.routes.clone();
+        // The agent starts anew.
+        world.bgp = Bgp::default();
+        world.dataplane = Dataplane::default();
+        world.observe();
+        world.list();
+        world
+    }
+
+    fn observe(&mut self) {
+        let connected = |number: &usize| {
+            let subnet = format!("fd00:{number}::/64").parse().unwrap();
+            let own = format!("fd00:{number}::2").parse().unwrap();
+            (subnet, own, format!("lan{number}"))
+        };
+        let links = Links {
+            connected: (0..PEERS).map(|number| connected(&number)).collect(),
+            usable: self.up.iter().map(|it| format!("lan{it}")).collect(),
+            ..Links::default()
+        };
+        let ways = Ways::over(&links);
+        let state = self.kernel.state();
+        self.dataplane.observed(state, BTreeSet::new(), ways);
+    }
+
+    fn list(&mut self) {
+        self.dataplane.begin_listing();
+        for (key, target) in &self.kernel.routes {
+            self.dataplane.listed(*key, *target);
+        }
+        self.dataplane.end_listing();
+    }
+
+    /// One piece of work; false if there is none.
+    fn work(&mut self) -> bool {
+        if let Some(review) = self.dataplane.begin_review() {
+            self.bgp.review = review;
+            let used = self.bgp.loc_rib.iter().filter(|(_, it)| !it.is_empty());
+            self.bgp.changed.extend(used.map(|(prefix, _)| *prefix));
+            // It is heard of later: a level on its way is not about this review.
+        }
+        let Some(work) = self.dataplane.next() else {
+            return false;
+        };
+        let mut ok = Vec::new();
+        for op in &work.ops {
+            let accepted = self.kernel.apply(op);
+            assert!(accepted || self.meddled, "{op} in {:?}", self.kernel);
+            // What is gone already is success.
+            ok.push(accepted || matches!(op, Op::DelNexthop { .. } | Op::DelRoute { .. }));
+        }
+        let told = self.dataplane.done(&work, ok);
+        assert_eq!(told.len(), work.told.len());
+        for number in &self.lost {
+            let back = |it: &Nexthop| *it == nexthop(*number);
+            assert!(!self.kernel.nexthops.values().any(back), "{number} is back");
+        }
+        if !self.bgp.settled {
+            for (key, target) in &self.inherited {
+                let same = self.kernel.routes.get(key) == Some(target);
+                assert!(same, "{key:?} was touched before its time");
+            }
+        }
+        true
+    }
+
+    /// Until nothing happens any more.
+    fn settle(&mut self) {
+        self.bgp.tell(usize::MAX, &mut self.dataplane);
+        for _ in 0..1000 {
+            while self.work() {}
+            if self.dataplane.at_rest() && self.bgp.changed.is_empty() {
+                return;
+            }
+            self.bgp.tell(usize::MAX, &mut self.dataplane);
+        }
+        panic!("it never comes to rest: {:?}", self.dataplane);
+    }
+
+    fn check(&self) {
+        let served = |target: &Target| match target {
+            Target::Group(id) => self.kernel.groups[id]
+                .iter()
+                .map(|member| (self.kernel.nexthops[&member.id].clone(), member.weight))
+                .collect(),
+            Target::Unreachable => BTreeMap::new(),
+        };
+        let routes = self.kernel.routes.iter();
+        let held: BTreeMap<IpNet, BTreeMap<Nexthop, u16>> = routes
+            .map(|(key, target)| (key.prefix, served(target)))
+            .collect();
+        let wanted = self.bgp.loc_rib.iter().map(|(prefix, peers)| {
+            let peers = peers.intersection(&self.up);
+            let weight = |number| if number == 2 { 1 } else { 7 };
+            (
+                net(*prefix),
+                peers.map(|it| (nexthop(*it), weight(*it))).collect(),
+            )
+        });
+        let wanted: BTreeMap<IpNet, BTreeMap<Nexthop, u16>> = wanted
+            .filter(|(_, nexthops): &(_, BTreeMap<_, _>)| !nexthops.is_empty())
+            .collect();
+        assert_eq!(held, wanted);
+        assert_eq!(*self.dataplane.state(), self.kernel.state());
+        // Nothing is left over.
+        let used = |id: &NexthopId| {
+            self.kernel
+                .routes
+                .values()
+                .any(|it| *it == Target::Group(*id))
+        };
+        assert!(self.kernel.groups.keys().all(used));
+        let members = || self.kernel.groups.values().flatten();
+        let used = |id: &NexthopId| members().any(|member| member.id == *id);
+        assert!(self.kernel.nexthops.keys().all(used));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Announce(usize, usize),
+    Withdraw(usize, usize),
+    /// So many changes are told.
+    Tell(usize),
+    /// So many pieces of work are done.
+    Work(usize),
+    /// A session is gone, which is told before anything else.
+    Lose(usize),
+    LinkDown(usize),
+    LinkUp(usize),
+    Observe,
+    List,
+    Settled,
+    /// Told once more, as if something had been heard twice.
+    Again(usize),
+    /// Somebody deletes a route, or a nexthop, and the word of it comes with the next listing.
+    Meddle(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (prefix, peer) = (0..PREFIXES.len(), 0..PEERS);
+    prop_oneof![
+        8 => (prefix.clone(), peer.clone()).prop_map(|(n, p)| Step::Announce(n, p)),
+        3 => (prefix.clone(), peer.clone()).prop_map(|(n, p)| Step::Withdraw(n, p)),
+        6 => (1usize..4).prop_map(Step::Tell),
+        6 => (1usize..4).prop_map(Step::Work),
+        2 => peer.clone().prop_map(Step::Lose),
+        1 => peer.clone().prop_map(Step::LinkDown),
+        1 => peer.prop_map(Step::LinkUp),
+        1 => Just(Step::Observe),
+        1 => Just(Step::List),
+        1 => Just(Step::Settled),
+        1 => prefix.clone().prop_map(Step::Again),
+        1 => (0usize..100).prop_map(Step::Meddle),
+    ]
+}
+
+fn run(world: &mut World, step: Step) {
+    match step {
+        Step::Announce(prefix, peer) => {
+            world.lost.remove(&peer);
+            world.bgp.announce(prefix, peer);
+        }
+        Step::Withdraw(prefix, peer) => world.bgp.withdraw(prefix, peer),
+        Step::Tell(most) => world.bgp.tell(most, &mut world.dataplane),
+        Step::Work(most) => {
+            for _ in 0..most {
+                world.work();
+            }
+        }
+        Step::Lose(number) => {
+            world.dataplane.news(News::Lost(peer(number)));
+            for prefix in 0..PREFIXES.len() {
+                world.bgp.withdraw(prefix, number);
+            }
+            // Only the peers of this run can be lost; what an earlier one left may go with them.
+            world.inherited.clear();
+            // The word is the first thing that is acted upon.
+            if let Some(work) = world.dataplane.urgent() {
+                let ok: Vec<bool> = work.ops.iter().map(|op| world.kernel.apply(op)).collect();
+                world.dataplane.done(&work, ok);
+                let back = |it: &Nexthop| *it == nexthop(number);
+                assert!(world.meddled || !world.kernel.nexthops.values().any(back));
+                world.lost.insert(number);
+            }
+        }
+        Step::LinkDown(number) => {
+            world.up.remove(&number);
+            world.kernel.link_down(&format!("lan{number}"));
+            world.inherited.clear();
+            // The event is acted upon before anything is written.
+            world.observe();
+        }
+        Step::LinkUp(number) => {
+            world.up.insert(number);
+            world.observe();
+        }
+        Step::Observe => world.observe(),
+        Step::List => world.list(),
+        Step::Settled => world.bgp.settled = true,
+        Step::Again(prefix) => {
+            world.bgp.changed.insert(prefix);
+        }
+        Step::Meddle(number) => {
+            world.meddled = true;
+            world.inherited.clear();
+            let routes: Vec<RouteKey> = world.kernel.routes.keys().copied().collect();
+            let nexthops: Vec<NexthopId> = world.kernel.nexthops.keys().copied().collect();
+            let op = match (routes.get(number), nexthops.get(number % 7)) {
+                (Some(key), _) => Op::DelRoute { key: *key },
+                (None, Some(id)) => Op::DelNexthop { id: *id },
+                (None, None) => return,
+            };
+            let _ = world.kernel.apply(&op);
+        }
+    }
+}
+
+fn earlier() -> impl Strategy<Value = Vec<(usize, BTreeSet<usize>)>> {
+    let peers = proptest::collection::btree_set(0..PEERS, 0..3);
+    proptest::collection::vec((0..PREFIXES.len(), peers), 0..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    /// However what happens is cut into pieces, and whatever somebody else does meanwhile: in the end
+    /// the kernel holds what BGP and the links say, and nothing else.
+    #[test]
+    fn all_ways_lead_to_the_same_end(
+        earlier in earlier(),
+        steps in proptest::collection::vec(step(), 0..60),
+    ) {
+        let mut world = World::new(&earlier);
+        for step in steps {
+            run(&mut world, step);
+        }
+        world.bgp.settled = true;
+        world.observe();
+        if world.meddled {
+            world.list();
+        }
+        world.settle();
+        world.check();
+        // Looking once more finds nothing to do.
+        world.observe();
+        world.list();
+        prop_assert!(world.dataplane.at_rest());
+    }
+}
+
+fn with_two_paths() -> World {
+    let mut world = World::new(&[]);
+    world.bgp.settled = true;
+    for prefix in 0..PREFIXES.len() {
+        world.bgp.announce(prefix, 0);
+        world.bgp.announce(prefix, 1);
+    }
+    world.settle();
+    world.check();
+    world
+}
+
+#[test]
+fn a_lost_peer_costs_one_message_and_no_route() {
+    let mut world = with_two_paths();
+    world.dataplane.news(News::Lost(peer(0)));
+    let work = world.dataplane.next().unwrap();
+    assert!(matches!(work.ops[..], [Op::DelNexthop { .. }]), "{work:?}");
+    assert!(world.kernel.apply(&work.ops[0]));
+    world.dataplane.done(&work, [true]);
+    for prefix in 0..PREFIXES.len() {
+        world.bgp.withdraw(prefix, 0);
+    }
+    world.bgp.tell(usize::MAX, &mut world.dataplane);
+    let work = world.dataplane.next().unwrap();
+    assert_eq!((work.ops.len(), work.told.len()), (0, PREFIXES.len()));
+    world.dataplane.done(&work, []);
+    assert_eq!(world.dataplane.next(), None);
+    world.check();
+}
+
+#[test]
+fn a_nexthop_that_another_peer_names_too_stays() {
+    let mut world = World::new(&[]);
+    world.bgp.settled = true;
+    let hop = |name| Hop {
+        peer: peer(name),
+        next_hop: NextHop {
+            address: nexthop(0).gateway,
+            link_local: None,
+        },
+        weight: 1,
+    };
+    let sets: [Arc<[Hop]>; 2] = [[hop(0)].into(), [hop(1)].into()];
+    let changes = [
+        (net(0), Some(sets[0].clone())),
+        (net(1), Some(sets[1].clone())),
+    ];
+    world.dataplane.news(News::Changes(changes.to_vec()));
+    while world.work() {}
+    world.dataplane.news(News::Lost(peer(0)));
+    assert_eq!(world.dataplane.urgent(), None);
+}

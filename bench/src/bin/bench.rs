@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+/// Speakers of the simulation.
+const SPEAKERS: &str = "500";
+
 /// Measures the agent beside BIRD 2 and FRR, in namespaces of this machine's kernel. Needs root.
 #[derive(Parser)]
 struct Args {
@@ -89,7 +92,9 @@ fn run(args: &Args) -> Result<(), Box<dyn error::Error>> {
             }
             Table::Simulation => {
                 eprintln!("simulation: some minutes");
-                ("simulation", output("examples/simulate", &["500"])?)
+                let said = output("examples/simulate", &[SPEAKERS])?;
+                let lines = said.lines().map(|line| format!("- {line}\n"));
+                ("simulation", lines.collect())
             }
         };
         println!("{text}");

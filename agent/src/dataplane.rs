@@ -155,7 +155,7 @@ impl Dataplane {
     }
 
     /// What to do next. It is to be handed back to [`Dataplane::done`] before the next question.
-    pub fn next(&mut self) -> Option<Work> {
+    pub fn next_work(&mut self) -> Option<Work> {
         if let Some(work) = self.urgent() {
             return Some(work);
         }
@@ -262,7 +262,7 @@ impl Dataplane {
             .collect()
     }
 
-    /// Operations beside those of [`Dataplane::next`] were carried out.
+    /// Operations beside those of [`Dataplane::next_work`] were carried out.
     pub fn was_done(&mut self, op: &Op) {
         self.state.done(op);
         if matches!(op, Op::DelLink { .. }) {

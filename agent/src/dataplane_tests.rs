@@ -164,7 +164,7 @@ impl World {
             self.bgp.changed.extend(used.map(|(prefix, _)| *prefix));
             // It is heard of later: a level on its way is not about this review.
         }
-        let Some(work) = self.dataplane.next() else {
+        let Some(work) = self.dataplane.next_work() else {
             return false;
         };
         let mut ok = Vec::new();
@@ -389,7 +389,7 @@ fn with_two_paths() -> World {
 fn a_lost_peer_costs_one_message_and_no_route() {
     let mut world = with_two_paths();
     world.dataplane.news(News::Lost(peer(0)));
-    let work = world.dataplane.next().unwrap();
+    let work = world.dataplane.next_work().unwrap();
     assert!(matches!(work.ops[..], [Op::DelNexthop { .. }]), "{work:?}");
     assert!(world.kernel.apply(&work.ops[0]));
     world.dataplane.done(&work, [true]);
@@ -397,10 +397,10 @@ fn a_lost_peer_costs_one_message_and_no_route() {
         world.bgp.withdraw(prefix, 0);
     }
     world.bgp.tell(usize::MAX, &mut world.dataplane);
-    let work = world.dataplane.next().unwrap();
+    let work = world.dataplane.next_work().unwrap();
     assert_eq!((work.ops.len(), work.told.len()), (0, PREFIXES.len()));
     world.dataplane.done(&work, []);
-    assert_eq!(world.dataplane.next(), None);
+    assert_eq!(world.dataplane.next_work(), None);
     world.check();
 }
 

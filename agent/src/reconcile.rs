@@ -184,7 +184,7 @@ impl Gateway {
             self.refused.clear();
             self.bgp.review(review).await;
         }
-        if let Some(work) = self.dataplane.next() {
+        if let Some(work) = self.dataplane.next_work() {
             self.carry_out(work).await;
         }
     }

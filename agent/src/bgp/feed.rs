@@ -174,10 +174,9 @@ impl Feed {
                 .pop_front_if(|(since, _)| *since + PATIENCE <= now)
         {
             for prefix in prefixes {
-                match speaker.in_use(&prefix) {
-                    Some((hops, false)) => batch.push((prefix, Some(hops.clone()))),
-                    // A change of its own told what became of it.
-                    _ => {}
+                // Of others a change of their own told what became of them.
+                if let Some((hops, false)) = speaker.in_use(&prefix) {
+                    batch.push((prefix, Some(hops.clone())));
                 }
             }
         }

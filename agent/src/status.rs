@@ -3,10 +3,10 @@
 use crate::bgp::View;
 use crate::charon::carries;
 use crate::config::{Config, Tunnel, Whereabouts};
-use crate::state::{NexthopId, State};
+use crate::state::{Nexthop, NexthopId, State};
 use crate::vici::{IkeSa, IkeState};
 use ipnet::IpNet;
-use routemesh_bgp::PeerStatus;
+use routemesh_bgp::wire::Action;
 use routemesh_proto as proto;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,14 +31,16 @@ pub struct Facts<'a> {
     pub now: Duration,
 }
 
-/// How many prefixes one report lists as announced, and how many as routes.
-const LISTED: usize = 1000;
+/// How many prefixes one report lists as announced, and how many as routes: there may be a million.
+const LISTED: usize = 10_000;
 /// How many refused prefixes one report names.
 const REJECTED: usize = 1000;
 
 /// The report.
 pub fn status(facts: Facts) -> proto::Status {
     let rejected = facts.view.rejected.iter().take(REJECTED);
+    let (announced, announced_total) = announced(&facts);
+    let (routes, routes_total) = routes(&facts);
     proto::Status {
         generation: facts.config.generation,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -52,8 +54,8 @@ pub fn status(facts: Facts) -> proto::Status {
             .into_iter()
             .map(|name| router(&facts, name))
             .collect(),
-        announced: announced(&facts),
-        routes: routes(&facts),
+        announced,
+        routes,
         rejected: rejected
             .map(|(peer, prefix, reason)| proto::Rejected {
                 peer: peer.clone(),
@@ -61,6 +63,9 @@ pub fn status(facts: Facts) -> proto::Status {
                 reason: reason.clone(),
             })
             .collect(),
+        announced_total,
+        routes_total,
+        rejected_total: facts.view.peers.values().map(|it| it.rejected as u64).sum(),
         problems: facts.problems,
     }
 }
@@ -124,23 +129,23 @@ fn router(facts: &Facts, address: String) -> proto::RouterStatus {
 fn bgp(facts: &Facts, peer: &str) -> proto::BgpStatus {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     match facts.view.peers.get(peer) {
-        Some(PeerStatus {
-            state,
-            since,
-            received,
-            accepted,
-            rejected,
-            advertised,
-            last_error,
-            ..
-        }) => proto::BgpStatus {
-            state: format!("{state:?}"),
-            seconds: facts.now.saturating_sub(*since).as_secs(),
-            received: count(*received),
-            accepted: count(*accepted),
-            rejected: count(*rejected),
-            advertised: count(*advertised),
-            last_error: last_error.clone().unwrap_or_default(),
+        Some(it) => proto::BgpStatus {
+            state: format!("{:?}", it.state),
+            seconds: facts.now.saturating_sub(it.since).as_secs(),
+            received: count(it.received),
+            accepted: count(it.accepted),
+            rejected: count(it.rejected),
+            advertised: count(it.advertised),
+            last_error: it.last_error.clone().unwrap_or_default(),
+            max_prefixes: count(it.max_prefixes),
+            sessions: it.counts.established,
+            messages_received: it.counts.messages_received,
+            messages_sent: it.counts.messages_sent,
+            faults: it.counts.faults.iter().map(fault).collect(),
+            last_notification: it
+                .last_notification
+                .as_ref()
+                .map_or(String::new(), ToString::to_string),
         },
         None => proto::BgpStatus {
             state: "Idle".to_owned(),
@@ -150,46 +155,61 @@ fn bgp(facts: &Facts, peer: &str) -> proto::BgpStatus {
     }
 }
 
+fn fault(((attribute, action), count): (&(u8, Action), &u64)) -> proto::Fault {
+    let action = match action {
+        Action::Discard => "attribute discard",
+        Action::TreatAsWithdraw => "treat as withdraw",
+        Action::SessionReset => "session reset",
+    };
+    proto::Fault {
+        attribute: (*attribute).into(),
+        action: action.to_owned(),
+        count: *count,
+    }
+}
+
 /// What goes to the other gateways: what begins here, and what the LAN's routers gave.
-fn announced(facts: &Facts) -> Vec<String> {
+fn announced(facts: &Facts) -> (Vec<String>, u64) {
     let owned = facts.config.owned();
     let learnt = facts.state.routes.iter().map(|(prefix, _)| prefix);
     let learnt = learnt.filter(|prefix| owned.iter().any(|own| own.contains(prefix)));
-    let all = first(learnt.chain(facts.originated.iter().copied()));
-    all.iter().map(ToString::to_string).collect()
+    let (listed, total) = first(learnt.chain(facts.originated.iter().copied()));
+    (listed.iter().map(ToString::to_string).collect(), total)
 }
 
-fn routes(facts: &Facts) -> Vec<proto::Route> {
+fn routes(facts: &Facts) -> (Vec<proto::Route>, u64) {
     let peers: BTreeMap<String, &str> = facts
         .config
         .tunnels
         .values()
         .map(|t| (t.link(), t.peer.as_str()))
         .collect();
-    let path = |nexthop: &crate::state::Nexthop| proto::Path {
+    let path = |(nexthop, weight): (&Nexthop, u16)| proto::Path {
         via: match peers.get(&nexthop.link) {
             Some(peer) => (*peer).to_owned(),
             None => nexthop.gateway.to_string(),
         },
         interface: nexthop.link.clone(),
         address: nexthop.gateway.to_string(),
+        weight: weight.into(),
     };
     let members = |group| {
         let members = facts.state.groups.get(&group).into_iter().flatten();
-        members.filter_map(|m| facts.state.nexthops.get(&m.id))
+        members.filter_map(|m| Some((facts.state.nexthops.get(&m.id)?, m.weight)))
     };
     let route = |(prefix, group): (IpNet, NexthopId)| proto::Route {
         prefix: prefix.to_string(),
         paths: members(group).map(path).collect(),
     };
-    let routes = first(facts.state.routes.iter());
-    routes.into_iter().map(route).collect()
+    let (listed, total) = first(facts.state.routes.iter());
+    (listed.into_iter().map(route).collect(), total)
 }
 
-/// The first in order, as many as a report lists: there may be a million.
-fn first<T: Ord>(all: impl Iterator<Item = T>) -> BTreeSet<T> {
-    let mut first = BTreeSet::new();
+/// The first in order, as many as a report lists, and how many there are in all.
+fn first<T: Ord>(all: impl Iterator<Item = T>) -> (BTreeSet<T>, u64) {
+    let (mut first, mut total) = (BTreeSet::new(), 0);
     for one in all {
+        total += 1;
         if first.len() < LISTED || first.last().is_some_and(|last| one < *last) {
             first.insert(one);
         }
@@ -197,5 +217,21 @@ fn first<T: Ord>(all: impl Iterator<Item = T>) -> BTreeSet<T> {
             first.pop_last();
         }
     }
-    first
+    (first, total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_is_cut_and_counted() {
+        let most = u64::try_from(LISTED).unwrap();
+        let (listed, total) = first((0..most + 5).rev());
+        assert!(listed.into_iter().eq(0..most));
+        assert_eq!(total, most + 5);
+        let (listed, total) = first([3, 1, 2].into_iter());
+        assert!(listed.into_iter().eq([1, 2, 3]));
+        assert_eq!(total, 3);
+    }
 }

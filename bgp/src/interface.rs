@@ -204,6 +204,8 @@ pub struct PeerStatus {
     pub accepted: usize,
     /// Those that may not.
     pub rejected: usize,
+    /// The session ends when more are received; 0: no limit.
+    pub max_prefixes: usize,
     /// Prefixes in its Adj-RIB-Out.
     pub advertised: usize,
     /// Families whose paths are kept from a session that is gone (RFC 4724).

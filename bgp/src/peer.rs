@@ -521,6 +521,7 @@ impl Peer {
             received: intake.received,
             accepted: intake.received.saturating_sub(intake.rejected),
             rejected: intake.rejected,
+            max_prefixes: self.config.max_prefixes,
             advertised: self.out.as_ref().map_or(0, AdjRibOut::count),
             stale: intake.stale.keys().copied().collect(),
             last_error: self.record.last_error.clone(),

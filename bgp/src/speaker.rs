@@ -334,7 +334,9 @@ impl Speaker {
 
     /// Paths that are not used, and why.
     pub fn rejected(&self) -> impl Iterator<Item = (PeerId, IpNet, Rejection)> {
-        let paths = self.table.all_paths();
+        // Most of the time there are none, and the table may be large.
+        let any = self.peers.values().any(|peer| peer.intake.rejected > 0);
+        let paths = any.then(|| self.table.all_paths()).into_iter().flatten();
         paths.filter_map(|(prefix, path)| {
             let why = path.rejected?;
             Some((path.source.peer.clone(), prefix, why))

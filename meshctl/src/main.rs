@@ -50,6 +50,9 @@ enum Command {
     Routes {
         /// Its name.
         gateway: String,
+        /// Show its BGP peers, and what they announced that is not used, and why.
+        #[arg(long)]
+        rejected: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -139,10 +142,14 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Routes {
             gateway,
+            rejected,
             output: Output { output },
         } => {
             let routes = client.routes(gateway).await?;
-            show(output, &routes, |routes| table::routes(routes, look))?;
+            show(output, &routes, |routes| match rejected {
+                true => table::rejected(routes, look),
+                false => table::routes(routes, look),
+            })?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,9 +1,12 @@
 //! What the controller says, as text for people: wide enough for a terminal of 100 columns.
 
+mod routes;
+
+pub(crate) use routes::{rejected, routes};
+
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use routemesh_proto::{
-    BgpStatus, Edge, End, GatewayView, PrefixPaths, PrefixView, Problem, Routes, Topology,
-    TunnelStatus,
+    BgpStatus, Edge, End, GatewayView, PrefixPaths, PrefixView, Problem, Topology, TunnelStatus,
 };
 use std::collections::BTreeMap;
 
@@ -119,9 +122,13 @@ fn edges(edges: &[Edge], look: Look) -> String {
             state.unwrap_or_else(|| "-".to_owned())
         };
         let accepted = |status: &TunnelStatus| {
-            let accepted = |bgp: &BgpStatus| match bgp.rejected {
-                0 => bgp.accepted.to_string(),
-                rejected => format!("{} ({rejected} refused)", bgp.accepted),
+            let accepted = |bgp: &BgpStatus| {
+                let refused = (bgp.rejected > 0).then(|| format!("{} refused", bgp.rejected));
+                let notes: Vec<String> = refused.into_iter().chain(near_limit(bgp)).collect();
+                match notes.as_slice() {
+                    [] => bgp.accepted.to_string(),
+                    notes => format!("{} ({})", bgp.accepted, notes.join(", ")),
+                }
             };
             status.bgp.as_ref().map_or("-".to_owned(), accepted)
         };
@@ -137,6 +144,13 @@ fn edges(edges: &[Edge], look: Look) -> String {
         ]);
     }
     table.trim_fmt() + "\n"
+}
+
+/// A warning from three quarters of what the peer may announce, as in the agent's log.
+fn near_limit(bgp: &BgpStatus) -> Option<String> {
+    let (received, limit) = (u64::from(bgp.received), u64::from(bgp.max_prefixes));
+    let near = limit > 0 && 4 * received >= 3 * limit;
+    near.then(|| format!("{received} of at most {limit}"))
 }
 
 /// What A and B say: once where they agree.
@@ -221,36 +235,6 @@ pub(crate) fn gateways(gateways: &[GatewayView], look: Look) -> String {
         ]);
     }
     table.trim_fmt() + "\n"
-}
-
-/// One gateway's routes, what it announces and what it refused.
-pub(crate) fn routes(routes: &Routes, look: Look) -> String {
-    let reported = format!("{}, reported {}\n", routes.gateway, ago(routes.reported));
-    let mut parts = vec![reported];
-    if !routes.routes.is_empty() {
-        let mut table = table(look, &["PREFIX", "VIA", "INTERFACE", "NEXTHOP"]);
-        for route in &routes.routes {
-            for (i, path) in route.paths.iter().enumerate() {
-                let prefix = if i == 0 { route.prefix.as_str() } else { "" };
-                table.add_row([prefix, &path.via, &path.interface, &path.address]);
-            }
-            if route.paths.is_empty() {
-                table.add_row([route.prefix.as_str(), "unreachable", "", ""]);
-            }
-        }
-        parts.push(table.trim_fmt() + "\n");
-    }
-    if !routes.announced.is_empty() {
-        parts.push(format!("announces {}\n", routes.announced.join(" ")));
-    }
-    if !routes.rejected.is_empty() {
-        let mut table = table(look, &["REFUSED", "FROM", "REASON"]);
-        for rejected in &routes.rejected {
-            table.add_row([&rejected.prefix, &rejected.peer, &rejected.reason]);
-        }
-        parts.push(table.trim_fmt() + "\n");
-    }
-    parts.join("\n")
 }
 
 fn ago(seconds: u64) -> String {

@@ -89,12 +89,18 @@ impl Operators for OperatorsService {
             let text = format!("{gateway} has not reported yet: is mesh-agent running there?");
             return Err(Status::not_found(text));
         };
+        let status = report.status.as_ref().clone();
         Ok(Response::new(Routes {
             gateway,
             reported: report.age.as_secs(),
-            routes: report.status.routes.clone(),
-            announced: report.status.announced.clone(),
-            rejected: report.status.rejected.clone(),
+            routes: status.routes,
+            announced: status.announced,
+            rejected: status.rejected,
+            announced_total: status.announced_total,
+            routes_total: status.routes_total,
+            rejected_total: status.rejected_total,
+            tunnels: status.tunnels,
+            routers: status.routers,
         }))
     }
 }

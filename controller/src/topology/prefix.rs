@@ -13,6 +13,9 @@ struct Seen<'m> {
     site: &'m str,
     announced: BTreeSet<IpNet>,
     routes: BTreeMap<IpNet, Vec<String>>,
+    /// There are more than are listed: what is not listed is not known.
+    announced_cut: bool,
+    routes_cut: bool,
 }
 
 impl<'m> Seen<'m> {
@@ -31,6 +34,8 @@ impl<'m> Seen<'m> {
                 .filter_map(|p| p.parse().ok())
                 .collect(),
             routes: routes.collect(),
+            announced_cut: status.announced_total > status.announced.len() as u64,
+            routes_cut: status.routes_total > status.routes.len() as u64,
         }
     }
 }
@@ -55,16 +60,15 @@ pub(super) fn prefixes(mesh: &Mesh, reports: &Reports) -> Vec<proto::PrefixView>
 }
 
 fn rows(site: &Site, seen: &[Seen]) -> Vec<IpNet> {
-    let announced: BTreeSet<IpNet> = seen
-        .iter()
-        .filter(|seen| *seen.site == *site.name.value)
+    let here = || seen.iter().filter(|seen| *seen.site == *site.name.value);
+    let announced: BTreeSet<IpNet> = here()
         .flat_map(|seen| seen.announced.iter().copied())
         .collect();
     let mut rows = Vec::new();
     for owned in &site.prefixes {
         let before = rows.len();
         rows.extend(announced.iter().filter(|net| owned.contains(*net)));
-        if rows.len() == before {
+        if rows.len() == before && !here().any(|seen| seen.announced_cut) {
             rows.push(owned.value);
         }
     }
@@ -87,6 +91,7 @@ fn row(net: IpNet, site: &Site, seen: &[Seen]) -> proto::PrefixView {
             .collect(),
         paths: elsewhere
             .iter()
+            .filter(|seen| !seen.routes_cut || seen.routes.contains_key(&net))
             .map(|seen| proto::PrefixPaths {
                 gateway: seen.gateway.to_owned(),
                 via: seen.routes.get(&net).cloned().unwrap_or_default(),

@@ -167,6 +167,30 @@ fn verdicts_of_a_gateway() {
 }
 
 #[test]
+fn what_a_cut_list_leaves_out_is_not_taken_for_missing() {
+    let announcing = Status {
+        announced: vec!["10.0.1.0/24".to_owned()],
+        announced_total: 20_000,
+        ..Status::default()
+    };
+    let reaching = Status {
+        routes_total: 20_000,
+        ..Status::default()
+    };
+    let reports = [
+        ("A".to_owned(), report(announcing, 1)),
+        ("B".to_owned(), report(reaching, 1)),
+    ];
+    let topology = topology(&mesh(), &reports.into());
+    let rows = topology.prefixes.iter();
+    let rows: Vec<_> = rows
+        .map(|row| (row.prefix.as_str(), row.paths.len()))
+        .collect();
+    // Nobody says that 10.1.0.0/16 of the same site is not announced, nor that B reaches nothing.
+    assert_eq!(rows, [("10.0.1.0/24", 0), ("10.0.2.0/24", 1)]);
+}
+
+#[test]
 fn prefixes_with_their_paths() {
     let announcing = Status {
         announced: vec!["10.0.1.0/24".to_owned(), "10.1.7.0/24".to_owned()],

@@ -1,5 +1,5 @@
 use super::*;
-use routemesh_proto::{Path, Rejected, Route};
+use routemesh_proto::{Fault, Path, Rejected, Route, RouterStatus, Routes};
 
 fn end(gateway: &str, ike: &str, state: &str, accepted: u32) -> Option<End> {
     Some(End {
@@ -111,27 +111,33 @@ fn paths_in_a_few_words() {
     );
 }
 
-#[test]
-fn the_routes_of_a_gateway() {
-    let path = |via: &str, interface: &str| Path {
+fn view(weights: [u32; 2]) -> Routes {
+    let path = |via: &str, interface: &str, weight| Path {
         via: via.to_owned(),
         interface: interface.to_owned(),
         address: "fd00::1".to_owned(),
+        weight,
     };
-    let view = Routes {
+    let [one, two] = weights;
+    Routes {
         gateway: "V1-1".to_owned(),
         reported: 3,
         routes: vec![Route {
             prefix: "10.0.2.0/24".to_owned(),
-            paths: vec![path("V2-1", "rm3"), path("V2-2", "rm6")],
+            paths: vec![path("V2-1", "rm3", one), path("V2-2", "rm6", two)],
         }],
         announced: vec!["10.0.1.0/24".to_owned()],
         rejected: vec![Rejected {
-            peer: "V2-1".to_owned(),
+            peer: "rm3-V2-1".to_owned(),
             prefix: "0.0.0.0/0".to_owned(),
-            reason: "not owned by site two".to_owned(),
+            reason: "the peer may not announce this prefix".to_owned(),
         }],
-    };
+        ..Routes::default()
+    }
+}
+
+#[test]
+fn the_routes_of_a_gateway() {
     let expected = "\
 V1-1, reported 3 s ago
 
@@ -141,8 +147,94 @@ PREFIX       VIA   INTERFACE  NEXTHOP
 
 announces 10.0.1.0/24
 
-REFUSED    FROM  REASON
-0.0.0.0/0  V2-1  not owned by site two
+refuses 1: meshctl routes V1-1 --rejected
+";
+    // Agents that do not tell weights have equal ones.
+    for weights in [[0, 0], [1, 1]] {
+        assert_eq!(routes(&view(weights), Look::plain()), expected);
+    }
+}
+
+#[test]
+fn routes_with_weights_and_more_than_are_listed() {
+    let view = Routes {
+        routes_total: 100_001,
+        announced_total: 3,
+        rejected_total: 2000,
+        ..view([3, 1])
+    };
+    let expected = "\
+V1-1, reported 3 s ago
+
+PREFIX       VIA   INTERFACE  NEXTHOP  WEIGHT
+10.0.2.0/24  V2-1  rm3        fd00::1  3
+             V2-2  rm6        fd00::1  1
+… and 100000 more
+
+announces 10.0.1.0/24
+… and 2 more
+
+refuses 2000: meshctl routes V1-1 --rejected
 ";
     assert_eq!(routes(&view, Look::plain()), expected);
+}
+
+#[test]
+fn what_a_gateway_refuses_and_from_whom() {
+    let tunnel = TunnelStatus {
+        peer: "V2-1".to_owned(),
+        bgp: Some(BgpStatus {
+            state: "Established".to_owned(),
+            received: 750,
+            rejected: 1,
+            advertised: 4,
+            max_prefixes: 1000,
+            messages_received: 20,
+            messages_sent: 30,
+            ..BgpStatus::default()
+        }),
+        ..TunnelStatus::default()
+    };
+    let fault = |attribute, action: &str| Fault {
+        attribute,
+        action: action.to_owned(),
+        count: 2,
+    };
+    let router = RouterStatus {
+        address: "10.0.1.254".to_owned(),
+        bgp: Some(BgpStatus {
+            state: "Idle".to_owned(),
+            received: 749,
+            max_prefixes: 1000,
+            faults: vec![fault(5, "treat as withdraw"), fault(0, "session reset")],
+            last_notification: "received: hold timer expired".to_owned(),
+            ..BgpStatus::default()
+        }),
+    };
+    let view = Routes {
+        rejected_total: 2,
+        tunnels: vec![tunnel],
+        routers: vec![router],
+        ..view([1, 1])
+    };
+    let expected = "\
+V1-1, reported 3 s ago
+
+PEER        STATE        RECEIVED             REFUSED  TOLD  MESSAGES IN/OUT  FAULTS                               LAST NOTIFICATION
+V2-1        Established  750 of at most 1000  1        4     20/30            0
+10.0.1.254  Idle         749                  0        0     0/0              2 x treat as withdraw (attribute 5)  received: hold timer expired
+                                                                              2 x session reset
+
+REFUSED    FROM      REASON
+0.0.0.0/0  rm3-V2-1  the peer may not announce this prefix
+… and 1 more
+";
+    assert_eq!(rejected(&view, Look::plain()), expected);
+
+    let nothing = Routes {
+        gateway: "V1-1".to_owned(),
+        ..Routes::default()
+    };
+    let expected = "V1-1, reported 0 s ago\n\nrefuses nothing\n";
+    assert_eq!(rejected(&nothing, Look::plain()), expected);
 }

@@ -30,6 +30,7 @@ pub mod policy;
 mod record;
 mod retry;
 mod routes;
+mod schedule;
 mod session;
 mod speaker;
 mod table;

@@ -191,6 +191,7 @@ impl Speaker {
     pub(crate) fn propagate(&mut self) {
         // Whether any peer may be told of a path depends on its offer, as a rule of many prefixes.
         let mut last: Option<(Option<u32>, bool, bool)> = None;
+        let mut anything = false;
         for changed in self.table.take_changed() {
             let winner = match changed.offer {
                 Some(offer) => self.table.learnt(offer).map(Winner::Learnt),
@@ -208,6 +209,7 @@ impl Speaker {
             if !somebody && !changed.announced {
                 continue;
             }
+            anything = true;
             let mut told = false;
             for peer in self.peers.values_mut() {
                 if let Some(out) = &mut peer.out {
@@ -218,6 +220,21 @@ impl Speaker {
                 self.table.note_announced(&changed.prefix);
             }
         }
+        if anything {
+            self.note_all_ready();
+        }
+    }
+
+    /// Notes whom something can be told. To be called after everything that may change it.
+    pub(crate) fn note_ready(&mut self, id: &PeerId) {
+        if self.peers.get(id).is_some_and(is_ready) {
+            self.ready.insert(id.clone());
+        }
+    }
+
+    fn note_all_ready(&mut self) {
+        let ready = self.peers.iter().filter(|(_, peer)| is_ready(peer));
+        self.ready.extend(ready.map(|(id, _)| id.clone()));
     }
 
     /// Begins to announce to a peer.
@@ -253,15 +270,18 @@ impl Speaker {
             for id in ids {
                 self.open(&id);
             }
+            self.note_all_ready();
         }
     }
 
     /// Queues the next UPDATEs, for one peer; false if no peer is due any. One after the other gets
     /// as much as its connection can take.
     pub(crate) fn announce(&mut self) -> bool {
-        let ready = |it: &(&PeerId, &mut Peer)| it.1.out.as_ref().is_some_and(AdjRibOut::ready);
-        let Some((id, peer)) = self.peers.iter_mut().find(ready) else {
+        let Some(id) = self.ready.pop_first() else {
             return false;
+        };
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| is_ready(peer)) else {
+            return true;
         };
         if let Some(out) = &mut peer.out {
             let (bytes, unsaid) = out.next(&self.table, &peer.allowed_out, &mut self.sets);
@@ -277,6 +297,11 @@ impl Speaker {
                 peer.announce(bytes, self.now, &mut self.outputs);
             }
         }
+        self.reschedule(&id);
         true
     }
+}
+
+fn is_ready(peer: &Peer) -> bool {
+    peer.out.as_ref().is_some_and(AdjRibOut::ready)
 }

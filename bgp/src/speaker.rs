@@ -6,6 +6,7 @@ use crate::identity::Identity;
 use crate::interface::{Input, Output, PeerStatus};
 use crate::peer::Peer;
 use crate::policy::Rejection;
+use crate::schedule::Schedule;
 use crate::table::{AttributeSets, Hop, Path, Seed, Table};
 use crate::wire::notification::cease;
 use crate::wire::{Attributes, Notification};
@@ -37,6 +38,9 @@ pub struct Speaker {
     pub(crate) table: Table,
     pub(crate) sets: AttributeSets,
     pub(crate) outputs: VecDeque<Output>,
+    schedule: Schedule,
+    /// Peers that may be told something now; all others may not.
+    pub(crate) ready: BTreeSet<PeerId>,
     /// The last time we were told.
     pub(crate) now: Time,
 }
@@ -64,6 +68,8 @@ impl Speaker {
             table: Table::new(seed),
             sets: AttributeSets::new(seed),
             outputs: VecDeque::new(),
+            schedule: Schedule::default(),
+            ready: BTreeSet::new(),
             now,
         };
         speaker.configure(config, now);
@@ -93,6 +99,7 @@ impl Speaker {
         }
         self.config = config;
         self.propagate();
+        self.reschedule_all();
         self.timeout(now);
     }
 
@@ -163,12 +170,14 @@ impl Speaker {
                 peer.note_state(now);
             }
         }
+        self.reschedule_all();
     }
 
     /// Something happened.
     pub fn input(&mut self, input: Input, now: Time) {
         self.now = now;
         self.catch_up();
+        let concerned = self.concerned(&input);
         match input {
             Input::Connected { peer, conn, active } => match self.peers.get_mut(&peer) {
                 Some(machine) => {
@@ -213,36 +222,65 @@ impl Speaker {
                 }
             }
         }
+        if let Some(id) = concerned {
+            self.reschedule(&id);
+        }
         self.settle(now);
+    }
+
+    /// The peer whose machine an input goes to.
+    fn concerned(&self, input: &Input) -> Option<PeerId> {
+        match input {
+            Input::Connected { peer, .. }
+            | Input::ConnectFailed { peer }
+            | Input::Dead { peer }
+            | Input::Alive { peer }
+            | Input::Refresh { peer } => Some(peer.clone()),
+            Input::Received { conn, .. } | Input::Writable { conn } | Input::Closed { conn } => {
+                self.conns.get(conn).cloned()
+            }
+        }
+    }
+
+    /// Notes when a peer has something due, and whether it can be told something. To be called after
+    /// everything that may change it.
+    pub(crate) fn reschedule(&mut self, id: &PeerId) {
+        let deadline = self.peers.get(id).and_then(Peer::deadline);
+        self.schedule.set(id, deadline);
+        self.note_ready(id);
+    }
+
+    fn reschedule_all(&mut self) {
+        let peers = self.peers.keys().cloned();
+        for id in peers.chain(self.schedule.peers()).collect::<Vec<_>>() {
+            self.reschedule(&id);
+        }
     }
 
     /// Does what is due.
     pub fn timeout(&mut self, now: Time) {
         self.now = now;
         self.catch_up();
-        let due = |peer: &Peer| peer.deadline().is_some_and(|deadline| deadline <= now);
-        let peers = self.peers.iter().filter(|(_, peer)| due(peer));
-        let ids: Vec<PeerId> = peers.map(|(id, _)| id.clone()).collect();
-        for id in ids {
+        for id in self.schedule.due(now) {
             while let Some(peer) = self.peers.get_mut(&id)
                 && let Some(happening) = peer.timeout(now, &mut self.outputs)
             {
                 self.follow(&id, happening, now);
             }
+            self.reschedule(&id);
         }
         self.settle(now);
     }
 
     /// When [`Speaker::timeout`] has something to do.
     pub fn next_deadline(&self) -> Option<Time> {
-        let peers = self.peers.values();
         let settling = || {
             let quiet = self.peers.values().filter_map(Peer::quiet_at);
             quiet.chain([self.deferral_ends()])
         };
         let settling = (!self.settled || self.deferring).then(settling);
-        let deadlines = peers.filter_map(Peer::deadline);
-        deadlines.chain(settling.into_iter().flatten()).min()
+        let settling = settling.into_iter().flatten();
+        settling.chain(self.schedule.next()).min()
     }
 
     fn received(&mut self, conn: ConnId, bytes: Vec<u8>, now: Time) {

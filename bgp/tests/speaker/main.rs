@@ -4,11 +4,13 @@
 
 mod convergence;
 mod extensions;
+mod mesh;
 mod model;
 mod network;
 mod restart;
 mod routes;
 mod sessions;
+mod simulation;
 mod solo;
 mod table;
 mod tcp;

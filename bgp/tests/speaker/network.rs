@@ -88,7 +88,8 @@ pub struct Network {
     pub cut: BTreeSet<[Name; 2]>,
     /// Processes that are stopped: their kernels go on.
     pub paused: BTreeSet<Name>,
-    pub stalled: Vec<Packet>,
+    /// What waits for either to end, by from whom to whom it goes.
+    pub stalled: BTreeMap<[Name; 2], Vec<Packet>>,
     /// How long a slow reader takes to make room for more.
     pub slowness: Duration,
     /// Whether to see to it that a table that changes gets another version.
@@ -120,7 +121,7 @@ impl Network {
             delays: BTreeMap::new(),
             cut: BTreeSet::new(),
             paused: BTreeSet::new(),
-            stalled: Vec::new(),
+            stalled: BTreeMap::new(),
             slowness: seconds(0.001),
             look_at_versions: true,
             seen: BTreeMap::new(),
@@ -221,7 +222,8 @@ impl Network {
     pub fn heal(&mut self, a: Name, b: Name) {
         self.cut.remove(&[a, b]);
         self.cut.remove(&[b, a]);
-        self.let_go();
+        self.let_go([a, b]);
+        self.let_go([b, a]);
     }
 
     /// Stops a process; what is sent to it waits in its kernel.
@@ -240,12 +242,15 @@ impl Network {
         for [a, b] in held.into_iter().filter(|pair| pair[0] == name) {
             self.half_held(a, b);
         }
-        self.let_go();
+        let ways = self.stalled.keys().copied();
+        for way in ways.filter(|way| way[1] == name).collect::<Vec<_>>() {
+            self.let_go(way);
+        }
     }
 
     /// What waited goes on its way, and waits again where it still has to.
-    fn let_go(&mut self) {
-        for packet in std::mem::take(&mut self.stalled) {
+    fn let_go(&mut self, way: [Name; 2]) {
+        for packet in self.stalled.remove(&way).unwrap_or_default() {
             let now = self.now;
             self.queue(now, packet);
         }

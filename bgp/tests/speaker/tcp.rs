@@ -22,8 +22,10 @@ pub struct End {
     pub last_arrival: Time,
     /// Bytes that the kernel took, and the other process did not yet.
     pub buffered: usize,
-    /// The kernel has told the process that it would take more, or is about to.
+    /// The kernel takes more.
     pub writable: bool,
+    /// It is about to say so.
+    pub telling: bool,
 }
 
 #[derive(Debug)]
@@ -74,17 +76,14 @@ impl Network {
 
     pub fn arrive(&mut self, packet: Packet) {
         let now = self.now;
-        if let Some([from, to]) = self.way(&packet) {
-            if self.cut.contains(&[from, to]) {
-                if !matches!(packet, Packet::Syn { .. } | Packet::SynAck { .. }) {
-                    self.stalled.push(packet);
-                }
-                return;
-            }
-            if self.paused.contains(to) {
-                self.stalled.push(packet);
-                return;
-            }
+        let [from, to] = self.way(&packet);
+        let cut = self.cut.contains(&[from, to]);
+        if cut && matches!(packet, Packet::Syn { .. } | Packet::SynAck { .. }) {
+            return;
+        }
+        if cut || self.paused.contains(to) {
+            self.stalled.entry([from, to]).or_default().push(packet);
+            return;
         }
         match packet {
             Packet::Syn { from, to, attempt } => {
@@ -106,6 +105,7 @@ impl Network {
                     last_arrival: now,
                     buffered: 0,
                     writable: true,
+                    telling: false,
                 };
                 self.conns.insert(conn, [end(from), end(to)]);
                 self.queue(now + delay, Packet::SynAck { conn, attempt });
@@ -178,7 +178,9 @@ impl Network {
             }
             Packet::Writable { conn, node } => {
                 let side = self.side(conn, node);
-                if self.conns[&conn][side].open {
+                let end = &mut self.conns.get_mut(&conn).unwrap()[side];
+                end.telling = false;
+                if end.open && end.writable {
                     let conn = ConnId(conn * 2 + side as u64);
                     self.input(node, Input::Writable { conn });
                 }
@@ -186,20 +188,20 @@ impl Network {
         }
     }
 
-    /// From whom to whom a packet goes; `None` for a process's own timers.
-    fn way(&self, packet: &Packet) -> Option<[Name; 2]> {
+    /// From whom to whom a packet goes. What a kernel tells its own process goes from and to it.
+    fn way(&self, packet: &Packet) -> [Name; 2] {
         let ends = |conn: &u64| self.conns[conn].map(|end| end.node);
         let towards = |conn: &u64, to: Name| match ends(conn) {
             [a, b] if a == to => [b, a],
             ends => ends,
         };
         match packet {
-            Packet::Syn { from, to, .. } => Some([from, to]),
-            Packet::SynAck { conn, .. } => Some(towards(conn, ends(conn)[0])),
-            Packet::Ack { conn } => Some(ends(conn)),
-            Packet::Data { conn, to, .. } | Packet::Close { conn, to } => Some(towards(conn, to)),
-            Packet::SynTimeout { from, .. } => Some([from, from]),
-            Packet::Writable { node, .. } => Some([node, node]),
+            Packet::Syn { from, to, .. } => [from, to],
+            Packet::SynAck { conn, .. } => towards(conn, ends(conn)[0]),
+            Packet::Ack { conn } => ends(conn),
+            Packet::Data { conn, to, .. } | Packet::Close { conn, to } => towards(conn, to),
+            Packet::SynTimeout { from, .. } => [from, from],
+            Packet::Writable { node, .. } => [node, node],
         }
     }
 
@@ -211,8 +213,7 @@ impl Network {
         ends[side].buffered += bytes.len();
         ends[side].writable = ends[side].buffered < BUFFER;
         if ends[side].writable {
-            let at = self.now + self.slowness;
-            self.queue(at, Packet::Writable { conn, node: from });
+            self.tell(conn, side);
         }
         self.send(conn, from, Packet::Data { conn, to, bytes });
     }
@@ -223,8 +224,16 @@ impl Network {
         end.buffered -= bytes;
         if !end.writable && end.buffered < BUFFER {
             end.writable = true;
-            let at = self.now + self.slowness;
-            let node = end.node;
+            self.tell(conn, side);
+        }
+    }
+
+    /// Tells a process that its kernel takes more.
+    fn tell(&mut self, conn: u64, side: usize) {
+        let end = &mut self.conns.get_mut(&conn).unwrap()[side];
+        if !end.telling {
+            end.telling = true;
+            let (at, node) = (self.now + self.slowness, end.node);
             self.queue(at, Packet::Writable { conn, node });
         }
     }

@@ -1,4 +1,4 @@
-//! One clock for all processes of a trial.
+//! Clocks.
 
 use nix::time::{ClockId, clock_gettime};
 use std::time::Duration;
@@ -7,4 +7,9 @@ use std::time::Duration;
 pub fn now() -> Duration {
     // Cannot fail: every Linux has this clock.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)
+}
+
+/// Processor time of the calling thread: other programs' work does not count.
+pub fn own() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }

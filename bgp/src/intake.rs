@@ -42,6 +42,8 @@ pub(crate) struct Intake {
     pub(crate) stale: BTreeMap<Family, Kept>,
     /// Families whose End-of-RIB arrived in this session.
     pub(crate) end_of_rib: BTreeSet<Family>,
+    /// It was told that the peer has too many paths to a prefix in this session.
+    pub(crate) paths_ignored: bool,
     /// When the last UPDATE of this session came, or the session itself.
     last_update: Time,
     /// All of the peer's routes arrived once.
@@ -53,6 +55,7 @@ impl Intake {
     /// keep forwarding for them.
     pub(crate) fn up(&mut self, negotiated: &Negotiated, now: Time) -> BTreeSet<Family> {
         self.last_update = now;
+        self.paths_ignored = false;
         self.end_of_rib.clear();
         let restarted = negotiated.restarting_families(|forwarding| forwarding);
         let forwarding = |family: Family, kept: &Kept| match kept.long_lived {

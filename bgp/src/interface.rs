@@ -142,6 +142,14 @@ pub enum Event {
         /// With more than this the session ends.
         limit: usize,
     },
+    /// The peer has more than 64 paths to a prefix (RFC 7911): the others are not looked at. Told once
+    /// in a session.
+    PathsIgnored {
+        /// The peer.
+        peer: PeerId,
+        /// The prefix.
+        prefix: IpNet,
+    },
     /// The peer cannot be told of some prefixes: their attributes leave no room for them in a message
     /// (RFC 4271 section 9.2). It was told to forget what it knew of them.
     NotAnnounced {

@@ -4,10 +4,11 @@
 //! It never opens a socket, reads a clock, draws a random number, touches a file or knows of
 //! tokio, netlink or the mesh's configuration. Whoever drives it passes `now` with every call.
 //!
-//! A [`Speaker`] owns one peer machine (`peer`) per configured peer and one table of routes
-//! (`rib`). A peer machine owns the connections to that peer (`connections`, each a `session`), of
-//! which a collision leaves one. What a peer says passes `policy` into the table, `decision` chooses among its
-//! paths, and `export` says what the other peers are told.
+//! A [`Speaker`] owns one peer machine (`peer`) per configured peer and one `table` of routes. A
+//! peer machine owns the connections to that peer (`connections`, each a `session`), of which a
+//! collision leaves one. What a peer says passes `import` and `policy` into the table, `decision`
+//! chooses among its paths, `export` says what another peer is told of them, and `adj_rib_out` what it
+//! was told.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

@@ -36,6 +36,8 @@ pub(crate) enum Happening<'a> {
     Down {
         keep: BTreeSet<Family>,
         collision: bool,
+        /// What the peer was told. It may take long to clear away.
+        out: Option<Box<AdjRibOut>>,
     },
     /// The paths kept of these families must go: the peer did not come back in time.
     DropStale(BTreeSet<Family>),
@@ -314,7 +316,6 @@ impl Peer {
         if !lost_to_another {
             self.failed(&ending, now);
         }
-        self.out = None;
         self.source = None;
         let keep = self.intake.down(&session.negotiated, &ending, now);
         let collision = ending.is_collision();
@@ -323,7 +324,12 @@ impl Peer {
             ending,
             kept: keep.clone(),
         }));
-        Happening::Down { keep, collision }
+        let out = self.out.take().map(Box::new);
+        Happening::Down {
+            keep,
+            collision,
+            out,
+        }
     }
 
     /// Plans the next connection after one has failed or ended.

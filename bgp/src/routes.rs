@@ -32,8 +32,13 @@ impl Speaker {
                     self.open(id);
                 }
             }
-            Happening::Down { keep, collision } => {
+            Happening::Down {
+                keep,
+                collision,
+                out,
+            } => {
                 self.table.sources.down(id, &keep, collision);
+                self.left.extend(out.map(|it| *it));
             }
             Happening::DropStale(families) => {
                 self.table.sources.drop_stale(id, &families);
@@ -76,9 +81,10 @@ impl Speaker {
 
     /// Walks the table for the paths that have to go. False if there was nothing to do.
     pub(crate) fn catch_up(&mut self) -> bool {
+        let left = std::mem::take(&mut self.left);
         let swept = self.table.sweep();
         self.propagate();
-        swept
+        swept || !left.is_empty()
     }
 
     /// Tells a peer's machine how many paths of the peer there are.
@@ -103,6 +109,7 @@ impl Speaker {
         for (path, prefix) in update.withdrawn() {
             self.table.forget(&prefix, path, number);
         }
+        let mut ignored = None;
         let mut reach = update.reach().peekable();
         if reach.peek().is_some() {
             let attributes = self.sets.intern(update.attributes);
@@ -136,12 +143,22 @@ impl Speaker {
                             new
                         }
                     };
-                    self.table.learn(&prefix, path, offer);
+                    if !self.table.learn(&prefix, path, offer) {
+                        ignored = ignored.or(Some(prefix));
+                    }
                 }
                 if let Some((_, offer)) = last {
                     self.table.release(offer);
                 }
             }
+        }
+        if let Some(prefix) = ignored
+            && let Some(peer) = self.peers.get_mut(id)
+            && !std::mem::replace(&mut peer.intake.paths_ignored, true)
+        {
+            let peer = id.clone();
+            let event = Event::PathsIgnored { peer, prefix };
+            self.outputs.push_back(Output::Event(event));
         }
         if let Some(family) = update.end_of_rib
             && families.contains(&family)

@@ -1,5 +1,6 @@
 //! The speaker: what happens to one peer, and what follows from it for the table and the others.
 
+use crate::adj_rib_out::AdjRibOut;
 use crate::config::{ConnId, PeerConfig, PeerId, SpeakerConfig, Time};
 use crate::ending::Ending;
 use crate::identity::Identity;
@@ -41,6 +42,8 @@ pub struct Speaker {
     schedule: Schedule,
     /// Peers that may be told something now; all others may not.
     pub(crate) ready: BTreeSet<PeerId>,
+    /// What peers were told in sessions that are over: to be cleared away.
+    pub(crate) left: Vec<AdjRibOut>,
     /// The last time we were told.
     pub(crate) now: Time,
 }
@@ -70,6 +73,7 @@ impl Speaker {
             outputs: VecDeque::new(),
             schedule: Schedule::default(),
             ready: BTreeSet::new(),
+            left: Vec::new(),
             now,
         };
         speaker.configure(config, now);

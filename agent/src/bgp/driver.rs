@@ -371,6 +371,9 @@ fn log(event: &Event) {
         Event::StaleRemoved { peer, .. } => {
             warn!("BGP {peer} has not come back: the paths kept for it are gone");
         }
+        Event::PathsIgnored { peer, prefix } => {
+            warn!("BGP {peer} has more than 64 paths to {prefix}: the others are ignored");
+        }
         Event::NotAnnounced {
             peer,
             prefix,

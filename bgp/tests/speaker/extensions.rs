@@ -191,6 +191,24 @@ fn paths_of_one_peer_are_told_apart_by_their_identifiers() {
 }
 
 #[test]
+fn too_many_paths_to_a_prefix_are_ignored_and_told_of_once() {
+    let mut solo = several();
+    for path in 0..70 {
+        announce_path(&mut solo, path, 5);
+    }
+    assert_eq!(solo.speaker.adj_rib_in(&name_of(3)).count(), 64);
+    let mut told = 0;
+    while let Some(output) = solo.speaker.poll_output() {
+        let ignored = Event::PathsIgnored {
+            peer: name_of(3),
+            prefix: net(PREFIX),
+        };
+        told += usize::from(output == Output::Event(ignored));
+    }
+    assert_eq!(told, 1);
+}
+
+#[test]
 fn all_paths_in_use_are_announced_to_who_takes_several() {
     let mut solo = several();
     for path in [1, 2, 3] {

@@ -26,3 +26,8 @@ fn decode() {
 fn round_trip() {
     replay("round_trip", fuzz::round_trip);
 }
+
+#[test]
+fn session() {
+    replay("session", fuzz::session);
+}

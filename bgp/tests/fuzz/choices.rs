@@ -13,6 +13,17 @@ impl<'a> Choices<'a> {
         Self(bytes)
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As many as there are, up to `length`.
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let (bytes, rest) = self.0.split_at(length.min(self.0.len()));
+        self.0 = rest;
+        bytes.to_vec()
+    }
+
     pub fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }

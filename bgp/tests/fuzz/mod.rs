@@ -2,10 +2,12 @@
 //! the replay of their corpus.
 
 mod choices;
+mod session;
 
 use choices::Choices;
 use ipnet::IpNet;
 use routemesh_bgp::wire::{self, *};
+pub use session::session;
 use std::collections::BTreeSet;
 
 /// Decodes whatever comes, as whatever was negotiated: no panic, progress, memory in proportion, an

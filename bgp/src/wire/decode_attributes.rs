@@ -7,6 +7,10 @@ use super::{Action, AsPath, Attributes, Context, Fault, NextHop, Nlri, Notificat
 use super::{UnknownAttribute, as_path, nlri};
 use std::net::Ipv4Addr;
 
+/// How many faults are told of one message, besides the first that costs its routes. A long message
+/// could have 20,000, each with its line in the log.
+const MAX_FAULTS: usize = 16;
+
 /// What the attributes of one UPDATE say.
 pub(super) struct Parsed<'a, 'v> {
     attributes: &'v mut Attributes,
@@ -165,12 +169,15 @@ impl<'a, 'v> Parsed<'a, 'v> {
 
     /// Records that the routes have to be withdrawn.
     pub(super) fn treat_as_withdraw(&mut self, code: u8, cause: Cause<'a>, reason: &'static str) {
+        let first = self.withdraw.is_none();
         self.withdraw.get_or_insert(cause);
-        self.faults.push(Fault {
-            attribute: code,
-            action: Action::TreatAsWithdraw,
-            reason,
-        });
+        if first || self.faults.len() < MAX_FAULTS {
+            self.faults.push(Fault {
+                attribute: code,
+                action: Action::TreatAsWithdraw,
+                reason,
+            });
+        }
     }
 
     /// An attribute longer than the rest of the list (RFC 7606 section 4). The prefixes after the
@@ -206,11 +213,12 @@ impl<'a, 'v> Parsed<'a, 'v> {
             Severity::Withdraw => {
                 self.treat_as_withdraw(attribute.code, cause, malformed.reason);
             }
-            Severity::Discard => self.faults.push(Fault {
+            Severity::Discard if self.faults.len() < MAX_FAULTS => self.faults.push(Fault {
                 attribute: attribute.code,
                 action: Action::Discard,
                 reason: malformed.reason,
             }),
+            Severity::Discard => {}
         }
         Ok(())
     }
@@ -424,6 +432,8 @@ pub(super) fn may_repeat<T: Ord>(communities: &[T]) -> bool {
     !communities.is_sorted_by(|one, next| one < next)
 }
 
+/// Where prefixes cannot be found, RFC 7606 sections 5.3 and 7.11 leave the choice between a reset
+/// and giving up the family: ours is the reset, after which nothing stale is left.
 fn mp_reach<'a>(value: &'a [u8], context: &Context) -> Result<MpReach<'a>, Malformed> {
     let wrong = |reason| reset(update::OPTIONAL_ATTRIBUTE, reason);
     let mut reader = Reader::new(value);

@@ -195,6 +195,8 @@ fn lan(config: &Config, router: &Router, local: IpAddr, remote: IpAddr) -> PeerC
         client: router.asn == config.asn,
         max_prefixes: router.max_prefixes,
         role: router.role,
+        add_path: router.add_path,
+        long_lived: router.long_lived,
         ..PeerConfig::new(router.asn, local, remote)
     }
 }

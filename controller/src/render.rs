@@ -94,6 +94,8 @@ fn router(router: &Router) -> proto::Router {
         ttl_security: router.ttl_security.map_or(0, u32::from),
         role: router.role.unwrap_or_default().to_owned(),
         max_prefixes: router.max_prefixes.unwrap_or_default(),
+        add_path: router.add_path,
+        long_lived: router.long_lived.unwrap_or_default(),
         import: router.import.clone(),
         export: router.export.clone(),
         ..proto::Router::default()

@@ -46,6 +46,8 @@ impl fmt::Debug for crate::Router {
             ttl_security,
             role,
             max_prefixes,
+            add_path,
+            long_lived,
             import,
             export,
         } = self;
@@ -59,6 +61,8 @@ impl fmt::Debug for crate::Router {
             .field("ttl_security", ttl_security)
             .field("role", role)
             .field("max_prefixes", max_prefixes)
+            .field("add_path", add_path)
+            .field("long_lived", long_lived)
             .field("import", import)
             .field("export", export)
             .finish()

@@ -7,6 +7,7 @@ use routemesh_bgp::wire::Role;
 use routemesh_proto::{self as proto, Secret};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 /// Prefixes that a router may announce where the config names no limit of its own: no site of a
 /// mesh announces so many, and whoever does has made a mistake.
@@ -30,6 +31,10 @@ pub struct Router {
     pub role: Option<Role>,
     /// The session ends when more prefixes are announced.
     pub max_prefixes: usize,
+    /// Exchange several paths per prefix (RFC 7911).
+    pub add_path: bool,
+    /// How long paths outlive a graceful restart that does not end (RFC 9494); zero: not at all.
+    pub long_lived: Duration,
     /// What is taken from it, as far as the site owns it.
     pub import: Policy,
     /// What it is told, as far as other sites own it.
@@ -95,6 +100,8 @@ pub(super) fn parse(raw: &proto::Router) -> Result<Router, ConfigError> {
             0 => MAX_PREFIXES,
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
         },
+        add_path: raw.add_path,
+        long_lived: Duration::from_secs(raw.long_lived.into()),
         import: term::policy(&fields, "import", &raw.import)?,
         export: term::policy(&fields, "export", &raw.export)?,
     })

@@ -80,6 +80,17 @@ impl<'t> Reader<'t> {
         }
     }
 
+    pub(super) fn flag(&mut self, what: &str, value: &Value<'t>) -> Option<bool> {
+        match value.get_ref() {
+            DeValue::Boolean(flag) => Some(*flag),
+            _ => {
+                let place = self.lines.place(value.span().start);
+                self.wrong(place, format!("{what} is true or false, without quotes"));
+                None
+            }
+        }
+    }
+
     pub(super) fn number<T>(
         &mut self,
         what: &str,

@@ -24,6 +24,10 @@ pub struct Router {
     pub role: Option<&'static str>,
     /// How many prefixes it may announce, where that is not left to the agent.
     pub max_prefixes: Option<u32>,
+    /// Exchange several paths per prefix (RFC 7911).
+    pub add_path: bool,
+    /// Seconds for which paths outlive a graceful restart that does not end (RFC 9494).
+    pub long_lived: Option<u32>,
     /// What is taken from it of what the site owns; without terms, everything.
     pub import: Vec<Term>,
     /// What it is told of what other sites own; without terms, everything.
@@ -63,7 +67,7 @@ const ROLES: [&str; 5] = ["provider", "customer", "peer", "rs", "rs-client"];
 impl<'t> Reader<'t> {
     pub(super) fn router(&mut self, value: &Value<'t>) -> Option<Router> {
         let place = self.lines.place(value.span().start);
-        const KNOWN: [&str; 10] = [
+        const KNOWN: [&str; 12] = [
             "address",
             "interface",
             "range",
@@ -72,6 +76,8 @@ impl<'t> Reader<'t> {
             "ttl_security",
             "role",
             "max_prefixes",
+            "add_path",
+            "long_lived",
             "import",
             "export",
         ];
@@ -87,6 +93,10 @@ impl<'t> Reader<'t> {
         let role = role.and_then(|value| self.text("role", value, role_named));
         let limit = table.get("max_prefixes");
         let limit = limit.and_then(|value| self.number("max_prefixes", value, prefixes));
+        let add_path = table.get("add_path");
+        let add_path = add_path.and_then(|value| self.flag("add_path", value));
+        let long_lived = table.get("long_lived");
+        let long_lived = long_lived.and_then(|value| self.number("long_lived", value, seconds));
         let import = self.terms(&table, Direction::Import);
         let export = self.terms(&table, Direction::Export);
         Some(Router {
@@ -96,6 +106,8 @@ impl<'t> Reader<'t> {
             ttl_security: hops,
             role: role.map(|role| role.value),
             max_prefixes: limit,
+            add_path: add_path.unwrap_or_default(),
+            long_lived,
             import,
             export,
         })
@@ -196,6 +208,14 @@ fn role_named(text: &str) -> Result<&'static str, String> {
             ROLES.join(", ")
         )
     })
+}
+
+/// RFC 9494 section 3.1 has 24 bits for it.
+fn seconds(seconds: u64) -> Result<u32, String> {
+    match u32::try_from(seconds) {
+        Ok(seconds @ 1..=0xff_ffff) => Ok(seconds),
+        _ => Err(format!("long_lived is {seconds}: 1 to 16777215 seconds")),
+    }
 }
 
 fn prefixes(limit: u64) -> Result<u32, String> {

@@ -153,6 +153,10 @@ fn config(setup: &Setup, prefixes: &[String]) -> String {
     if let Some(role) = setup.role {
         more += &format!("local role {role};");
     }
+    if setup.long_lived {
+        more += "graceful restart time 2; long lived graceful restart on; \
+                 long lived stale time 60;";
+    }
     let link = setup.scope();
     let route = |prefix: &String| {
         format!(

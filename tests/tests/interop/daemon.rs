@@ -49,6 +49,8 @@ pub struct Setup {
     pub transport: Family,
     /// The daemon restarts gracefully, and keeps our paths while we do.
     pub graceful: bool,
+    /// For two seconds, and then as a last resort (RFC 9494).
+    pub long_lived: bool,
     /// How many prefixes of a family the daemon takes from us.
     pub limit: Option<u32>,
     /// Hold time on both sides, in seconds.
@@ -84,6 +86,7 @@ impl Setup {
         internal: false,
         transport: Family::V6,
         graceful: false,
+        long_lived: false,
         limit: None,
         hold_time: 9,
         password: None,

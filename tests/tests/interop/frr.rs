@@ -183,6 +183,10 @@ fn config(setup: &Setup, prefixes: &[String]) -> String {
         Known::Interface => "interface remote-as",
         _ => "remote-as",
     };
+    if setup.long_lived {
+        more += " bgp graceful-restart restart-time 2\n \
+                 bgp long-lived-graceful-restart stale-time 60\n";
+    }
     if setup.known == Known::LinkLocal {
         more += &format!(" neighbor {remote} interface lan0\n");
     }

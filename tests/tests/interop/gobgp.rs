@@ -155,6 +155,14 @@ fn config(setup: &Setup) -> String {
         Family::V4 => &["ipv4-unicast"],
         Family::V6 => &["ipv4-unicast", "ipv6-unicast"],
     };
+    let (restart, last_resort) = match setup.long_lived {
+        true => (
+            "restart-time = 2\nlong-lived-enabled = true",
+            "[neighbors.afi-safis.long-lived-graceful-restart.config]\nenabled = true\n\
+             restart-time = 60\n",
+        ),
+        false => ("restart-time = 60", ""),
+    };
     let limit =
         |limit| format!("[neighbors.afi-safis.prefix-limit.config]\nmax-prefixes = {limit}\n");
     let limit = setup.limit.map(limit).unwrap_or_default();
@@ -171,7 +179,7 @@ fn config(setup: &Setup) -> String {
     let family = |name: &&str| {
         format!(
             "[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{name}\"\n\
-             [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = {graceful}\n{limit}\n"
+             [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = {graceful}\n{last_resort}{limit}\n"
         )
     };
     let families: String = families.iter().map(family).collect();
@@ -195,7 +203,7 @@ local-address = \"{local}{scope}\"
 {guard}
 [neighbors.graceful-restart.config]
 enabled = {graceful}
-restart-time = 60
+{restart}
 {families}",
         keep = hold / 3,
     )

@@ -106,6 +106,10 @@ const CAPABILITIES: &[Capability] = &[
         test: restart::agent,
     },
     Capability {
+        name: "Long-lived graceful restart of the daemon (RFC 9494)",
+        test: restart::long_lived,
+    },
+    Capability {
         name: "Shutdown text from us (RFC 9003)",
         test: ending::our_text,
     },

@@ -45,6 +45,30 @@ pub fn daemon(trial: &Trial) -> Result<Verdict> {
     Ok(Verdict::Yes)
 }
 
+/// The daemon is killed and does not come back in its restart time: our kernel keeps its routes still.
+pub fn long_lived(trial: &Trial) -> Result<Verdict> {
+    match trial.kind {
+        Kind::Openbgpd | Kind::Exabgp => return Ok(Verdict::No("it does not offer it")),
+        Kind::Bird | Kind::Frr | Kind::Gobgp => {}
+    }
+    let mut lan = trial.up(Setup {
+        long_lived: true,
+        router: "long_lived = 60",
+        ..GRACEFUL
+    })?;
+    let watch = lan.gateway.watch()?;
+    lan.daemon.kill()?;
+    lan.gateway.says("its paths are a last resort")?;
+    for family in lan.families() {
+        lan.gateway.routed(own_prefix(*family))?;
+        watch.never_deleted(own_prefix(*family))?;
+    }
+    lan.daemon.restart()?;
+    lan.exchanged()?;
+    lan.passed();
+    Ok(Verdict::Yes)
+}
+
 /// The agent is killed: the daemon keeps our paths until it is back.
 pub fn agent(trial: &Trial) -> Result<Verdict> {
     if trial.kind == Kind::Exabgp {

@@ -39,6 +39,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         build = build.field_attribute(path, "#[serde(skip_serializing_if = \"crate::unset\")]");
     }
     build
+        // An error about a password must not show it.
+        .field_attribute(
+            "routemesh.v1.Router.password",
+            "#[serde(deserialize_with = \"crate::secret::text\")]",
+        )
         // A Config is also a TOML file, and whatever meshctl shows is also JSON.
         .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")
         .message_attribute(".", "#[serde(default, deny_unknown_fields)]")

@@ -1,5 +1,6 @@
 //! A text that must not be seen.
 
+use serde::de::{self, Deserializer, Visitor};
 use std::fmt;
 
 /// A password, or a text that holds some. It has no `Display`, and its `Debug` says only that it is
@@ -29,6 +30,55 @@ impl From<&str> for Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
+    }
+}
+
+/// Reads a text of which nothing may stand in an error: serde's own shows a value of another type.
+pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    deserializer.deserialize_string(Text)
+}
+
+struct Text;
+
+impl Text {
+    fn wrong<T, E: de::Error>() -> Result<T, E> {
+        Err(E::custom("a secret is written as a string in quotes"))
+    }
+}
+
+impl Visitor<'_> for Text {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<String, E> {
+        Self::wrong()
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<String, E> {
+        Self::wrong()
+    }
+
+    fn visit_i128<E: de::Error>(self, _: i128) -> Result<String, E> {
+        Self::wrong()
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<String, E> {
+        Self::wrong()
+    }
+
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<String, E> {
+        Self::wrong()
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<String, E> {
+        Self::wrong()
     }
 }
 
@@ -104,5 +154,24 @@ mod tests {
         let text = format!("{message:?} {request:#?} {:?}", Secret::from("hunter2"));
         assert!(!text.contains("hunter2"), "{text}");
         assert!(text.contains("10.0.1.254") && text.contains("mesh.toml"));
+    }
+
+    #[test]
+    fn no_error_about_a_config_holds_a_password() {
+        for written in [
+            "12345678",
+            "-12345678",
+            "1234.5678",
+            "[12345678]",
+            "{ a = 12345678 }",
+        ] {
+            let config = format!("[[routers]]\npassword = {written}");
+            let error = toml::from_str::<Config>(&config).unwrap_err();
+            assert!(!error.message().contains("1234"), "{}", error.message());
+        }
+        let config: Config = toml::from_str("[[routers]]\npassword = \"hunter2\"").unwrap();
+        assert_eq!(config.routers[0].password, "hunter2");
+        let config: Config = toml::from_str("[[routers]]\nasn = 1").unwrap();
+        assert_eq!(config.routers[0].password, "");
     }
 }

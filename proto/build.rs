@@ -1,7 +1,7 @@
 //! Compiles routemesh.proto with protox, so that no protoc is needed.
 
 /// Fields that a config's TOML has only where they say something.
-const OPTIONAL: [&str; 25] = [
+const OPTIONAL: [&str; 27] = [
     "Router.address",
     "Router.interface",
     "Router.range",
@@ -11,6 +11,8 @@ const OPTIONAL: [&str; 25] = [
     "Router.max_prefixes",
     "Router.import",
     "Router.export",
+    "Router.add_path",
+    "Router.long_lived",
     "Term.prefixes",
     "Term.family",
     "Term.communities",

@@ -50,6 +50,13 @@ impl<'t> Reader<'t> {
                 "{} is written twice: give it another name or remove one",
                 quote(key)
             )
+        } else if self
+            .errors
+            .last()
+            .is_some_and(|last| last.place.line == place.line)
+        {
+            // One slip makes all that follows on its line wrong.
+            return;
         } else {
             format!("not TOML: {}", error.message().replace('\n', ", "))
         };

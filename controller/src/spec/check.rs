@@ -243,7 +243,20 @@ fn routers(spec: &MeshSpec, claims: &[Claim]) -> Vec<SpecError> {
     let mut errors = Vec::new();
     for (site, gateway) in spec.gateways() {
         let mut seen: HashMap<&Whereabouts, Place> = HashMap::new();
-        for Router { whereabouts, .. } in &gateway.routers {
+        for Router {
+            whereabouts,
+            asn,
+            role,
+            ..
+        } in &gateway.routers
+        {
+            if role.is_some() && *asn == site.asn {
+                let reason = format!(
+                    "router {} of gateway {} is in the gateway's own AS {asn}, within which there are no roles (RFC 9234): remove role",
+                    whereabouts.value, gateway.name.value
+                );
+                errors.push(error(whereabouts.place, reason));
+            }
             if let Some(first) = seen.insert(&whereabouts.value, whereabouts.place) {
                 let reason = format!(
                     "router {} of gateway {} already stands on line {}: remove one",

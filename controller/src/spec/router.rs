@@ -183,7 +183,8 @@ fn range(text: &str) -> Result<Whereabouts, String> {
 fn secret(text: &str) -> Result<Secret, String> {
     if text.is_empty() || text.len() > LONGEST_PASSWORD || text.contains(char::is_control) {
         return Err(format!(
-            "password has {} bytes: 1 to {LONGEST_PASSWORD}, without control characters",
+            "password has {} bytes: 1 to {LONGEST_PASSWORD}, without control characters; leave it \
+             out for none",
             text.len()
         ));
     }
@@ -194,7 +195,8 @@ fn hops_away(hops: u64) -> Result<u8, String> {
     match u8::try_from(hops) {
         Ok(hops @ 1..=254) => Ok(hops),
         _ => Err(format!(
-            "ttl_security is {hops}: 1 for a router on the same subnet, at most 254"
+            "ttl_security is {hops}: 1 for a router on the same subnet, at most 254; leave it out \
+             for any distance"
         )),
     }
 }
@@ -214,13 +216,17 @@ fn role_named(text: &str) -> Result<&'static str, String> {
 fn seconds(seconds: u64) -> Result<u32, String> {
     match u32::try_from(seconds) {
         Ok(seconds @ 1..=0xff_ffff) => Ok(seconds),
-        _ => Err(format!("long_lived is {seconds}: 1 to 16777215 seconds")),
+        _ => Err(format!(
+            "long_lived is {seconds}: 1 to 16777215 seconds; leave it out to keep nothing for long"
+        )),
     }
 }
 
 fn prefixes(limit: u64) -> Result<u32, String> {
     match u32::try_from(limit) {
         Ok(limit @ 1..) => Ok(limit),
-        _ => Err(format!("max_prefixes is {limit}: 1 to 4294967295")),
+        _ => Err(format!(
+            "max_prefixes is {limit}: 1 to 4294967295; leave it out for 100000"
+        )),
     }
 }

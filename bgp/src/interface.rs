@@ -118,7 +118,8 @@ pub enum Event {
         /// Why.
         ending: Ending,
     },
-    /// The peer did not come back in time: the paths kept for it are gone.
+    /// The peer did not come back in time, or its link is dead: the paths kept for it are gone. Comes
+    /// before the walk over the table, as [`Event::Down`] does.
     StaleRemoved {
         /// The peer.
         peer: PeerId,

@@ -42,7 +42,6 @@ impl Speaker {
             }
             Happening::DropStale(families) => {
                 self.table.sources.drop_stale(id, &families);
-                self.catch_up();
                 let peer = id.clone();
                 let event = Event::StaleRemoved { peer, families };
                 self.outputs.push_back(Output::Event(event));

@@ -318,6 +318,11 @@ impl Driver {
         performed
     }
 
+    fn has_nothing_of(&self, peer: &PeerId) -> bool {
+        let mut peers = self.speaker.peers();
+        peers.all(|it| it.peer != *peer || it.received == 0)
+    }
+
     fn put_out(&mut self) -> Performed {
         let mut news = false;
         for _ in 0..OUTPUTS {
@@ -349,6 +354,10 @@ impl Driver {
                     log(&event);
                     match event {
                         Event::Down { peer, kept, .. } if kept.is_empty() => self.feed.lost(peer),
+                        // As where the link of a peer dies that was waited for.
+                        Event::StaleRemoved { peer, .. } if self.has_nothing_of(&peer) => {
+                            self.feed.lost(peer);
+                        }
                         _ => {}
                     }
                 }

@@ -132,6 +132,25 @@ fn a_dead_link_ends_the_wait_for_a_restarting_peer() {
 }
 
 /// A, whose peer B was up with both families, lost the connection and is back with `change`.
+#[test]
+fn the_end_of_the_wait_is_told_before_the_routes_are_looked_at() {
+    let mut solo = Solo::new();
+    solo.reach(PeerState::Established);
+    solo.receive(FIRST, &announcement("10.0.1.0/24"));
+    solo.input(Input::Closed { conn: FIRST });
+    solo.outputs();
+    assert_eq!(solo.speaker.loc_rib().count(), 1);
+    // The peer's return is waited for, and then its link dies.
+    let peer = solo.speaker.peers().next().unwrap().peer;
+    solo.input(Input::Dead { peer });
+    let is_end = |it: &Output| matches!(it, Output::Event(Event::StaleRemoved { .. }));
+    while !is_end(&solo.speaker.poll_output().unwrap()) {}
+    assert_eq!(solo.speaker.peers().next().unwrap().received, 0);
+    assert_eq!(solo.speaker.loc_rib().count(), 1);
+    solo.outputs();
+    assert_eq!(solo.speaker.loc_rib().count(), 0);
+}
+
 fn back_with(change: impl FnOnce(&mut GracefulRestart)) -> Solo {
     let mut solo = Solo::new();
     solo.reach(PeerState::Established);
@@ -195,6 +214,7 @@ fn a_peer_back_without_ever_saying_all_loses_its_stale_routes_in_the_end() {
     }
     assert_eq!(families(&solo), both());
     solo.pass(Duration::from_secs(3));
+    solo.outputs();
     assert_eq!(solo.state(), PeerState::Established);
     assert!(families(&solo).is_empty());
 }
@@ -529,14 +549,15 @@ fn long_lived_paths_stay_after_the_restart_time_for_the_shorter_of_both_times() 
         solo.pass(Duration::from_secs(1));
         // IPv6 has no long-lived time.
         let left = usize::from(expected != 0);
-        assert_eq!(solo.speaker.loc_rib().count(), left, "{ours} {theirs}");
         solo.outputs();
+        assert_eq!(solo.speaker.loc_rib().count(), left, "{ours} {theirs}");
         let resort = |event: &Event| matches!(event, Event::LongLived { families, .. } if *families == BTreeSet::from([Family::Ipv4]));
         assert_eq!(solo.events.iter().filter(|it| resort(it)).count(), left);
         if expected != 0 {
             solo.pass(Duration::from_secs(expected - 1));
             assert_eq!(solo.speaker.loc_rib().count(), 1);
             solo.pass(Duration::from_secs(1));
+            solo.outputs();
         }
         assert_eq!(solo.speaker.loc_rib().count(), 0);
         assert!(solo.speaker.peers().all(|peer| peer.stale.is_empty()));

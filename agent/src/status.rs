@@ -33,12 +33,10 @@ pub struct Facts<'a> {
 
 /// How many prefixes one report lists as announced, and how many as routes: there may be a million.
 const LISTED: usize = 10_000;
-/// How many refused prefixes one report names.
-const REJECTED: usize = 1000;
 
 /// The report.
 pub fn status(facts: Facts) -> proto::Status {
-    let rejected = facts.view.rejected.iter().take(REJECTED);
+    let rejected = facts.view.rejected.iter();
     let (announced, announced_total) = announced(&facts);
     let (routes, routes_total) = routes(&facts);
     proto::Status {

@@ -376,13 +376,10 @@ impl Speaker {
 
     /// Paths that are not used, and why.
     pub fn rejected(&self) -> impl Iterator<Item = (PeerId, IpNet, Rejection)> {
-        // Most of the time there are none, and the table may be large.
-        let any = self.peers.values().any(|peer| peer.intake.rejected > 0);
-        let paths = any.then(|| self.table.all_paths()).into_iter().flatten();
-        paths.filter_map(|(prefix, path)| {
-            let why = path.rejected?;
-            Some((path.source.peer.clone(), prefix, why))
-        })
+        // Most of the time there are none, or few, and the table may be large.
+        let counts = self.peers.values().map(|peer| peer.intake.rejected);
+        let most = counts.fold(0, usize::saturating_add);
+        self.table.rejected().take(most)
     }
 
     /// All that a peer announced, rejected paths included.

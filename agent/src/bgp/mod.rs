@@ -27,12 +27,15 @@ use tokio::time::Instant;
 /// What the sockets tell may wait up to this many.
 const EVENTS: usize = 256;
 
+/// How many refused prefixes a view names: there may be a million, and it is made often.
+const REJECTED: usize = 1000;
+
 /// What the speaker knows at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct View {
     /// Every peer, by name.
     pub peers: BTreeMap<String, PeerStatus>,
-    /// Peer, prefix and reason of what was refused.
+    /// Peer, prefix and reason of what was refused, the first so many: the peers have the counts.
     pub rejected: Vec<(String, IpNet, String)>,
     /// Every peer has told all it knows, or was waited for long enough.
     pub settled: bool,
@@ -168,6 +171,7 @@ fn view(speaker: &Speaker, now: Duration) -> View {
             .collect(),
         rejected: speaker
             .rejected()
+            .take(REJECTED)
             .map(|(peer, prefix, reason)| (peer.to_string(), prefix, reason.to_string()))
             .collect(),
         settled: speaker.settled(now),

@@ -123,6 +123,21 @@ impl Table {
         }
     }
 
+    /// The paths that are not used, and why; without those that are to go.
+    pub(crate) fn rejected(&self) -> impl Iterator<Item = (PeerId, IpNet, Rejection)> {
+        let all = self.prefixes.iter();
+        all.flat_map(move |(prefix, _, record)| {
+            let paths = self.paths.list(record.first);
+            paths.filter_map(move |(_, path)| {
+                let offer = self.offers.get(path.offer)?;
+                let why = offer.outcome.as_ref().err()?;
+                let source = self.sources.get(offer.source)?;
+                let there = source.state != State::Dead;
+                there.then(|| (source.source.peer.clone(), prefix, why.clone()))
+            })
+        })
+    }
+
     /// All paths.
     pub(crate) fn all_paths(&self) -> impl Iterator<Item = (IpNet, Path)> {
         let all = self.prefixes.iter();

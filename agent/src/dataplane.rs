@@ -76,6 +76,8 @@ pub struct Dataplane {
     untidy: bool,
     /// An earlier run left routes.
     inherited: bool,
+    /// Prefixes of ours to which a stranger has a route of our metric as well.
+    shared: BTreeSet<IpNet>,
     listing: Listing,
 }
 
@@ -83,6 +85,8 @@ pub struct Dataplane {
 #[derive(Debug, Default)]
 struct Listing {
     barriers: BTreeMap<RouteKey, Target>,
+    /// To which strangers have a route of our metric.
+    strangers: BTreeSet<IpNet>,
     /// It shows what was not known.
     news: bool,
 }
@@ -210,7 +214,8 @@ impl Dataplane {
             let wanted = changes.iter().filter(|(_, hops)| hops.is_some());
             wanted.for_each(|(prefix, _)| self.state.routes.want(prefix));
         }
-        plan::routes(changes, &self.sets, &self.state, self.settled)
+        let (state, shared) = (&self.state, &self.shared);
+        plan::routes(changes, &self.sets, state, shared, self.settled)
     }
 
     /// All was told up to here.
@@ -299,7 +304,12 @@ impl Dataplane {
     /// The kernel's routes are about to be listed.
     pub fn begin_listing(&mut self) {
         self.state.routes.begin_listing();
-        self.listing = Listing::default();
+        // What one that was torn has shown is known by now, and still to be acted upon.
+        let news = self.listing.news;
+        self.listing = Listing {
+            news,
+            ..Listing::default()
+        };
     }
 
     /// One of ours is listed.
@@ -322,12 +332,26 @@ impl Dataplane {
         }
     }
 
+    /// A stranger's is listed. The kernel lets him put one beside ours, or before it.
+    pub fn listed_stranger(&mut self, key: RouteKey) {
+        if key.metric == ours::METRIC {
+            self.listing.strangers.insert(key.prefix);
+        }
+    }
+
     /// The listing has come to its end: what it did not show is not there. Where that is other than
     /// was known, a review follows.
     pub fn end_listing(&mut self) {
-        let Listing { barriers, news } = std::mem::take(&mut self.listing);
+        let Listing {
+            barriers,
+            mut strangers,
+            news,
+        } = std::mem::take(&mut self.listing);
         self.state.barriers = barriers;
         let gone = self.state.routes.end_listing() > 0;
+        let routes = &self.state.routes;
+        strangers.retain(|prefix| routes.get(prefix).is_some());
+        self.shared = strangers;
         if news || gone {
             self.want_review();
         }

@@ -426,3 +426,51 @@ fn a_nexthop_that_another_peer_names_too_stays() {
     world.dataplane.news(News::Lost(peer(0)));
     assert_eq!(world.dataplane.urgent(), None);
 }
+
+/// What the kernel holds of the first prefix.
+fn first(world: &World) -> (RouteKey, Target) {
+    let key = RouteKey {
+        prefix: net(0),
+        metric: ours::METRIC,
+    };
+    (key, world.kernel.routes[&key])
+}
+
+#[test]
+fn a_strangers_route_of_our_key_is_never_replaced() {
+    let mut world = with_two_paths();
+    let (key, before) = first(&world);
+    world.dataplane.begin_listing();
+    for (key, target) in &world.kernel.routes {
+        world.dataplane.listed(*key, *target);
+    }
+    world.dataplane.listed_stranger(key);
+    world.dataplane.end_listing();
+    // The kernel refuses to create what there is, as often as it is asked, and ours stays.
+    world.meddled = true;
+    world.bgp.withdraw(0, 0);
+    world.settle();
+    assert_eq!(first(&world).1, before);
+    world.dataplane.want_review();
+    world.settle();
+    assert_eq!(first(&world).1, before);
+    // He is gone.
+    world.list();
+    world.dataplane.want_review();
+    world.settle();
+    world.check();
+}
+
+#[test]
+fn what_a_torn_listing_has_shown_is_acted_upon() {
+    let mut world = with_two_paths();
+    let (key, _) = first(&world);
+    // Somebody turns a route elsewhere, and the listing that shows it does not come to its end.
+    let elsewhere = Target::Group(NexthopId(0));
+    world.kernel.routes.insert(key, elsewhere);
+    world.dataplane.begin_listing();
+    world.dataplane.listed(key, elsewhere);
+    world.list();
+    world.settle();
+    world.check();
+}

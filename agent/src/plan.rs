@@ -51,7 +51,16 @@ pub fn plan(desired: &State, observed: &State, settled: bool) -> Vec<Op> {
 
 /// The operations that give these prefixes the service they should have, where it is another.
 /// Before `settled`, what an earlier run left stays as it is.
-pub fn routes(changes: &[Change], sets: &Sets, state: &State, settled: bool) -> Vec<Op> {
+///
+/// Replacing puts the first route of a key away, whosesoever it is: where a stranger holds the key
+/// too (`shared`), ours stays as it is, and the kernel's refusal is reported until he is gone.
+pub fn routes(
+    changes: &[Change],
+    sets: &Sets,
+    state: &State,
+    shared: &BTreeSet<IpNet>,
+    settled: bool,
+) -> Vec<Op> {
     let route = |(prefix, hops): &Change| {
         let held = state.routes.get(prefix);
         if !settled && state.routes.is_inherited(prefix) {
@@ -69,7 +78,7 @@ pub fn routes(changes: &[Change], sets: &Sets, state: &State, settled: bool) -> 
             (Service::Group(id), held) => Some(Op::PutRoute {
                 key,
                 target: Target::Group(id),
-                replace: held.is_some(),
+                replace: held.is_some() && !shared.contains(prefix),
             }),
         }
     };

@@ -309,10 +309,23 @@ impl Gateway {
         }
     }
 
-    /// Compares all routes of the kernel with what is known of them. A peer that is lost meanwhile
-    /// does not wait for the end of it.
+    /// Compares all routes of the kernel with what is known of them. One that failed is tried again,
+    /// but not sooner than any other that somebody's changes ask for.
     async fn list(&mut self, config: &Config) -> Result<(), kernel::Error> {
         let began = Instant::now();
+        // What changes meanwhile is a doubt again.
+        self.listed.doubt = false;
+        let result = self.list_all(config).await;
+        self.listed = Listed {
+            at: Instant::now(),
+            took: began.elapsed(),
+            doubt: self.listed.doubt || result.is_err(),
+        };
+        result
+    }
+
+    /// A peer that is lost meanwhile does not wait for the end of it.
+    async fn list_all(&mut self, config: &Config) -> Result<(), kernel::Error> {
         let mut foreign = Foreign::new(&self.dataplane.state().links);
         let mut listing = self.kernel.routes();
         self.dataplane.begin_listing();
@@ -333,11 +346,6 @@ impl Gateway {
         }
         self.dataplane.end_listing();
         self.foreign = foreign.best();
-        self.listed = Listed {
-            at: Instant::now(),
-            took: began.elapsed(),
-            doubt: false,
-        };
         Ok(())
     }
 
@@ -368,10 +376,13 @@ impl Gateway {
 fn compare(piece: Vec<Route>, dataplane: &mut Dataplane, foreign: &mut Foreign, config: &Config) {
     let owned = |prefix: &IpNet| config.owned().iter().any(|own| own.contains(prefix));
     for route in piece {
-        match route.is_ours() {
-            true => dataplane.listed(route.key, route.target()),
-            false if owned(&route.key.prefix) => foreign.add(&route),
-            false => {}
+        if route.is_ours() {
+            dataplane.listed(route.key, route.target());
+            continue;
+        }
+        dataplane.listed_stranger(route.key);
+        if owned(&route.key.prefix) {
+            foreign.add(&route);
         }
     }
 }

@@ -39,14 +39,20 @@ pub fn setup(config: &Config, links: &Links) -> Setup {
         };
         setup.add(tunnel.name(), gateway(config, tunnel), transport);
     }
-    for router in &config.routers {
+    let on_interface = |router: &&Router| matches!(router.whereabouts, Whereabouts::Interface(_));
+    let routers = config.routers.iter();
+    let (found, named): (Vec<_>, Vec<_>) = routers.partition(on_interface);
+    // Whoever is named by address is not also whoever is found on the interface: the first one stays.
+    for router in named.into_iter().chain(found) {
         for place in places(router, links) {
             let name = setup::name(place.remote, place.link_of_address());
             let peer = lan(config, router, place.local, place.remote);
             setup.add(name, peer, transport(router, place.scope));
         }
-        setup.ranges.extend(range(config, router, links));
     }
+    let ranges = config.routers.iter();
+    let ranges = ranges.filter_map(|router| range(config, router, links));
+    setup.ranges.extend(ranges);
     setup
 }
 
@@ -416,6 +422,33 @@ mod tests {
         assert_eq!(ranges.collect::<Vec<_>>(), expected);
         let names: Vec<(String, String)> = super::links(&config, &links_with_routers());
         assert!(names.contains(&("fe80::b%lan1".to_owned(), "lan1".to_owned())));
+    }
+
+    #[test]
+    fn a_router_named_by_address_is_not_the_one_found_on_its_interface() {
+        let router = |address: &str, interface: &str, asn| proto::Router {
+            address: address.into(),
+            interface: interface.into(),
+            asn,
+            ..proto::Router::default()
+        };
+        let raw = proto::Config {
+            gateway: "V1-1".into(),
+            site: "one".into(),
+            asn: 65000,
+            router_id: "198.18.0.1".into(),
+            hold_time: 9,
+            routers: vec![router("", "lan1", 65001), router("fe80::a%lan1", "", 65002)],
+            ..proto::Config::default()
+        };
+        let config = Config::try_from(&raw).unwrap();
+        let peers = setup(&config, &links_with_routers()).speaker.peers;
+        let ases = peers
+            .iter()
+            .map(|(name, peer)| (name.to_string(), peer.asn));
+        let expected = [("fe80::a%lan1", 65002), ("fe80::b%lan1", 65001)];
+        let expected = expected.map(|(name, asn)| (name.to_owned(), asn));
+        assert_eq!(ases.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Session {
                 Message::Open(open) => match self.negotiate(&open) {
                     // RFC 4271 section 8.2.2, event 19: one more valid OPEN ends nothing. OpenBGPD
                     // 7.7 first sends the one that was meant for an earlier connection.
-                    Ok(()) if self.phase == Phase::OpenConfirm => {}
+                    Ok(()) if self.phase == Phase::OpenConfirm => self.start_timers(now),
                     Ok(()) => return Some(Incoming::Opened),
                     Err(notification) => return Some(Incoming::Ended(Ending::Sent(notification))),
                 },
@@ -212,13 +212,16 @@ impl Session {
     pub(crate) fn confirm(&mut self, now: Time, outputs: &mut VecDeque<Output>) {
         self.phase = Phase::OpenConfirm;
         self.send(&Message::Keepalive, now, outputs);
+        self.start_timers(now);
+    }
+
+    /// Starts the timers as the peer's OPEN asks for.
+    fn start_timers(&mut self, now: Time) {
+        self.hold(now);
+        // Without a hold time the KEEPALIVE that makes it a session is waited for all the same.
+        self.hold_deadline.get_or_insert(now + OPEN_TIMEOUT);
         let hold_time = self.negotiated.hold_time;
-        if hold_time.is_zero() {
-            self.hold_deadline = Some(now + OPEN_TIMEOUT);
-        } else {
-            self.hold(now);
-            self.keepalive_deadline = Some(now + hold_time / 3);
-        }
+        self.keepalive_deadline = (!hold_time.is_zero()).then(|| now + hold_time / 3);
     }
 
     /// Starts the hold timer again.

@@ -158,6 +158,32 @@ fn a_hold_time_of_zero_means_no_timers() {
     assert_eq!(solo.state(), PeerState::Established);
 }
 
+/// Of two OPENs on a connection the second one counts, its hold time included.
+#[test]
+fn a_second_open_sets_the_timers_anew() {
+    let after = |first, second| {
+        let mut solo = Solo::new();
+        solo.connected(true);
+        for hold_time in [first, second] {
+            let open = Open {
+                hold_time,
+                ..their_open()
+            };
+            solo.receive(FIRST, &Message::Open(open));
+        }
+        solo.receive(FIRST, &Message::Keepalive);
+        solo.outputs();
+        solo
+    };
+    let none = after(90, 0);
+    assert_eq!(none.speaker.next_deadline(), None);
+    let mut some = after(0, 90);
+    some.pass(Duration::from_secs(3));
+    assert_eq!(some.outputs(), ["keepalive 1"]);
+    some.pass(Duration::from_secs(6));
+    assert_eq!(some.state(), PeerState::Active);
+}
+
 #[test]
 fn an_identifier_may_be_ours_in_another_as_but_never_zero() {
     let state_after = |router_id: Ipv4Addr| {

@@ -196,9 +196,9 @@ impl Session {
             | (Phase::Established(_), Kind::Keepalive | Kind::Update | Kind::RouteRefresh) => {
                 frame.decode(context).map(Some)
             }
-            (Phase::OpenSent, _) => unexpected(state_machine::IN_OPEN_SENT),
-            (Phase::OpenConfirm, _) => unexpected(state_machine::IN_OPEN_CONFIRM),
-            (Phase::Established(_), _) => unexpected(state_machine::IN_ESTABLISHED),
+            (Phase::OpenSent, kind) => unexpected(state_machine::IN_OPEN_SENT, kind),
+            (Phase::OpenConfirm, kind) => unexpected(state_machine::IN_OPEN_CONFIRM, kind),
+            (Phase::Established(_), kind) => unexpected(state_machine::IN_ESTABLISHED, kind),
         }
     }
 
@@ -279,6 +279,6 @@ impl Session {
     }
 }
 
-fn unexpected<T>(subcode: u8) -> Result<T, Notification> {
-    Err(Notification::unexpected_message(subcode))
+fn unexpected<T>(subcode: u8, kind: Kind) -> Result<T, Notification> {
+    Err(Notification::unexpected_message(subcode, kind))
 }

@@ -1,6 +1,6 @@
 //! NOTIFICATION codes (RFC 4271 section 6, RFC 4486, RFC 9003) as names, and their text for people.
 
-use super::Notification;
+use super::{Kind, Notification};
 use std::fmt;
 
 /// Error codes (RFC 4271 section 4.5).
@@ -136,9 +136,10 @@ impl Notification {
         Self::new(code::HOLD_TIMER_EXPIRED, 0, [])
     }
 
-    /// Finite State Machine Error (RFC 6608), with a subcode of [`state_machine`].
-    pub fn unexpected_message(subcode: u8) -> Self {
-        Self::new(code::STATE_MACHINE, subcode, [])
+    /// Finite State Machine Error, with a subcode of [`state_machine`] and the type of the message
+    /// (RFC 6608 section 4).
+    pub fn unexpected_message(subcode: u8, kind: Kind) -> Self {
+        Self::new(code::STATE_MACHINE, subcode, [kind.code()])
     }
 
     /// Cease with a subcode of [`cease`] and no data.

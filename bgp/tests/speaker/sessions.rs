@@ -4,7 +4,7 @@ use crate::network::*;
 use crate::solo::{FIRST, Solo, announcement, b, bytes, their_open};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use routemesh_bgp::wire::notification::cease;
+use routemesh_bgp::wire::notification::{cease, code};
 use routemesh_bgp::wire::{Family, Message, Notification, Open, Refresh};
 use routemesh_bgp::{ConnId, Counts, Ending, Event, Input, PeerState};
 use std::collections::BTreeMap;
@@ -156,6 +156,26 @@ fn a_hold_time_of_zero_means_no_timers() {
     solo.pass(Duration::from_secs(100_000));
     assert_eq!(solo.outputs(), Vec::<String>::new());
     assert_eq!(solo.state(), PeerState::Established);
+}
+
+/// RFC 6608 section 4.
+#[test]
+fn a_message_that_the_state_does_not_allow_is_answered_with_its_type() {
+    let open = Message::Open(their_open());
+    let update = announcement("10.0.1.0/24");
+    let table = [
+        (PeerState::OpenSent, Message::Keepalive, 1, 4),
+        (PeerState::OpenConfirm, update, 2, 2),
+        (PeerState::Established, open, 3, 1),
+    ];
+    for (state, message, subcode, kind) in table {
+        let mut solo = Solo::new();
+        solo.reach(state);
+        solo.receive(FIRST, &message);
+        let sent = Ending::Sent(Notification::new(code::STATE_MACHINE, subcode, [kind]));
+        let peer = solo.speaker.peers().next().unwrap();
+        assert_eq!(peer.last_notification, Some(sent));
+    }
 }
 
 /// Of two OPENs on a connection the second one counts, its hold time included.

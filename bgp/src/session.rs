@@ -133,10 +133,14 @@ impl Session {
         stream
     }
 
-    /// Takes back what [`Session::next`] has left: all of `stream` but the first `used` bytes.
-    pub(crate) fn keep(&mut self, mut stream: Vec<u8>, used: usize) {
-        stream.drain(..used.min(stream.len()));
-        self.stream = stream;
+    /// Takes back what [`Session::next`] has left: all of `stream` but the first `used` bytes. They are
+    /// copied, so that the buffer of a long read does not stay; unless none was used, since a
+    /// message that comes byte by byte would be copied as often.
+    pub(crate) fn keep(&mut self, stream: Vec<u8>, used: usize) {
+        self.stream = match used {
+            0 => stream,
+            _ => stream.get(used..).unwrap_or_default().to_vec(),
+        };
     }
 
     /// The next thing that the received bytes mean; `None` when all whole messages are used up.
@@ -281,4 +285,29 @@ impl Session {
 
 fn unexpected<T>(subcode: u8, kind: Kind) -> Result<T, Notification> {
     Err(Notification::unexpected_message(subcode, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Capabilities;
+
+    #[test]
+    fn what_was_read_leaves_nothing_but_the_beginning_of_a_message() {
+        let offer = Open {
+            asn: 1,
+            hold_time: 90,
+            router_id: Ipv4Addr::LOCALHOST,
+            capabilities: Capabilities::default(),
+        };
+        let mut outputs = VecDeque::new();
+        let mut session = Session::new((ConnId(1), true), offer, 1, Time::ZERO, &mut outputs);
+        for left in [0, 3] {
+            let stream = session.receive(vec![1; 60_000]);
+            let used = stream.len() - left;
+            session.keep(stream, used);
+            assert_eq!(session.stream, vec![1; left]);
+            assert!(session.stream.capacity() < 100);
+        }
+    }
 }

@@ -4,6 +4,9 @@ use crate::wire::Notification;
 use crate::wire::notification::{cease, code};
 use std::fmt;
 
+/// So much data of a NOTIFICATION is remembered: more than a hard reset with the longest text has.
+const DATA: usize = 512;
+
 /// How a session, or a connection on its way to one, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -48,6 +51,16 @@ impl Ending {
             true => Some(notification.into_hard_reset()),
             false => Some(notification),
         }
+    }
+
+    /// What is remembered and told of it: long data is cut. Nothing that people read of a NOTIFICATION
+    /// is longer, but with RFC 8654 a peer can send 65 KB.
+    pub(crate) fn in_short(mut self) -> Self {
+        if let Self::Sent(notification) | Self::Received(notification) = &mut self {
+            notification.data.truncate(DATA);
+            notification.data.shrink_to_fit();
+        }
+        self
     }
 
     pub(crate) fn is_collision(&self) -> bool {

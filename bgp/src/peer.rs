@@ -294,6 +294,7 @@ impl Peer {
             return Happening::Nothing;
         };
         session.close(&ending, now, outputs);
+        let ending = ending.in_short();
         self.record.ended(&session, &ending);
         if let Ending::Sent(notification) = &ending
             && let Some(fault) = faults::reset(notification)

@@ -5,7 +5,9 @@ use crate::solo::{FIRST, Solo, announcement, b, bytes, their_open};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use routemesh_bgp::wire::notification::{cease, code};
-use routemesh_bgp::wire::{Family, Message, Notification, Open, Refresh};
+use routemesh_bgp::wire::{
+    Context, Directions, Family, Message, Notification, Open, Refresh, encode,
+};
 use routemesh_bgp::{ConnId, Counts, Ending, Event, Input, PeerState};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -176,6 +178,32 @@ fn a_message_that_the_state_does_not_allow_is_answered_with_its_type() {
         let peer = solo.speaker.peers().next().unwrap();
         assert_eq!(peer.last_notification, Some(sent));
     }
+}
+
+#[test]
+fn long_data_of_a_notification_is_not_kept() {
+    let mut solo = negotiated(90);
+    let context = Context {
+        extended_messages: Directions::BOTH,
+        ..Context::default()
+    };
+    let data = [&[6, 2, 255][..], &[b'x'; 60_000]].concat();
+    let long = Notification::new(code::CEASE, cease::HARD_RESET, data);
+    let mut bytes = Vec::new();
+    encode(&Message::Notification(long), &context, &mut bytes);
+    assert!(bytes.len() > 60_000);
+    solo.input(Input::Received { conn: FIRST, bytes });
+    solo.outputs();
+    let Some(Event::Down { ending, .. }) = solo.events.pop() else {
+        panic!()
+    };
+    assert!(ending.to_string().contains(&"x".repeat(255)));
+    let peer = solo.speaker.peers().next().unwrap();
+    assert_eq!(peer.last_notification.as_ref(), Some(&ending));
+    let Ending::Received(short) = ending else {
+        panic!()
+    };
+    assert_eq!(short.data.len(), 512);
 }
 
 /// Of two OPENs on a connection the second one counts, its hold time included.

@@ -118,8 +118,9 @@ pub enum Event {
         /// Why.
         ending: Ending,
     },
-    /// The peer did not come back in time, or its link is dead: the paths kept for it are gone. Comes
-    /// before the walk over the table, as [`Event::Down`] does.
+    /// Paths that the peer did not announce again in time, after a lost session or in a refresh
+    /// (RFC 7313), or whose link is dead, are gone. Comes before the walk over the table, as
+    /// [`Event::Down`] does.
     StaleRemoved {
         /// The peer.
         peer: PeerId,

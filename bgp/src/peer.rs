@@ -39,7 +39,7 @@ pub(crate) enum Happening<'a> {
         /// What the peer was told. It may take long to clear away.
         out: Option<Box<AdjRibOut>>,
     },
-    /// The paths kept of these families must go: the peer did not come back in time.
+    /// The paths kept of these families must go: the peer did not announce them again in time.
     DropStale(BTreeSet<Family>),
     /// The paths kept of these families are a last resort from now on (RFC 9494).
     LongLived(BTreeSet<Family>),

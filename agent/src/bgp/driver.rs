@@ -378,7 +378,7 @@ fn log(event: &Event) {
         }
         Event::Failed { peer, ending } => debug!("BGP {peer} did not come up: {ending}"),
         Event::StaleRemoved { peer, .. } => {
-            warn!("BGP {peer} has not come back: the paths kept for it are gone");
+            warn!("BGP {peer} is waited for no more: the stale paths of it are gone");
         }
         Event::PathsIgnored { peer, prefix } => {
             warn!("BGP {peer} has more than 64 paths to {prefix}: the others are ignored");

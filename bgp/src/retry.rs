@@ -1,4 +1,7 @@
 //! When to connect: the states Idle, Connect and Active of RFC 4271 section 8, and their timers.
+//!
+//! Of the optional session attributes of section 8.1.1 there is no DelayOpen: it is to let the peer's
+//! OPEN come first, and what collides with our own is settled all the same (section 6.8).
 
 use crate::config::Time;
 use std::time::Duration;

@@ -44,6 +44,10 @@ pub(crate) struct AdjRibOut {
     begins: BTreeSet<Family>,
     /// The same, whose end was not yet said.
     ends: BTreeSet<Family>,
+    /// Families that are being told again.
+    repeated: BTreeSet<Family>,
+    /// Those of them that were asked for once more meanwhile.
+    again: BTreeSet<Family>,
     /// False while we wait for the peers' routes after our own restart.
     open: bool,
     /// Bytes handed out since the connection was last known to be writable.
@@ -123,6 +127,8 @@ impl AdjRibOut {
             end_of_rib: BTreeSet::new(),
             begins: BTreeSet::new(),
             ends: BTreeSet::new(),
+            repeated: BTreeSet::new(),
+            again: BTreeSet::new(),
             open: false,
             unsent: 0,
         }
@@ -198,7 +204,17 @@ impl AdjRibOut {
 
     /// The peer asks for all of a family again (RFC 2918), End-of-RIB excepted. Before the first
     /// End-of-RIB there is no beginning and no end to be said of it (RFC 7313 section 4).
+    ///
+    /// Each is a walk over all that was told, and asking costs the peer 23 bytes: whoever asks while
+    /// he is being answered is answered once more, after that, however often he asked.
     pub(crate) fn refresh(&mut self, family: Family) {
+        if self.begins.contains(&family) {
+            return;
+        }
+        if !self.repeated.insert(family) {
+            self.again.insert(family);
+            return;
+        }
         for told in &mut self.told {
             if Family::of(&told.prefix) == family {
                 told.attributes = None;
@@ -280,6 +296,10 @@ impl AdjRibOut {
                     ..Update::default()
                 };
                 encode(&Message::Update(update), &context, &mut bytes);
+            }
+            self.repeated.clear();
+            for family in std::mem::take(&mut self.again) {
+                self.refresh(family);
             }
         }
         self.unsent += bytes.len();

@@ -600,6 +600,40 @@ fn a_refresh_repeats_one_family_whole_and_forgets_no_withdrawal() {
     assert_eq!(gone, [&(0, net("10.0.2.0/24"))]);
 }
 
+/// Each answer is a walk over all that was told: who asks a thousand times gets two.
+#[test]
+fn whoever_asks_while_he_is_answered_is_answered_once_more() {
+    const ALL: usize = 5000;
+    let mut solo = with(&[(3, US), (4, THEM)], |_| {});
+    for number in 0..ALL {
+        let prefix = format!("10.{}.{}.0/24", number / 256, number % 256);
+        solo.announce(3, &prefix, |_| {});
+    }
+    solo.told();
+    let conn = ConnId(4);
+    let request = Message::RouteRefresh(Family::Ipv4, Refresh::Request);
+    let ask = |solo: &mut Solo| (0..1000).for_each(|_| solo.receive(conn, &request));
+    ask(&mut solo);
+    let (mut answered, mut asked) = (0, false);
+    while let Some(output) = solo.speaker.poll_output() {
+        let Output::Send { conn, bytes } = output else {
+            continue;
+        };
+        for message in messages(&bytes) {
+            if let Message::Update(update) = message {
+                let prefixes = update.reach.iter().map(|it| it.prefixes.len());
+                answered += prefixes.sum::<usize>();
+            }
+        }
+        solo.input(Input::Writable { conn });
+        if !std::mem::replace(&mut asked, answered > 0) && answered > 0 {
+            assert!(answered < ALL);
+            ask(&mut solo);
+        }
+    }
+    assert_eq!(answered, 2 * ALL);
+}
+
 #[test]
 fn prefixes_with_the_same_attributes_share_messages() {
     let mut solo = with(&[(3, US), (4, THEM)], |_| {});

@@ -279,10 +279,19 @@ impl Driver {
             }
         };
         let minimum_ttl = self.setup.transport(&peer).minimum_ttl();
-        // The listener asks for the least of all its peers.
-        if let Err(error) = options::set_minimum_ttl(&stream, ends.local, minimum_ttl) {
-            warn!("BGP {peer}: its connection is refused, its TTL cannot be checked: {error}");
-            return;
+        // The listener asks for the least of all its peers. What came before this one's own minimum was
+        // set came as its SYN did.
+        let set = options::set_minimum_ttl(&stream, ends.local, minimum_ttl);
+        match set.and_then(|()| options::ttl_of_syn(&stream)) {
+            Ok(ttl) if ttl.unwrap_or(0) >= minimum_ttl => {}
+            Ok(_) => {
+                info!("BGP {peer}: its connection is refused, it comes from too far away");
+                return;
+            }
+            Err(error) => {
+                warn!("BGP {peer}: its connection is refused, its TTL cannot be checked: {error}");
+                return;
+            }
         }
         if self.setup.guests.len() != before {
             self.tell_peers();

@@ -81,6 +81,7 @@ impl Listeners {
     fn open(&mut self, local: IpAddr, scope: u32, demands: Demands) -> io::Result<()> {
         let socket = sockets::bind(&self.overlay, local, scope)?;
         // Before the first connection can come.
+        options::remember_syn(&socket)?;
         ask(&socket, local, &Demands::default(), &demands)?;
         let socket = Arc::new(sockets::listen(socket)?);
         let accepting = connection::accept(socket.clone(), local, self.io.clone());

@@ -24,6 +24,46 @@ pub fn set_minimum_ttl(socket: &impl AsFd, family: IpAddr, minimum: u8) -> io::R
     set(socket.as_fd(), level, option, &c_int::from(minimum))
 }
 
+/// Has a listener remember how each of its connections began, for [`ttl_of_syn`].
+pub fn remember_syn(listener: &impl AsFd) -> io::Result<()> {
+    let on: c_int = 1;
+    set(listener.as_fd(), libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, &on)
+}
+
+/// The TTL or hop limit with which an accepted connection's SYN came in. `None` where its listener
+/// does not [remember](remember_syn).
+pub fn ttl_of_syn(accepted: &impl AsFd) -> io::Result<Option<u8>> {
+    // Room for the longest IPv4 header and the longest TCP header, and for IPv6 with one TCP header.
+    let mut packet = [0_u8; 128];
+    let mut size = packet.len() as socklen_t;
+    let (pointer, socket) = (packet.as_mut_ptr(), accepted.as_fd().as_raw_fd());
+    // SAFETY: the kernel writes at most `size` bytes to `pointer`, which is a living buffer of that
+    // size, and the descriptor is open for as long as it is borrowed.
+    let result = unsafe {
+        let pointer = pointer.cast::<c_void>();
+        libc::getsockopt(
+            socket,
+            libc::IPPROTO_TCP,
+            libc::TCP_SAVED_SYN,
+            pointer,
+            &raw mut size,
+        )
+    };
+    match result {
+        0 => Ok(packet.get(..size as usize).and_then(ttl)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The TTL or hop limit of a packet.
+fn ttl(packet: &[u8]) -> Option<u8> {
+    match packet.first()? >> 4 {
+        4 => packet.get(8).copied(),
+        6 => packet.get(7).copied(),
+        _ => None,
+    }
+}
+
 /// Signs what is sent to addresses in `peers`, and demands it of what comes from there. `None` ends
 /// both; connections that a listener has accepted keep their key.
 pub fn set_md5(socket: &impl AsFd, peers: IpNet, key: Option<&Secret>) -> io::Result<()> {
@@ -90,5 +130,23 @@ fn set<T>(socket: BorrowedFd, level: c_int, option: c_int, value: &T) -> io::Res
     match result {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ttl_is_where_each_family_has_it() {
+        let mut v4 = [0; 40];
+        (v4[0], v4[8]) = (0x45, 254);
+        assert_eq!(ttl(&v4), Some(254));
+        let mut v6 = [0; 60];
+        (v6[0], v6[7]) = (0x60, 64);
+        assert_eq!(ttl(&v6), Some(64));
+        assert_eq!(ttl(&v6[..7]), None);
+        assert_eq!(ttl(&[]), None);
+        assert_eq!(ttl(&[0x50; 40]), None);
     }
 }

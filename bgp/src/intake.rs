@@ -18,8 +18,8 @@ const QUIET: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
     until: Time,
-    /// For how long they are kept as a last resort after that (RFC 9494).
-    then: Option<Duration>,
+    /// Until when they may be kept as a last resort after that (RFC 9494).
+    end: Option<Time>,
     /// They are a last resort by now.
     long_lived: bool,
 }
@@ -42,6 +42,8 @@ pub(crate) struct Intake {
     pub(crate) stale: BTreeMap<Family, Kept>,
     /// Families whose End-of-RIB arrived in this session.
     pub(crate) end_of_rib: BTreeSet<Family>,
+    /// Families whose long-lived time ended in this session, before their End-of-RIB.
+    overdue: BTreeSet<Family>,
     /// It was told that the peer has too many paths to a prefix in this session.
     pub(crate) paths_ignored: bool,
     /// When the last UPDATE of this session came, or the session itself.
@@ -57,6 +59,7 @@ impl Intake {
         self.last_update = now;
         self.paths_ignored = false;
         self.end_of_rib.clear();
+        self.overdue.clear();
         let restarted = negotiated.restarting_families(|forwarding| forwarding);
         let forwarding = |family: Family, kept: &Kept| match kept.long_lived {
             true => negotiated
@@ -74,17 +77,14 @@ impl Intake {
         for kept in self.stale.values_mut() {
             // The long-lived time runs on (RFC 9494 section 4.2).
             let limit = now + STALE_LIMIT;
-            kept.until = if kept.long_lived {
-                kept.until.min(limit)
-            } else {
-                limit
-            };
-            kept.then = None;
+            kept.until = kept.end.map_or(limit, |end| end.min(limit));
         }
         gone
     }
 
-    /// A session is down. Returns the families whose paths are kept.
+    /// A session is down. Returns the families whose paths are kept. Where there is a long-lived time,
+    /// it runs from the first loss until the peer has said all again, however often the session is
+    /// lost meanwhile; and what is still there when it ends goes (RFC 9494 section 4.2).
     pub(crate) fn down(
         &mut self,
         negotiated: &Negotiated,
@@ -92,7 +92,8 @@ impl Intake {
         now: Time,
     ) -> BTreeSet<Family> {
         self.end_of_rib.clear();
-        self.stale.clear();
+        let before = std::mem::take(&mut self.stale);
+        let overdue = std::mem::take(&mut self.overdue);
         if !ending.keeps_paths(negotiated.graceful_notification) {
             return BTreeSet::new();
         }
@@ -103,20 +104,36 @@ impl Intake {
             let long_lived = negotiated.long_lived.of(*family);
             let then = long_lived.map(|it| Duration::from_secs(it.seconds.into()));
             let then = then.filter(|then| !then.is_zero());
+            if overdue.contains(family) {
+                continue;
+            }
             let seconds = match restarting.contains(family) {
                 true => restart_time,
                 // RFC 9494 section 4.2: the long-lived time begins at once.
                 false if then.is_some() => 0,
                 false => continue,
             };
-            let kept = Kept {
-                until: now + Duration::from_secs(seconds.into()),
-                then,
-                long_lived: false,
+            let until = now + Duration::from_secs(seconds.into());
+            let kept = match (then, before.get(family)) {
+                (Some(_), Some(kept)) if let Some(end) = kept.end => Kept {
+                    until: until.min(end),
+                    ..*kept
+                },
+                _ => Kept {
+                    until,
+                    end: then.map(|then| until + then),
+                    long_lived: false,
+                },
             };
             self.stale.insert(*family, kept);
         }
         self.stale.keys().copied().collect()
+    }
+
+    /// Families with a long-lived time: what was stale before the last session stays so.
+    pub(crate) fn long_lived(&self) -> BTreeSet<Family> {
+        let long_lived = self.stale.iter().filter(|(_, kept)| kept.end.is_some());
+        long_lived.map(|(family, _)| *family).collect()
     }
 
     /// Gives up all stale paths. Returns their families.
@@ -124,19 +141,24 @@ impl Intake {
         std::mem::take(&mut self.stale).into_keys().collect()
     }
 
-    /// What becomes of stale paths whose time is over; `None` if there are none.
-    pub(crate) fn over(&mut self, now: Time) -> Option<Over> {
+    /// What becomes of stale paths whose time is over; `None` if there are none. In a session
+    /// (`connected`) they become no last resort: the peer had the time to say all.
+    pub(crate) fn over(&mut self, connected: bool, now: Time) -> Option<Over> {
         let over = self.stale.iter().filter(|(_, kept)| kept.until <= now);
-        let (resort, gone): (Vec<_>, Vec<_>) = over.partition(|(_, kept)| kept.then.is_some());
+        let stays = |kept: &Kept| !connected && kept.end.is_some_and(|end| end > kept.until);
+        let (resort, gone): (Vec<_>, Vec<_>) = over.partition(|(_, kept)| stays(kept));
         let families = |kept: Vec<(&Family, &Kept)>| kept.iter().map(|it| *it.0).collect();
         let (resort, gone): (BTreeSet<Family>, BTreeSet<Family>) =
             (families(resort), families(gone));
         if !gone.is_empty() {
+            let ended = |kept: &Kept| connected && kept.end.is_some_and(|end| end <= now);
+            let overdue = self.stale.iter().filter(|(_, kept)| ended(kept));
+            self.overdue.extend(overdue.map(|(family, _)| *family));
             self.stale.retain(|family, _| !gone.contains(family));
             return Some(Over::Gone(gone));
         }
         for kept in self.stale.values_mut().filter(|kept| kept.until <= now) {
-            kept.until = now + kept.then.take().unwrap_or_default();
+            kept.until = kept.end.unwrap_or(now);
             kept.long_lived = true;
         }
         (!resort.is_empty()).then_some(Over::LongLived(resort))
@@ -160,7 +182,7 @@ impl Intake {
         }
         let kept = Kept {
             until: now + STALE_LIMIT,
-            then: None,
+            end: None,
             long_lived: false,
         };
         self.stale.insert(family, kept);
@@ -187,6 +209,7 @@ impl Intake {
     /// End-of-RIB: true if paths of the family are still stale, and must go now.
     pub(crate) fn end_of_rib(&mut self, family: Family) -> bool {
         self.end_of_rib.insert(family);
+        self.overdue.remove(&family);
         self.stale.remove(&family).is_some()
     }
 

@@ -31,11 +31,11 @@ pub(crate) enum Happening<'a> {
         drop: BTreeSet<Family>,
         target: Box<Target>,
     },
-    /// A session is down. Paths of the families in `keep` become stale, those stale already and
-    /// all others go; after a lost collision the stale ones stay.
+    /// A session is down. Paths of the families in `keep` become stale, all others go; those stale
+    /// already stay in the families of `again`.
     Down {
         keep: BTreeSet<Family>,
-        collision: bool,
+        again: BTreeSet<Family>,
         /// What the peer was told. It may take long to clear away.
         out: Option<Box<AdjRibOut>>,
     },
@@ -319,18 +319,18 @@ impl Peer {
         }
         self.source = None;
         let keep = self.intake.down(&session.negotiated, &ending, now);
-        let collision = ending.is_collision();
+        // After a lost collision there was no time to announce them again.
+        let again = match ending.is_collision() {
+            true => keep.clone(),
+            false => self.intake.long_lived(),
+        };
         outputs.push_back(Output::Event(Event::Down {
             peer,
             ending,
             kept: keep.clone(),
         }));
         let out = self.out.take().map(Box::new);
-        Happening::Down {
-            keep,
-            collision,
-            out,
-        }
+        Happening::Down { keep, again, out }
     }
 
     /// Plans the next connection after one has failed or ended.
@@ -404,7 +404,10 @@ impl Peer {
                 None => Happening::Nothing,
             });
         }
-        if let Some(over) = self.intake.over(now) {
+        if let Some(over) = self
+            .intake
+            .over(self.connections.established().is_some(), now)
+        {
             return Some(match over {
                 Over::Gone(families) => Happening::DropStale(families),
                 Over::LongLived(families) => Happening::LongLived(families),

@@ -32,12 +32,8 @@ impl Speaker {
                     self.open(id);
                 }
             }
-            Happening::Down {
-                keep,
-                collision,
-                out,
-            } => {
-                self.table.sources.down(id, &keep, collision);
+            Happening::Down { keep, again, out } => {
+                self.table.sources.down(id, &keep, &again);
                 self.left.extend(out.map(|it| *it));
             }
             Happening::DropStale(families) => {

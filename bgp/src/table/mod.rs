@@ -576,7 +576,7 @@ mod tests {
         assert_eq!(play.table.sizes(), (3_000, 3_000, 1));
         play.table
             .sources
-            .down(&"P2".into(), &BTreeSet::new(), false);
+            .down(&"P2".into(), &BTreeSet::new(), &BTreeSet::new());
         play.table.sweep();
         assert_eq!(play.table.sizes(), (0, 0, 0));
     }

@@ -155,15 +155,21 @@ impl Sources {
 
     /// The session is down. Paths of the families in `keep` become stale, the others go. So do
     /// those that were stale before, since they were not announced again in time (RFC 4724 section
-    /// 4.2) - but for a session that ended in a collision there was no time.
-    pub(crate) fn down(&mut self, peer: &PeerId, keep: &BTreeSet<Family>, collision: bool) {
+    /// 4.2), but for the families in `again`.
+    pub(crate) fn down(
+        &mut self,
+        peer: &PeerId,
+        keep: &BTreeSet<Family>,
+        again: &BTreeSet<Family>,
+    ) {
         if let Some(peer) = self.peers.get_mut(peer) {
             peer.live = None;
         }
         self.change(peer, |record| match record.state {
-            _ if !keep.contains(&record.family) => State::Dead,
+            // One without paths is done with: many may come and go while others stay.
+            _ if record.paths == 0 || !keep.contains(&record.family) => State::Dead,
             State::Live | State::Refreshing => State::Stale,
-            stale if collision => stale,
+            stale if again.contains(&record.family) => stale,
             _ => State::Dead,
         });
     }

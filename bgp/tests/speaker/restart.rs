@@ -595,6 +595,47 @@ fn who_is_back_in_the_long_lived_time_has_to_have_kept_forwarding() {
     }
 }
 
+/// RFC 9494 section 4.2: the long-lived time is not begun anew by a session that did not say all.
+#[test]
+fn sessions_that_never_say_all_do_not_prolong_the_long_lived_time() {
+    let mut solo = Solo::with(|config| {
+        config.peers.get_mut(&b()).unwrap().long_lived = Duration::from_secs(1000);
+    });
+    let mut open = their_open();
+    open.capabilities.long_lived.ipv4 = Some(LongLived {
+        forwarding: true,
+        seconds: 1000,
+    });
+    solo.establish_with(1, open.clone());
+    solo.receive(FIRST, &announcement("10.0.1.0/24"));
+    solo.receive(FIRST, &announcement("10.0.3.0/24"));
+    solo.receive(FIRST, &announcement("2001:db8:a1::/64"));
+    solo.input(Input::Closed { conn: FIRST });
+    // In the restart time, in the long-lived time, and at its very end.
+    let mut passed = 0;
+    for (conn, at, left) in [(2, 10, 3), (3, 500, 2), (4, 1015, 2)] {
+        solo.pass(Duration::from_secs(at - passed));
+        passed = at;
+        solo.establish_with(conn, open.clone());
+        solo.receive(ConnId(conn), &announcement("10.0.1.0/24"));
+        assert_eq!(solo.speaker.loc_rib().count(), left, "{at}");
+        if conn < 4 {
+            solo.input(Input::Closed { conn: ConnId(conn) });
+            solo.outputs();
+            assert_eq!(solo.speaker.loc_rib().count(), 2, "{at}");
+        }
+    }
+    // The end comes in a session: what came in it stays, unless that is lost as well.
+    solo.pass(Duration::from_secs(4));
+    assert_eq!(solo.speaker.loc_rib().count(), 2);
+    solo.pass(Duration::from_secs(1));
+    solo.outputs();
+    assert_eq!(solo.speaker.loc_rib().count(), 1);
+    solo.input(Input::Closed { conn: ConnId(4) });
+    solo.outputs();
+    assert_eq!(solo.speaker.loc_rib().count(), 0);
+}
+
 /// RFC 7313: what the peer does not send again between the two marks is gone.
 #[test]
 fn a_refresh_with_marks_drops_what_is_not_sent_again() {

@@ -57,6 +57,9 @@ fn happen(solo: &mut Solo, event: &str) {
         "UPDATE" => announcement("10.0.1.0/24"),
         "ROUTE-REFRESH" => Message::RouteRefresh(Family::Ipv4, Refresh::Request),
         "NOTIFICATION cease" => Message::Notification(Notification::cease(cease::OUT_OF_RESOURCES)),
+        "NOTIFICATION hard reset" => {
+            Message::Notification(Notification::cease(cease::OUT_OF_RESOURCES).into_hard_reset())
+        }
         "NOTIFICATION error" => {
             Message::Notification(Notification::new(code::OPEN, open::BAD_PEER_AS, []))
         }
@@ -97,10 +100,9 @@ use PeerState::{Active, Connect, Established, Idle, OpenConfirm, OpenSent};
 const STATES: [PeerState; 6] = [Idle, Connect, Active, OpenSent, OpenConfirm, Established];
 
 /// What each event leads to in each of the states above: the state after it and what is sent or
-/// done on which connection; "-" for nothing. An UPDATE in OpenSent is refused for its next hop,
-/// before its being there at all is noticed.
+/// done on which connection; "-" for nothing.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 6]); 23] = [
+const TABLE: [(&str, [&str; 6]); 24] = [
     ("accept", ["Idle: close 2", "OpenSent: open 1", "OpenSent: open 1", "OpenSent: open 2", "OpenConfirm: open 2", "Established: open 2"]),
     ("connected", ["Idle: close 2", "OpenSent: open 1", "OpenSent: open 1", "OpenSent: close 2", "OpenConfirm: close 2", "Established: close 2"]),
     ("connect failed", ["-", "Active", "-", "-", "-", "-"]),
@@ -123,5 +125,6 @@ const TABLE: [(&str, [&str; 6]); 23] = [
     ("UPDATE", ["-", "-", "-", "Idle: 5/1 1, close 1", "Idle: 5/2 1, close 1", "-"]),
     ("ROUTE-REFRESH", ["-", "-", "-", "Idle: 5/1 1, close 1", "Idle: 5/2 1, close 1", "Established: update 1"]),
     ("NOTIFICATION cease", ["-", "-", "-", "Active: close 1", "Active: close 1", "Active: close 1"]),
+    ("NOTIFICATION hard reset", ["-", "-", "-", "Active: close 1", "Active: close 1", "Active: close 1"]),
     ("NOTIFICATION error", ["-", "-", "-", "Idle: close 1", "Idle: close 1", "Idle: close 1"]),
 ];

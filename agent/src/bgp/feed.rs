@@ -165,7 +165,7 @@ impl Feed {
         telling.any(|(peer, families, _)| tells(families) && !has(peer))
     }
 
-    /// Prefixes that have waited long enough, as they are now; not those that did not need to.
+    /// Prefixes that have waited long enough, as they are now.
     fn overdue(&mut self, speaker: &Speaker, now: Time) -> Vec<Change> {
         let mut batch = Vec::new();
         while batch.is_empty()
@@ -174,8 +174,9 @@ impl Feed {
                 .pop_front_if(|(since, _)| *since + PATIENCE <= now)
         {
             for prefix in prefixes {
-                // Of others a change of their own told what became of them.
-                if let Some((hops, false)) = speaker.in_use(&prefix) {
+                // One that is not in use any more was told of without waiting. One that is forwarded by now
+                // is not to be left out: it may be by the paths that it had before it waited.
+                if let Some((hops, _)) = speaker.in_use(&prefix) {
                     batch.push((prefix, Some(hops.clone())));
                 }
             }
@@ -192,4 +193,129 @@ fn telling(peer: PeerStatus) -> Option<(PeerId, BTreeSet<Family>, Time)> {
         .collect();
     let tells = peer.state == PeerState::Established && !families.is_empty();
     tells.then(|| (peer.peer, families, peer.since + TELLING))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use routemesh_bgp::wire::{
+        Attributes, Capabilities, Context, Message, NextHop, Open, announce, encode,
+    };
+    use routemesh_bgp::{ConnId, Input, PeerConfig, SpeakerConfig};
+    use std::net::{IpAddr, Ipv4Addr};
+
+    const START: Time = Duration::from_secs(1000);
+
+    fn address(number: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, number])
+    }
+
+    fn name(number: u8) -> PeerId {
+        format!("P{number}").into()
+    }
+
+    /// A speaker with sessions to peers 2, 3 and 4, of which none has told anything yet.
+    fn speaker() -> Speaker {
+        let peer = |number| {
+            let config = PeerConfig::new(65000, address(1), address(number));
+            (name(number), config)
+        };
+        let config = SpeakerConfig {
+            asn: 65000,
+            router_id: Ipv4Addr::new(10, 0, 0, 1),
+            restart_time: Duration::from_secs(10),
+            deferral_time: Duration::from_secs(10),
+            peers: (2..=4).map(peer).collect(),
+        };
+        let mut speaker = Speaker::new(config, false, 1, START);
+        for number in 2..=4 {
+            let conn = ConnId(number.into());
+            let (peer, active) = (name(number), false);
+            speaker.input(Input::Connected { peer, conn, active }, START);
+            let open = Message::Open(Open {
+                asn: 65000,
+                hold_time: 90,
+                router_id: Ipv4Addr::new(10, 0, 0, number),
+                capabilities: Capabilities {
+                    families: BTreeSet::from([Family::Ipv4]),
+                    four_octet_as: true,
+                    ..Capabilities::default()
+                },
+            });
+            let mut bytes = Vec::new();
+            encode(&open, &Context::UNKNOWN, &mut bytes);
+            encode(&Message::Keepalive, &Context::UNKNOWN, &mut bytes);
+            speaker.input(Input::Received { conn, bytes }, START);
+            while speaker.poll_output().is_some() {}
+        }
+        speaker
+    }
+
+    fn hear(speaker: &mut Speaker, from: u8, prefix: IpNet, now: Time) {
+        let context = Context {
+            four_octet_as: true,
+            internal: true,
+            ..Context::UNKNOWN
+        };
+        let next_hop = NextHop {
+            address: address(from),
+            link_local: None,
+        };
+        let (attributes, mut bytes) = (Attributes::default(), Vec::new());
+        let prefixes = std::iter::once((0, prefix));
+        announce(
+            Family::Ipv4,
+            &next_hop,
+            &attributes,
+            prefixes,
+            &context,
+            &mut bytes,
+        );
+        let conn = ConnId(from.into());
+        speaker.input(Input::Received { conn, bytes }, now);
+        while speaker.poll_output().is_some() {}
+    }
+
+    /// The prefixes told next, and by how many paths.
+    fn told(news: &mut mpsc::Receiver<News>) -> Option<Vec<(IpNet, usize)>> {
+        while let Ok(news) = news.try_recv() {
+            if let News::Changes(changes) = news {
+                let paths = |(prefix, hops): Change| (prefix, hops.map_or(0, |it| it.len()));
+                return Some(changes.into_iter().map(paths).collect());
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_path_that_comes_while_a_route_is_being_written_is_told_of() {
+        let mut speaker = speaker();
+        let (sender, mut news) = mpsc::channel(QUEUE);
+        let mut feed = Feed::new(sender);
+        feed.peers(&speaker);
+        let prefix: IpNet = "10.1.0.0/16".parse().unwrap();
+
+        hear(&mut speaker, 2, prefix, START);
+        feed.hand_out(&mut speaker, true, START);
+        assert_eq!(told(&mut news), None, "two others may have a path");
+        let now = feed.deadline().unwrap();
+        feed.hand_out(&mut speaker, true, now);
+        assert_eq!(told(&mut news), Some(vec![(prefix, 1)]));
+
+        hear(&mut speaker, 3, prefix, now);
+        feed.hand_out(&mut speaker, true, now);
+        assert_eq!(told(&mut news), None, "one other may have a path");
+        // Only now it is written, with the first path.
+        feed.answered();
+        speaker.installed([(prefix, true)], now);
+        let now = feed.deadline().unwrap();
+        feed.hand_out(&mut speaker, true, now);
+        assert_eq!(told(&mut news), Some(vec![(prefix, 2)]));
+
+        // What is forwarded waits for nobody.
+        hear(&mut speaker, 4, prefix, now);
+        feed.hand_out(&mut speaker, true, now);
+        assert_eq!(told(&mut news), Some(vec![(prefix, 3)]));
+        assert_eq!(feed.deadline(), None);
+    }
 }

@@ -105,9 +105,19 @@ impl Samples {
         }
     }
 
-    /// How many samples the cell has that has fewest.
-    pub fn rounds(&self) -> usize {
-        self.0.values().map(Vec::len).min().unwrap_or(0)
+    /// Of how many rounds the medians are: "5 rounds with 1,000 prefixes, 2 with 1,000,000".
+    pub fn rounds(&self) -> String {
+        let mut fewest: BTreeMap<u32, usize> = BTreeMap::new();
+        for (key, samples) in &self.0 {
+            let rounds = fewest.entry(key.count).or_insert(samples.len());
+            *rounds = samples.len().min(*rounds);
+        }
+        let texts = fewest.iter().enumerate().map(|(at, (count, rounds))| {
+            let (count, word) = (thousands(*count), if at == 0 { " rounds" } else { "" });
+            let prefixes = if at == 0 { " prefixes" } else { "" };
+            format!("{rounds}{word} with {count}{prefixes}")
+        });
+        texts.collect::<Vec<_>>().join(", ")
     }
 
     /// Every sample, a line for a cell: figure, family, prefixes, subject, median, then all rounds.
@@ -276,7 +286,8 @@ mod tests {
         samples.add(key, None);
         samples.add(key, None);
         assert_eq!(samples.median(key), Median::Failed);
-        assert_eq!(samples.rounds(), 5);
+        samples.add(Key { count: 9, ..key }, None);
+        assert_eq!(samples.rounds(), "1 rounds with 9 prefixes, 5 with 1,000");
     }
 
     #[test]

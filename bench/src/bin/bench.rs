@@ -28,10 +28,10 @@ struct Args {
     /// Rounds; every subject once in each.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Numbers of prefixes.
-    #[arg(long = "n", value_delimiter = ',', default_values_t = [1_000, 100_000, 1_000_000],
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
-    counts: Vec<u32>,
+    /// Numbers of prefixes, each with rounds of its own if wanted: 1000000x2.
+    #[arg(long = "n", value_delimiter = ',', default_values = ["1000", "100000", "1000000"],
+          value_parser = size)]
+    sizes: Vec<Size>,
     /// Address families.
     #[arg(long = "family", value_delimiter = ',', default_values = ["ipv4", "ipv6"])]
     families: Vec<Family>,
@@ -45,6 +45,29 @@ struct Args {
     /// Directory with bench.md and bench.tsv, to be written to.
     #[arg(long)]
     docs: Option<PathBuf>,
+}
+
+/// How many prefixes, and for how many rounds if not for as many as the others.
+#[derive(Clone, Copy)]
+struct Size {
+    count: u32,
+    rounds: Option<usize>,
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    let (count, rounds) = match text.split_once('x') {
+        Some((count, rounds)) => (count, Some(rounds)),
+        None => (text, None),
+    };
+    let wrong =
+        || format!("a number of prefixes from 1 to {MOST}, or that, x and a number of rounds");
+    let count = count
+        .parse()
+        .ok()
+        .filter(|count| (1..=MOST).contains(count));
+    let rounds = rounds.map(str::parse).transpose().map_err(|_| wrong())?;
+    let count = count.ok_or_else(wrong)?;
+    Ok(Size { count, rounds })
 }
 
 /// The tables of the page, each between marks of its name.
@@ -83,7 +106,7 @@ fn run(args: &Args) -> Result<(), Box<dyn error::Error>> {
                 let machine = machine::describe();
                 (
                     "routes",
-                    format!("{text}\nMedians of {rounds} rounds. {machine}\n"),
+                    format!("{text}\nMedians of {rounds}. {machine}\n"),
                 )
             }
             Table::Codec => {
@@ -113,8 +136,9 @@ fn output(program: &str, arguments: &[&str]) -> Result<String, Error> {
 /// All trials, the subjects taking turns.
 fn routes(args: &Args) -> Result<Samples, Error> {
     let mut samples = Samples::default();
-    for &count in &args.counts {
-        for round in 1..=args.rounds {
+    for &Size { count, rounds } in &args.sizes {
+        let rounds = rounds.unwrap_or(args.rounds);
+        for round in 1..=rounds {
             for &family in &args.families {
                 for &subject in &args.subjects {
                     if subject == Subject::Frr && count > 100_000 && !args.all {
@@ -127,7 +151,7 @@ fn routes(args: &Args) -> Result<Samples, Error> {
                         deadline: Duration::from_secs(60 + u64::from(count / 2_000)),
                     };
                     let what = format!("{} {family} {subject}", thousands(count));
-                    eprint!("round {round}/{} {what}:", args.rounds);
+                    eprint!("round {round}/{rounds} {what}:");
                     one(&trial, &mut samples)?;
                 }
             }

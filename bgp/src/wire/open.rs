@@ -272,6 +272,8 @@ fn read_graceful_restart(value: &mut Reader<'_>) -> Option<GracefulRestart> {
             restart.families.push((family, kept));
         }
     }
+    // In the order in which we say them: the same capability is the same value.
+    restart.families.sort_unstable();
     Some(restart)
 }
 

@@ -3,11 +3,12 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod client;
+mod mtu;
 mod table;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::{CallError, Client};
-use routemesh_proto::{ApplyReply, Topology};
+use routemesh_proto::{ApplyReply, TextError, Topology};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -56,6 +57,17 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Reckon the MTU of a tunnel from its ESP proposal. Needs no controller.
+    Mtu {
+        /// In strongSwan's words, as in `esp_proposals`.
+        #[arg(default_value = "aes256gcm16-ecp384")]
+        proposals: Vec<String>,
+        /// MTU of the path between the endpoints.
+        #[arg(long, value_name = "BYTES", default_value = "1500", value_parser = clap::value_parser!(u32).range(68..=65535))]
+        path: u32,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 #[derive(Subcommand)]
@@ -93,6 +105,8 @@ enum Failure {
     Json(#[from] serde_json::Error),
     #[error("meshctl: {0}")]
     Usage(&'static str),
+    #[error("meshctl: {0}")]
+    Proposal(#[from] TextError),
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -111,12 +125,12 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let client = connect(&cli)?;
     let look = Look::of_terminal(io::stdout().is_terminal());
+    let client = || connect(cli.controller.as_deref(), cli.identity.as_deref());
     match cli.command {
         Command::Apply { file } => {
             let (name, text) = read(&file)?;
-            let reply = client
+            let reply = client()?
                 .apply(name, text)
                 .await
                 .map_err(|error| match error {
@@ -126,7 +140,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             print(&format!("{}\n", applied(&reply)))?;
         }
         Command::Topology(Output { output }) => {
-            let topology = client.topology().await?;
+            let topology = client()?.topology().await?;
             show(output, &topology, |topology| {
                 table::topology(topology, look)
             })?;
@@ -135,7 +149,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             }
         }
         Command::Get(Get::Gateways(Output { output })) => {
-            let gateways = client.topology().await?.gateways;
+            let gateways = client()?.topology().await?.gateways;
             show(output, &gateways, |gateways| {
                 table::gateways(gateways, look)
             })?;
@@ -145,21 +159,29 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             rejected,
             output: Output { output },
         } => {
-            let routes = client.routes(gateway).await?;
+            let routes = client()?.routes(gateway).await?;
             show(output, &routes, |routes| match rejected {
                 true => table::rejected(routes, look),
                 false => table::routes(routes, look),
             })?;
         }
+        Command::Mtu {
+            proposals,
+            path,
+            output: Output { output },
+        } => {
+            let sizes = mtu::sizes(&proposals, path)?;
+            show(output, &sizes, |sizes| table::mtu(sizes, look))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn connect(cli: &Cli) -> Result<Client, Failure> {
-    let controller = cli.controller.as_deref().ok_or(Failure::Usage(
+fn connect(controller: Option<&str>, identity: Option<&Path>) -> Result<Client, Failure> {
+    let controller = controller.ok_or(Failure::Usage(
         "which controller? Give --controller URL or set MESHCTL_CONTROLLER, like https://[2001:db8::7]:7179",
     ))?;
-    let identity = cli.identity.as_deref().ok_or(Failure::Usage(
+    let identity = identity.ok_or(Failure::Usage(
         "who asks? Give --identity DIR or set MESHCTL_IDENTITY; `mesh-controller issue --operator NAME --out DIR` makes one",
     ))?;
     Ok(Client::new(controller, identity)?)

@@ -4,6 +4,7 @@ mod routes;
 
 pub(crate) use routes::{rejected, routes};
 
+use crate::mtu::Sizes;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use routemesh_proto::{
     BgpStatus, Edge, End, GatewayView, PrefixPaths, PrefixView, Problem, Topology, TunnelStatus,
@@ -73,6 +74,30 @@ fn verdict(text: &str) -> Cell {
         _ => Color::Red,
     };
     Cell::new(text).fg(colour)
+}
+
+/// What fits through tunnels.
+pub(crate) fn mtu(sizes: &[Sizes], look: Look) -> String {
+    let header = [
+        "ESP",
+        "OUTER",
+        "PATH MTU",
+        "TUNNEL MTU",
+        "TCP MSS IPV4",
+        "TCP MSS IPV6",
+    ];
+    let mut table = table(look, &header);
+    for each in sizes {
+        table.add_row([
+            each.proposal.clone(),
+            each.outer.to_owned(),
+            each.path.to_string(),
+            each.mtu.to_string(),
+            each.mss_ipv4.to_string(),
+            each.mss_ipv6.to_string(),
+        ]);
+    }
+    table.trim_fmt() + "\n"
 }
 
 /// Tunnels, then prefixes, then what gateways say, then the sum.

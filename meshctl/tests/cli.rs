@@ -216,3 +216,41 @@ async fn a_controller_that_says_nothing_is_not_waited_for() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn the_mtu_is_reckoned_without_a_controller() {
+    let nowhere = Path::new("/nowhere");
+    let args = ["mtu", "aes128-sha256", "aes256gcm16-modp1536"];
+    let (code, out, error) = meshctl("", nowhere, &args, "").await;
+    assert_eq!((code, error.as_str()), (0, ""));
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let rows: Vec<Vec<String>> = out.lines().map(words).collect();
+    // The sizes that the reference lab's kernel found.
+    assert_eq!(
+        rows[1],
+        ["aes128-sha256", "IPv6", "1500", "1406", "1366", "1346"]
+    );
+    assert_eq!(
+        rows[5],
+        [
+            "aes256gcm16-modp1536",
+            "IPv6",
+            "1500",
+            "1426",
+            "1386",
+            "1366"
+        ]
+    );
+    assert_eq!(rows.len(), 9);
+    let args = ["mtu", "aes128", "--path", "1492"];
+    let (code, _, error) = meshctl("", nowhere, &args, "").await;
+    assert_eq!(code, 1);
+    assert!(
+        error.starts_with("meshctl: \"aes128\" is not an ESP proposal"),
+        "{error}"
+    );
+}

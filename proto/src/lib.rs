@@ -5,12 +5,14 @@
 //! It never decides anything about a mesh.
 
 mod change;
+mod esp;
 mod identity;
 mod policy;
 mod route_protocol;
 mod secret;
 
 pub use change::{ChangeError, diff, patch};
+pub use esp::{Esp, Outer};
 pub use identity::{Identity, IdentityError};
 pub use policy::{Community, PrefixRange, TextError};
 pub use route_protocol::route_protocol;

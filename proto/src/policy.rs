@@ -14,7 +14,7 @@ pub struct TextError {
     pub expected: &'static str,
 }
 
-fn wrong(text: &str, expected: &'static str) -> TextError {
+pub(crate) fn wrong(text: &str, expected: &'static str) -> TextError {
     let text = text.chars().take(60).collect();
     TextError { text, expected }
 }

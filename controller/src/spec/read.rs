@@ -71,8 +71,10 @@ impl<'t> Reader<'t> {
                 )),
             })
         });
-        let ike = self.proposals(&mesh, "ike_proposals", "aes256gcm16-prfsha384-ecp384");
-        let esp = self.proposals(&mesh, "esp_proposals", "aes256gcm16-ecp384");
+        let ike = "aes256gcm16-prfsha384-ecp384";
+        let ike = self.proposals(&mesh, "ike_proposals", ike, values::proposal);
+        let esp = "aes256gcm16-ecp384";
+        let esp = self.proposals(&mesh, "esp_proposals", esp, values::esp_proposal);
         let hold_time = mesh.get("hold_time").and_then(|value| {
             self.number("hold_time", value, |seconds| {
                 u16::try_from(seconds)
@@ -97,13 +99,19 @@ impl<'t> Reader<'t> {
         })
     }
 
-    fn proposals(&mut self, mesh: &Table<'_, 't>, key: &str, default: &str) -> Vec<String> {
+    fn proposals(
+        &mut self,
+        mesh: &Table<'_, 't>,
+        key: &str,
+        default: &str,
+        check: fn(&str) -> Result<String, String>,
+    ) -> Vec<String> {
         let Some(value) = mesh.get(key) else {
             return vec![default.to_owned()];
         };
         let cure = format!("leave it out for {default:?}");
         let written = self.array(key, value, 16, Some(&cure));
-        let read = |value| self.text(key, value, values::proposal);
+        let read = |value| self.text(key, value, check);
         let read = written.into_iter().filter_map(read);
         read.map(|proposal| proposal.value).collect()
     }

@@ -3,7 +3,7 @@
 use super::place::quote;
 use super::{Family, OuterAddress};
 use ipnet::{IpNet, Ipv6Net};
-use routemesh_proto::CONTROLLER_NAME;
+use routemesh_proto::{CONTROLLER_NAME, Esp};
 use std::net::IpAddr;
 
 /// Our own route protocol, which the agent never takes from the kernel.
@@ -216,6 +216,15 @@ pub(super) fn proposal(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+/// Algorithms for ESP, in strongSwan's words.
+pub(super) fn esp_proposal(text: &str) -> Result<String, String> {
+    let text = proposal(text)?;
+    match Esp::proposed(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// A kernel route protocol whose routes are announced, by name or number.

@@ -1,7 +1,9 @@
 //! Compiles routemesh.proto with protox, so that no protoc is needed.
 
 /// Fields that a config's TOML has only where they say something.
-const OPTIONAL: [&str; 27] = [
+const OPTIONAL: [&str; 29] = [
+    "Config.bfd",
+    "Router.bfd",
     "Router.address",
     "Router.interface",
     "Router.range",

@@ -81,6 +81,8 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         ike: ike(facts.sas, tunnel).to_owned(),
         interface: interface.to_owned(),
         bgp: Some(bgp(facts, &tunnel.name())),
+        bfd: None,
+        liveness: None,
     }
 }
 
@@ -120,6 +122,8 @@ fn routers(facts: &Facts) -> BTreeSet<String> {
 fn router(facts: &Facts, address: String) -> proto::RouterStatus {
     proto::RouterStatus {
         bgp: Some(bgp(facts, &address)),
+        bfd: None,
+        liveness: None,
         address,
     }
 }

@@ -69,6 +69,7 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         overlay: gateway.overlay.clone().unwrap_or_default(),
         announce: gateway.announce.clone(),
         hold_time: u32::from(spec.hold_time),
+        bfd: spec.bfd,
         ike_proposals: spec.ike_proposals.clone(),
         esp_proposals: spec.esp_proposals.clone(),
         sites: spec.sites.iter().map(owned).collect(),
@@ -96,6 +97,7 @@ fn router(router: &Router) -> proto::Router {
         max_prefixes: router.max_prefixes.unwrap_or_default(),
         add_path: router.add_path,
         long_lived: router.long_lived.unwrap_or_default(),
+        bfd: router.bfd.as_ref().map(|bfd| bfd.value),
         import: router.import.clone(),
         export: router.export.clone(),
         ..proto::Router::default()

@@ -98,6 +98,7 @@ impl fmt::Debug for crate::Router {
             max_prefixes,
             add_path,
             long_lived,
+            bfd,
             import,
             export,
         } = self;
@@ -113,6 +114,7 @@ impl fmt::Debug for crate::Router {
             .field("max_prefixes", max_prefixes)
             .field("add_path", add_path)
             .field("long_lived", long_lived)
+            .field("bfd", bfd)
             .field("import", import)
             .field("export", export)
             .finish()

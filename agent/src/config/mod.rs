@@ -1,6 +1,7 @@
 //! The configuration as the agent uses it: [`proto::Config`] with every address parsed and every
 //! reference checked, once, before any of it counts.
 
+mod bfd;
 mod router;
 mod term;
 
@@ -8,6 +9,7 @@ pub use router::{MAX_PREFIXES, Router, Whereabouts};
 
 use crate::state::{LinkKind, ours};
 use ipnet::IpNet;
+use routemesh_bfd::Timers;
 use routemesh_proto as proto;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -35,6 +37,8 @@ pub struct Config {
     pub announce: BTreeSet<u8>,
     /// BGP hold time.
     pub hold_time: Duration,
+    /// BFD over every tunnel.
+    pub bfd: Option<Timers>,
     /// IKE proposals in strongSwan's words.
     pub ike_proposals: Vec<String>,
     /// ESP proposals in strongSwan's words.
@@ -237,6 +241,7 @@ impl TryFrom<&proto::Config> for Config {
             },
             announce: parse_announce(&fields, &raw.announce)?,
             hold_time: Duration::from_secs(u64::from(raw.hold_time)),
+            bfd: bfd::parse(&fields, raw.bfd)?,
             ike_proposals: raw.ike_proposals.clone(),
             esp_proposals: raw.esp_proposals.clone(),
             sites,

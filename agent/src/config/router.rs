@@ -1,7 +1,8 @@
 //! A router on the LAN, as the config has it.
 
-use super::{ConfigError, Fields, term};
+use super::{ConfigError, Fields, bfd, term};
 use ipnet::IpNet;
+use routemesh_bfd::Timers;
 use routemesh_bgp::Policy;
 use routemesh_bgp::wire::Role;
 use routemesh_proto::{self as proto, Secret};
@@ -35,6 +36,8 @@ pub struct Router {
     pub add_path: bool,
     /// How long paths outlive a graceful restart that does not end (RFC 9494); zero: not at all.
     pub long_lived: Duration,
+    /// BFD with it.
+    pub bfd: Option<Timers>,
     /// What is taken from it, as far as the site owns it.
     pub import: Policy,
     /// What it is told, as far as other sites own it.
@@ -102,6 +105,7 @@ pub(super) fn parse(raw: &proto::Router) -> Result<Router, ConfigError> {
         },
         add_path: raw.add_path,
         long_lived: Duration::from_secs(raw.long_lived.into()),
+        bfd: bfd::parse(&fields, raw.bfd)?,
         import: term::policy(&fields, "import", &raw.import)?,
         export: term::policy(&fields, "export", &raw.export)?,
     })

@@ -247,6 +247,7 @@ fn routers(spec: &MeshSpec, claims: &[Claim]) -> Vec<SpecError> {
             whereabouts,
             asn,
             role,
+            bfd,
             ..
         } in &gateway.routers
         {
@@ -256,6 +257,13 @@ fn routers(spec: &MeshSpec, claims: &[Claim]) -> Vec<SpecError> {
                     whereabouts.value, gateway.name.value
                 );
                 errors.push(error(whereabouts.place, reason));
+            }
+            if let (Whereabouts::Range(net), Some(bfd)) = (&whereabouts.value, bfd) {
+                let reason = format!(
+                    "bfd with range {net} of gateway {}: who connects from there is not known before; give the router's address, or remove bfd",
+                    gateway.name.value
+                );
+                errors.push(error(bfd.place, reason));
             }
             if let Some(first) = seen.insert(&whereabouts.value, whereabouts.place) {
                 let reason = format!(

@@ -3,6 +3,7 @@
 //! `read` takes the text apart value by value, `check` looks at
 //! what must fit together; both go on after an error, so that the operator sees all at once.
 
+mod bfd;
 mod check;
 mod place;
 mod read;
@@ -16,6 +17,7 @@ pub use router::{Router, Whereabouts};
 pub use values::check_name;
 
 use ipnet::{IpNet, Ipv6Net};
+use routemesh_proto::Bfd;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -37,6 +39,8 @@ pub struct MeshSpec {
     pub esp_proposals: Vec<String>,
     /// BGP hold time in seconds.
     pub hold_time: u16,
+    /// BFD over every tunnel.
+    pub bfd: Option<Bfd>,
     /// Sites, in the order of the file.
     pub sites: Vec<Site>,
 }

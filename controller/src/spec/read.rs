@@ -2,7 +2,7 @@
 
 use super::place::{At, Lines, Place, SpecError, quote};
 use super::reader::{Reader, TWICE, Table, Value};
-use super::{Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, values};
+use super::{Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, bfd, values};
 use ipnet::{IpNet, Ipv6Net};
 use std::net::Ipv6Addr;
 use toml::Spanned;
@@ -43,13 +43,14 @@ impl<'t> Reader<'t> {
             Some((key, value)) => (self.lines.place(key.span().start), value.get_ref()),
             None => (Place { line: 1, column: 1 }, &none),
         };
-        const KNOWN: [&str; 6] = [
+        const KNOWN: [&str; 7] = [
             "as",
             "interconnect",
             "tunnel",
             "ike_proposals",
             "esp_proposals",
             "hold_time",
+            "bfd",
         ];
         let mesh = self.table("[mesh]".to_owned(), place, value, &KNOWN)?;
         let asn = self.required(&mesh, "as", "the AS of the mesh, like as = 65000");
@@ -83,6 +84,10 @@ impl<'t> Reader<'t> {
                     .ok_or_else(|| format!("hold_time is {seconds}: 3 to 65535 seconds"))
             })
         });
+        let bfd = match mesh.get("bfd") {
+            Some(value) => self.bfd(value).map(|bfd| bfd.value),
+            None => Some(bfd::DEFAULT),
+        };
         let sites = self.sites(root, asn.unwrap_or_default());
         // What stands in for a value that was reported only serves to look for more errors.
         Some(MeshSpec {
@@ -95,6 +100,7 @@ impl<'t> Reader<'t> {
             ike_proposals: ike,
             esp_proposals: esp,
             hold_time: hold_time.unwrap_or(9),
+            bfd,
             sites,
         })
     }

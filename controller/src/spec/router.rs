@@ -5,7 +5,7 @@ use super::reader::{Reader, Table, Value};
 use super::term::Direction;
 use super::values;
 use ipnet::IpNet;
-use routemesh_proto::{Secret, Term};
+use routemesh_proto::{Bfd, Secret, Term};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -28,6 +28,8 @@ pub struct Router {
     pub add_path: bool,
     /// Seconds for which paths outlive a graceful restart that does not end (RFC 9494).
     pub long_lived: Option<u32>,
+    /// BFD with it.
+    pub bfd: Option<At<Bfd>>,
     /// What is taken from it of what the site owns; without terms, everything.
     pub import: Vec<Term>,
     /// What it is told of what other sites own; without terms, everything.
@@ -67,7 +69,7 @@ const ROLES: [&str; 5] = ["provider", "customer", "peer", "rs", "rs-client"];
 impl<'t> Reader<'t> {
     pub(super) fn router(&mut self, value: &Value<'t>) -> Option<Router> {
         let place = self.lines.place(value.span().start);
-        const KNOWN: [&str; 12] = [
+        const KNOWN: [&str; 13] = [
             "address",
             "interface",
             "range",
@@ -78,6 +80,7 @@ impl<'t> Reader<'t> {
             "max_prefixes",
             "add_path",
             "long_lived",
+            "bfd",
             "import",
             "export",
         ];
@@ -97,6 +100,7 @@ impl<'t> Reader<'t> {
         let add_path = add_path.and_then(|value| self.flag("add_path", value));
         let long_lived = table.get("long_lived");
         let long_lived = long_lived.and_then(|value| self.number("long_lived", value, seconds));
+        let bfd = table.get("bfd").and_then(|value| self.bfd(value));
         let import = self.terms(&table, Direction::Import);
         let export = self.terms(&table, Direction::Export);
         Some(Router {
@@ -108,6 +112,7 @@ impl<'t> Reader<'t> {
             max_prefixes: limit,
             add_path: add_path.unwrap_or_default(),
             long_lived,
+            bfd,
             import,
             export,
         })

@@ -210,6 +210,7 @@ fn what_a_gateway_refuses_and_from_whom() {
             last_notification: "received: hold timer expired".to_owned(),
             ..BgpStatus::default()
         }),
+        ..RouterStatus::default()
     };
     let view = Routes {
         rejected_total: 2,

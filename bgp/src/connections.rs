@@ -72,6 +72,8 @@ impl Connections {
         if session.active {
             self.retry.plan = Plan::Rest;
         }
+        // There is rarely a second one, and a speaker may have many peers.
+        self.sessions.reserve_exact(1);
         self.sessions.push(session);
     }
 

@@ -21,6 +21,7 @@ pub use term::{Changes, Community, Conditions, Med, Term, Then};
 
 use crate::wire::Attributes;
 use ipnet::IpNet;
+use std::sync::Arc;
 
 /// How many terms a policy may have: a set of them is one u64.
 pub const MAX_TERMS: usize = 64;
@@ -29,12 +30,12 @@ pub const MAX_TERMS: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyTerms;
 
-/// What may be learnt from a peer, or told to it.
+/// What may be learnt from a peer, or told to it. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
     /// Nothing else is accepted, whatever the terms say.
-    authorized: Option<PrefixSet>,
-    terms: Vec<Term>,
+    authorized: Option<Arc<PrefixSet>>,
+    terms: Arc<[Term]>,
     /// Those that change something.
     changing: Matched,
 }
@@ -85,14 +86,14 @@ impl Policy {
         Ok(Self {
             authorized: None,
             changing: Matched::of(&terms, |term| !term.changes.is_empty()),
-            terms,
+            terms: terms.into(),
         })
     }
 
     /// A policy that accepts everything.
     pub fn accept() -> Self {
         Self {
-            terms: vec![Term::default()],
+            terms: [Term::default()].into(),
             ..Self::default()
         }
     }
@@ -101,7 +102,7 @@ impl Policy {
     #[must_use]
     pub fn within(self, prefixes: &[IpNet]) -> Self {
         Self {
-            authorized: Some(PrefixSet::inside(prefixes)),
+            authorized: Some(PrefixSet::inside(prefixes).into()),
             ..self
         }
     }

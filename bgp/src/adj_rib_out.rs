@@ -134,12 +134,6 @@ impl AdjRibOut {
         }
     }
 
-    /// Whether the peer takes several paths to a prefix (RFC 7911).
-    pub(crate) fn tells_several(&self) -> bool {
-        let add_path = &self.target.context.add_path;
-        add_path.ipv4.send || add_path.ipv6.send
-    }
-
     /// Our paths are about to go, or no longer (RFC 8326); to be followed by a review.
     pub(crate) fn drain(&mut self, drain: bool) {
         self.target.drain = drain;
@@ -171,12 +165,6 @@ impl AdjRibOut {
         }
     }
 
-    /// Whether the peer may be told of paths with such an offer, whatever their prefixes.
-    pub(crate) fn may_have(&self, winner: Option<Winner<'_>>) -> bool {
-        // Of several paths in use others than the best may be the peer's.
-        self.open && winner.is_some_and(|it| self.tells_several() || self.target.may_have(it))
-    }
-
     /// A prefix has another winner, or none. True if there is something to tell.
     pub(crate) fn changed(
         &mut self,
@@ -194,7 +182,7 @@ impl AdjRibOut {
     }
 
     fn may_want(&self, prefix: &IpNet, winner: Winner<'_>, allowed: &Policy) -> bool {
-        self.tells_several() || self.target.wants(prefix, winner, allowed)
+        self.target.tells_several() || self.target.wants(prefix, winner, allowed)
     }
 
     fn has_told(&self, prefix: &IpNet) -> bool {

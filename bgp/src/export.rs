@@ -40,7 +40,58 @@ pub(crate) struct Target {
     pub(crate) context: Context,
 }
 
+/// What decides who may be told of a path, beside who the peer is: the same for many peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Audience {
+    /// It takes several paths to a prefix (RFC 7911), of which others than the best may be for it.
+    several: bool,
+    internal: bool,
+    client: bool,
+    role: Option<Role>,
+}
+
+impl Audience {
+    /// Whether there is a prefix and a peer of this kind that may be told of such a path to it: from
+    /// iBGP to iBGP only by reflection (RFC 4456 section 6); as the communities allow (RFC 1997).
+    pub(crate) fn may_have(&self, winner: Winner<'_>) -> bool {
+        let Winner::Learnt(path) = winner else {
+            return true;
+        };
+        self.several || self.may_have_learnt(path)
+    }
+
+    fn may_have_learnt(&self, path: Learnt<'_>) -> bool {
+        let source = &path.source;
+        if source.internal && self.internal && !source.client && !self.client {
+            return false;
+        }
+        let communities = &path.attributes.communities;
+        let confined = communities.contains(&NO_ADVERTISE)
+            || !self.internal
+                && (communities.contains(&NO_EXPORT) || communities.contains(&NO_EXPORT_SUBCONFED));
+        // RFC 9234 section 5, egress: what is for customers only goes nowhere else.
+        let upwards = [Role::Customer, Role::Peer, Role::RouteServerClient].map(Some);
+        let leak = path.attributes.only_to_customer.is_some() && upwards.contains(&self.role);
+        !confined && !leak
+    }
+}
+
 impl Target {
+    pub(crate) fn audience(&self) -> Audience {
+        let add_path = &self.context.add_path;
+        Audience {
+            several: add_path.ipv4.send || add_path.ipv6.send,
+            internal: self.internal,
+            client: self.client,
+            role: self.role,
+        }
+    }
+
+    /// Whether the peer takes several paths to a prefix (RFC 7911).
+    pub(crate) fn tells_several(&self) -> bool {
+        self.audience().several
+    }
+
     /// Always ourselves. `None`: the family cannot be announced over this session. IPv4 goes over
     /// IPv6 only where both can (RFC 8950); over an IPv4 session there is no next hop for IPv6.
     pub(crate) fn next_hop(&self, family: Family) -> Option<NextHop> {
@@ -68,9 +119,9 @@ impl Target {
         policy: &Policy,
     ) -> Option<Matched> {
         let family = Family::of(prefix);
-        let possible = self.families.contains(&family)
+        let possible = self.may_have(winner)
+            && self.families.contains(&family)
             && self.next_hop(family).is_some()
-            && self.may_have(winner)
             && (!is_last_resort(winner) || *self.long_lived.of(family));
         let verdict = match winner {
             _ if !possible => return None,
@@ -83,25 +134,12 @@ impl Target {
         }
     }
 
-    /// Never back to where it came from; from iBGP to iBGP only by reflection (RFC 4456 section
-    /// 6); as the communities allow (RFC 1997).
-    pub(crate) fn may_have(&self, winner: Winner<'_>) -> bool {
+    /// Never back to where it came from, and only to whom it is for.
+    fn may_have(&self, winner: Winner<'_>) -> bool {
         let Winner::Learnt(path) = winner else {
             return true;
         };
-        let source = &path.source;
-        let reflected = source.internal && self.internal;
-        let communities = &path.attributes.communities;
-        let confined = communities.contains(&NO_ADVERTISE)
-            || !self.internal
-                && (communities.contains(&NO_EXPORT) || communities.contains(&NO_EXPORT_SUBCONFED));
-        // RFC 9234 section 5, egress: what is for customers only goes nowhere else.
-        let upwards = [Role::Customer, Role::Peer, Role::RouteServerClient].map(Some);
-        let leak = path.attributes.only_to_customer.is_some() && upwards.contains(&self.role);
-        source.peer != self.peer
-            && !confined
-            && !leak
-            && (!reflected || source.client || self.client)
+        self.audience().may_have_learnt(path) && path.source.peer != self.peer
     }
 
     /// The attributes as the peer gets them (RFC 4271 section 5.1, RFC 4456 section 8).

@@ -21,9 +21,12 @@ impl Speaker {
                 if let Some(peer) = self.peers.get_mut(id)
                     && let Some(source) = peer.source.clone()
                 {
+                    let audience = target.audience();
+                    self.table.every_path |= target.tells_several();
+                    if !self.audiences.contains(&audience) {
+                        self.audiences.push(audience);
+                    }
                     peer.out = Some(AdjRibOut::new(*target, self.seed));
-                    let outs = self.peers.values().filter_map(|it| it.out.as_ref());
-                    self.table.every_path = outs.into_iter().any(AdjRibOut::tells_several);
                     self.table.sources.drop_stale(id, &drop);
                     self.table.sources.up(source);
                 }
@@ -201,7 +204,7 @@ impl Speaker {
 
     /// Queues what changed in the table for all whom it concerns.
     pub(crate) fn propagate(&mut self) {
-        // Whether any peer may be told of a path depends on its offer, as a rule of many prefixes.
+        // Whether anybody may be told of a path depends on its offer, as a rule of many prefixes.
         let mut last: Option<(Option<u32>, bool, bool)> = None;
         let mut anything = false;
         for changed in self.table.take_changed() {
@@ -212,10 +215,10 @@ impl Speaker {
             let kind = (changed.offer, changed.local);
             let somebody = match last {
                 Some((offer, local, somebody)) if (offer, local) == kind => somebody,
-                _ => {
-                    let mut outs = self.peers.values().filter_map(|it| it.out.as_ref());
-                    outs.any(|out| out.may_have(winner))
-                }
+                _ => winner.is_some_and(|winner| {
+                    let mut audiences = self.audiences.iter();
+                    audiences.any(|it| it.may_have(winner))
+                }),
             };
             last = Some((changed.offer, changed.local, somebody));
             if !somebody && !changed.announced {
@@ -259,7 +262,7 @@ impl Speaker {
     }
 
     pub(crate) fn deferral_ends(&self) -> Time {
-        self.started + self.config.deferral_time
+        self.started + self.deferral_time
     }
 
     /// Sees whether the routes are complete, and whether announcing may begin. For the latter,

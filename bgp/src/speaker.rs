@@ -3,6 +3,7 @@
 use crate::adj_rib_out::AdjRibOut;
 use crate::config::{ConnId, PeerConfig, PeerId, SpeakerConfig, Time};
 use crate::ending::Ending;
+use crate::export::Audience;
 use crate::identity::Identity;
 use crate::interface::{Input, Output, PeerStatus};
 use crate::peer::Peer;
@@ -14,6 +15,7 @@ use crate::wire::{Attributes, Notification};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A BGP speaker: give it inputs and the time, do what it puts out, read its routes.
 ///
@@ -24,7 +26,8 @@ use std::sync::Arc;
 /// `timeout`, so that a driver that was held up does not take its peers for dead.
 #[derive(Debug)]
 pub struct Speaker {
-    pub(crate) config: SpeakerConfig,
+    /// How long after the start announcing, and tidying up, waits for the peers' End-of-RIB.
+    pub(crate) deferral_time: Duration,
     /// When we started, if it was a restart with the kernel's routes still in place.
     pub(crate) restarted: Option<Time>,
     pub(crate) started: Time,
@@ -42,6 +45,8 @@ pub struct Speaker {
     schedule: Schedule,
     /// Peers that may be told something now; all others may not.
     pub(crate) ready: BTreeSet<PeerId>,
+    /// What kinds of peers have had sessions: what is for none of them need not be offered to each.
+    pub(crate) audiences: Vec<Audience>,
     /// What peers were told in sessions that are over: to be cleared away.
     pub(crate) left: Vec<AdjRibOut>,
     /// The last time we were told.
@@ -55,10 +60,7 @@ impl Speaker {
     pub fn new(config: SpeakerConfig, restarting: bool, seed: u64, now: Time) -> Self {
         let seed = Seed::new(seed);
         let mut speaker = Self {
-            config: SpeakerConfig {
-                peers: BTreeMap::new(),
-                ..config.clone()
-            },
+            deferral_time: config.deferral_time,
             restarted: restarting.then_some(now),
             started: now,
             deferring: restarting,
@@ -73,6 +75,7 @@ impl Speaker {
             outputs: VecDeque::new(),
             schedule: Schedule::default(),
             ready: BTreeSet::new(),
+            audiences: Vec::new(),
             left: Vec::new(),
             now,
         };
@@ -97,11 +100,11 @@ impl Speaker {
                 Some(wanted) => self.adopt(&id, wanted, us, now),
             }
         }
-        for (id, wanted) in &config.peers {
-            let new = || Peer::new(id.clone(), wanted.clone(), us, now);
-            self.peers.entry(id.clone()).or_insert_with(new);
+        for (id, wanted) in config.peers {
+            let new = |id: &PeerId| Peer::new(id.clone(), wanted, us, now);
+            self.peers.entry(id).or_insert_with_key(new);
         }
-        self.config = config;
+        self.deferral_time = config.deferral_time;
         self.propagate();
         self.reschedule_all();
         self.timeout(now);
@@ -392,6 +395,11 @@ impl Speaker {
     pub fn adj_rib_out(&self, peer: &PeerId) -> impl Iterator<Item = (IpNet, Arc<Attributes>)> {
         let out = self.peers.get(peer).and_then(|peer| peer.out.as_ref());
         out.into_iter().flat_map(|out| out.told())
+    }
+
+    /// A peer.
+    pub fn peer(&self, peer: &PeerId) -> Option<PeerStatus> {
+        self.peers.get(peer).map(Peer::status)
     }
 
     /// The peers, by name.

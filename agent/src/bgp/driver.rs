@@ -328,8 +328,8 @@ impl Driver {
     }
 
     fn has_nothing_of(&self, peer: &PeerId) -> bool {
-        let mut peers = self.speaker.peers();
-        peers.all(|it| it.peer != *peer || it.received == 0)
+        let status = self.speaker.peer(peer);
+        status.is_none_or(|it| it.received == 0)
     }
 
     fn put_out(&mut self) -> Performed {

@@ -119,7 +119,7 @@ pub(crate) struct Table {
     next_choice: usize,
     /// What we originate.
     local: BTreeSet<IpNet>,
-    /// Some peer is told of all paths in use (RFC 7911), so that every path counts as the winner does.
+    /// Some peer was told of all paths in use (RFC 7911), so that every path counts as the winner does.
     pub(crate) every_path: bool,
     /// Somebody tells what the kernel forwards; until then all counts as forwarded.
     installing: bool,

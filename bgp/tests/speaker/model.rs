@@ -375,7 +375,7 @@ impl Play {
             let expected: BTreeMap<IpNet, bool> =
                 of_peer.map(|(key, way)| (key.0, way.stale)).collect();
             assert_eq!(paths, expected, "of {number}");
-            let status = self.speaker.peers().find(|it| it.peer == name_of(*number));
+            let status = self.speaker.peer(&peer);
             assert_eq!(status.unwrap().received, expected.len());
         }
     }

@@ -80,6 +80,8 @@ pub struct Network {
     /// Both ends: who opened it, then who accepted it. `ConnId` is twice this number, plus one for
     /// the second end.
     pub conns: BTreeMap<u64, [End; 2]>,
+    /// The connections of each link.
+    pub of_link: BTreeSet<([Name; 2], u64)>,
     pub queue: BTreeMap<(Time, u64), Packet>,
     pub serial: u64,
     pub delays: BTreeMap<[Name; 2], Duration>,
@@ -94,6 +96,10 @@ pub struct Network {
     pub slowness: Duration,
     /// Whether to see to it that a table that changes gets another version.
     pub look_at_versions: bool,
+    /// Whether to keep what speakers tell.
+    pub keep_events: bool,
+    /// Ends of sessions that went down.
+    pub lost: usize,
     /// What each table looked like when its version was last looked at.
     seen: BTreeMap<Name, (u64, Table)>,
     /// Who is to be woken when.
@@ -116,6 +122,7 @@ impl Network {
             now: seconds(1000.0),
             nodes: BTreeMap::new(),
             conns: BTreeMap::new(),
+            of_link: BTreeSet::new(),
             queue: BTreeMap::new(),
             serial: 0,
             delays: BTreeMap::new(),
@@ -124,6 +131,8 @@ impl Network {
             stalled: BTreeMap::new(),
             slowness: seconds(0.001),
             look_at_versions: true,
+            keep_events: true,
+            lost: 0,
             seen: BTreeMap::new(),
             timers: BTreeSet::new(),
             deadlines: BTreeMap::new(),
@@ -258,15 +267,19 @@ impl Network {
 
     /// Breaks all connections between two nodes, as a reset by something in between does.
     pub fn reset(&mut self, a: Name, b: Name) {
-        let between = |ends: &[End; 2]| link(ends[0].node, ends[1].node) == link(a, b);
-        let conns = self.conns.iter().filter(|(_, ends)| between(ends));
-        let conns: Vec<u64> = conns.map(|(conn, _)| *conn).collect();
-        for conn in conns {
+        for conn in self.between(a, b) {
             for to in [a, b] {
                 let now = self.now;
                 self.queue(now, Packet::Close { conn, to });
             }
         }
+    }
+
+    /// All connections that there ever were between two nodes.
+    fn between(&self, a: Name, b: Name) -> Vec<u64> {
+        let link = link(a, b);
+        let conns = self.of_link.range((link, 0)..=(link, u64::MAX));
+        conns.map(|(_, conn)| *conn).collect()
     }
 
     pub fn input(&mut self, name: Name, input: Input) {
@@ -312,8 +325,7 @@ impl Network {
     }
 
     pub fn status(&self, name: Name, peer: Name) -> PeerStatus {
-        let id = PeerId::from(peer);
-        self.speaker(name).peers().find(|it| it.peer == id).unwrap()
+        self.speaker(name).peer(&peer.into()).unwrap()
     }
 
     pub fn state(&self, name: Name, peer: Name) -> PeerState {
@@ -329,10 +341,15 @@ impl Network {
         self.routes(name).remove(prefix).unwrap_or_default()
     }
 
+    /// Ends of sessions that are up.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// How many connections both ends hold open.
     pub fn connections(&self, a: Name, b: Name) -> usize {
-        let between = |ends: &&[End; 2]| link(ends[0].node, ends[1].node) == link(a, b);
-        let ends = self.conns.values().filter(between);
+        let between = self.between(a, b);
+        let ends = between.iter().map(|conn| &self.conns[conn]);
         let held = |end: &End| end.open && end.known;
         ends.filter(|ends| ends.iter().all(held)).count()
     }
@@ -459,11 +476,16 @@ impl Network {
                 Output::Event(event) => {
                     match &event {
                         Event::Up { peer, .. } => self.holds(name, self.name(peer), true),
-                        Event::Down { peer, .. } => self.holds(name, self.name(peer), false),
+                        Event::Down { peer, .. } => {
+                            self.lost += 1;
+                            self.holds(name, self.name(peer), false);
+                        }
                         Event::Failed { peer, .. } => self.half_held(self.name(peer), name),
                         _ => {}
                     }
-                    self.nodes.get_mut(name).unwrap().events.push(event);
+                    if self.keep_events {
+                        self.nodes.get_mut(name).unwrap().events.push(event);
+                    }
                 }
             }
         }

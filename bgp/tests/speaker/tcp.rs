@@ -108,6 +108,7 @@ impl Network {
                     telling: false,
                 };
                 self.conns.insert(conn, [end(from), end(to)]);
+                self.of_link.insert((link(from, to), conn));
                 self.queue(now + delay, Packet::SynAck { conn, attempt });
             }
             Packet::SynAck { conn, attempt } => {

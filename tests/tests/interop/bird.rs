@@ -9,7 +9,7 @@ use routemesh_tests::lab::host::Host;
 use routemesh_tests::lab::process::Process;
 use routemesh_tests::lab::report::wait_until;
 
-use crate::daemon::{Family, Heard, Setup, Ways};
+use crate::daemon::{BANDWIDTH, Family, Heard, More, Route, SECOND_HOP, Setup, Ways, bandwidth};
 use crate::lan::{fed_prefix, write};
 
 /// The feeder's address.
@@ -18,7 +18,7 @@ pub const FEEDER: &str = "fd00:2::253";
 /// What it announces when asked to: with so many large communities,
 pub const LONG_PREFIX: &str = "2001:db8:2:8::/64";
 pub const LONG: usize = 500;
-/// and with an AS path as short as the daemon's.
+/// and with an AS path as short as the daemon's, and a quarter of its bandwidth.
 pub const SHARED_PREFIX: &str = "2001:db8:2:9::/64";
 
 pub const WAYS: Ways = Ways {
@@ -55,11 +55,11 @@ pub fn ask(host: &Host, command: &str) -> Result<String> {
     bird::ask(&host.dir().join("bird.ctl"), command)
 }
 
-fn start(host: &Host, setup: &Setup, prefixes: &[String], again: bool) -> Result<Vec<Process>> {
-    Ok(vec![run(host, &config(setup, prefixes), again)?])
+fn start(host: &Host, setup: &Setup, routes: &[Route], again: bool) -> Result<Vec<Process>> {
+    Ok(vec![run(host, &config(setup, routes), again)?])
 }
 
-fn announce(host: &Host, setup: &Setup, _: &[String], now: &[String]) -> Result<()> {
+fn announce(host: &Host, setup: &Setup, _: &[Route], now: &[Route]) -> Result<()> {
     write(host, "bird.conf", &config(setup, now))?;
     ask(host, "configure").map(drop)
 }
@@ -85,22 +85,20 @@ fn updates(host: &Host, setup: &Setup) -> Result<u64> {
     Ok(counts.sum())
 }
 
-/// What a BIRD has of a prefix from the gateway.
-pub fn heard(host: &Host, prefix: &str) -> Result<Option<Heard>> {
+/// The paths to a prefix that a BIRD has from the gateway.
+pub fn heard(host: &Host, prefix: &str) -> Result<Vec<Heard>> {
     let text = match ask(host, &format!("show route {prefix} all protocol mesh")) {
         Ok(text) => text,
-        Err(LabError::Unexpected(text)) if text.contains("not found") => return Ok(None),
+        Err(LabError::Unexpected(text)) if text.contains("not found") => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    if !text
-        .lines()
-        .any(|line| line.trim_start().starts_with(prefix))
-    {
-        return Ok(None);
-    }
-    let mut heard = Heard::default();
+    let mut all = Vec::new();
     for line in text.lines() {
-        let Some((key, value)) = line.trim().split_once(": ") else {
+        if line.contains(" [mesh ") {
+            all.push(Heard::default());
+        }
+        let (Some(heard), Some((key, value))) = (all.last_mut(), line.trim().split_once(": "))
+        else {
             continue;
         };
         // "(65001,7) (65001,8)"
@@ -127,7 +125,7 @@ pub fn heard(host: &Host, prefix: &str) -> Result<Option<Heard>> {
             _ => {}
         }
     }
-    Ok(Some(heard))
+    Ok(all)
 }
 
 /// How many large communities are on a prefix: [`LONG`] or not.
@@ -137,7 +135,7 @@ pub fn large_communities(host: &Host, prefix: &str) -> Result<usize> {
     Ok(if shown.contains(prefix) { LONG } else { 0 })
 }
 
-fn config(setup: &Setup, prefixes: &[String]) -> String {
+fn config(setup: &Setup, routes: &[Route]) -> String {
     let on = |on: bool| if on { "on" } else { "aware" };
     let limit = setup
         .limit
@@ -158,18 +156,33 @@ fn config(setup: &Setup, prefixes: &[String]) -> String {
                  long lived stale time 60;";
     }
     let link = setup.scope();
-    let route = |prefix: &String| {
+    let route = |route: &Route| {
+        let (prefix, more) = (&route.prefix, said(route.more, setup.asn()));
         format!(
             "route {prefix} unreachable {{ bgp_community.add((65001,7)); \
-             bgp_large_community.add((65001,1,2)); }};\n"
+             bgp_large_community.add((65001,1,2)); {more} }};\n"
         )
     };
-    let routes = |family| -> String {
-        let own = prefixes.iter().filter(|p| Family::of(p) == family);
-        own.map(route).collect()
+    // A table has one path to a prefix from one protocol.
+    let protocols = [
+        ("own4", Family::V4, false),
+        ("own6", Family::V6, false),
+        ("second4", Family::V4, true),
+        ("second6", Family::V6, true),
+    ];
+    let protocol = |(name, family, second)| {
+        let own = routes.iter().filter(|r| Family::of(&r.prefix) == family);
+        let own = own.filter(|r| (r.more == More::SecondPath) == second);
+        let (routes, channel): (String, _) = (own.map(route).collect(), channel_of(family));
+        format!("protocol static {name} {{ {channel}; {routes}}}\n")
     };
+    let statics: String = protocols.into_iter().map(protocol).collect();
     let channel = |name: &str, more: &str| {
-        format!("{name} {{ import all; export filter mine; next hop self; {more} {limit} }};\n")
+        let paths = if setup.add_path { "on" } else { "off" };
+        format!(
+            "{name} {{ import all; export filter mine; next hop keep; add paths {paths}; \
+             {more} {limit} }};\n"
+        )
     };
     let channels = match setup.transport {
         Family::V4 => channel("ipv4", ""),
@@ -180,8 +193,7 @@ fn config(setup: &Setup, prefixes: &[String]) -> String {
 router id 192.0.2.254;
 protocol device {{}}
 filter mine {{ if source != RTS_STATIC then reject; bgp_med = 50; accept; }}
-protocol static own4 {{ ipv4; {}}}
-protocol static own6 {{ ipv6; {}}}
+{statics}
 protocol bgp mesh {{
     local {} as {};
     neighbor {}{link} as 65000;
@@ -195,8 +207,6 @@ protocol bgp mesh {{
     {channels}
 }}
 ",
-        routes(Family::V4),
-        routes(Family::V6),
         setup.local(),
         setup.asn(),
         setup.remote(),
@@ -205,8 +215,30 @@ protocol bgp mesh {{
     )
 }
 
+fn channel_of(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+/// The attributes that say it.
+fn said(more: More, asn: u32) -> String {
+    match more {
+        More::Nothing => String::new(),
+        More::SecondPath => format!("bgp_next_hop = {SECOND_HOP};"),
+        More::Bandwidth => add_bandwidth(asn, BANDWIDTH),
+        More::Shutdown => "bgp_community.add((65535,0));".to_owned(),
+    }
+}
+
+fn add_bandwidth(asn: u32, mbits: u32) -> String {
+    let (high, low) = bandwidth(asn, mbits);
+    format!("bgp_ext_community.add((generic,{high},{low}));")
+}
+
 /// The feeder's configuration.
-pub fn feeder() -> String {
+pub fn feeder(setup: &Setup) -> String {
     let long: String = (0..LONG)
         .map(|n| format!("bgp_large_community.add((65002,2,{n}));\n"))
         .collect();
@@ -226,7 +258,10 @@ filter mine {{ if source != RTS_STATIC then reject; bgp_med = 40; accept; }}
 protocol static fed4 {{ ipv4; {} }}
 protocol static fed6 {{ ipv6; {} }}
 protocol static fedlong {{ disabled; ipv6; route {LONG_PREFIX} unreachable {{ {long} }}; }}
-protocol static fedshared {{ disabled; ipv6; route {SHARED_PREFIX} unreachable; }}
+protocol static fedshared {{ disabled; ipv6; route {SHARED_PREFIX} unreachable {{
+    bgp_community.add((65002,11)); {bandwidth} }}; }}
+protocol static fedsecond {{ disabled; ipv6; route {SHARED_PREFIX} unreachable {{
+    bgp_community.add((65002,12)); }}; }}
 protocol bgp mesh {{
     local {FEEDER} as 65002;
     neighbor fd00:2::1 as 65000;
@@ -235,10 +270,12 @@ protocol bgp mesh {{
     error wait time 1, 3;
     enable extended messages on;
     ipv4 {{ import all; export filter mine; extended next hop on; next hop self; }};
-    ipv6 {{ import all; export filter mine; next hop self; }};
+    ipv6 {{ import all; export filter mine; next hop self; add paths {paths}; }};
 }}
 ",
         route(Family::V4),
-        route(Family::V6)
+        route(Family::V6),
+        bandwidth = add_bandwidth(65002, BANDWIDTH / 4),
+        paths = if setup.add_path { "on" } else { "off" },
     )
 }

@@ -59,12 +59,45 @@ pub struct Setup {
     pub password: Option<&'static str>,
     /// The daemon guards itself by GTSM.
     pub ttl_security: bool,
+    /// Several paths per prefix (RFC 7911), of the daemon and of the feeder.
+    pub add_path: bool,
     /// The daemon's role (RFC 9234).
     pub role: Option<&'static str>,
     /// How the agent knows the daemon.
     pub known: Known,
     /// More for our `[[routers]]` entry.
     pub router: &'static str,
+}
+
+/// A prefix as the daemon announces it, always with [`MARK`], [`LARGE_MARK`] and a MED of 50.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub prefix: String,
+    pub more: More,
+}
+
+/// What is said of a prefix besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    Nothing,
+    /// It is the second path, by [`SECOND_HOP`] (RFC 7911).
+    SecondPath,
+    /// A link bandwidth of [`BANDWIDTH`] Mbit/s.
+    Bandwidth,
+    /// GRACEFUL_SHUTDOWN (RFC 8326).
+    Shutdown,
+}
+
+impl Route {
+    /// Nothing more.
+    pub fn plain(prefix: &str) -> Self {
+        Self::with(prefix, More::Nothing)
+    }
+
+    pub fn with(prefix: &str, more: More) -> Self {
+        let prefix = prefix.to_owned();
+        Self { prefix, more }
+    }
 }
 
 /// How the agent knows the daemon.
@@ -91,6 +124,7 @@ impl Setup {
         hold_time: 9,
         password: None,
         ttl_security: false,
+        add_path: false,
         role: None,
         known: Known::Address,
         router: "",
@@ -139,19 +173,18 @@ pub struct Heard {
     pub local_pref: Option<u32>,
 }
 
-type Start = fn(&Host, &Setup, prefixes: &[String], again: bool) -> Result<Vec<Process>>;
+type Start = fn(&Host, &Setup, routes: &[Route], again: bool) -> Result<Vec<Process>>;
 
-/// What one does with a daemon, each in its own way. Prefixes announced carry [`MARK`],
-/// [`LARGE_MARK`] and a MED of 50.
+/// What one does with a daemon, each in its own way.
 pub struct Ways {
     /// Program and argument that tell its version.
     pub version: (&'static str, &'static str),
-    /// Starts it, announcing the prefixes. `again`: after it was killed.
+    /// Starts it, announcing the routes. `again`: after it was killed.
     pub start: Start,
-    /// What it has of a prefix from us.
-    pub heard: fn(&Host, &Setup, prefix: &str) -> Result<Option<Heard>>,
+    /// The paths to a prefix that it has from us.
+    pub heard: fn(&Host, &Setup, prefix: &str) -> Result<Vec<Heard>>,
     /// Announces these, no more and no less.
-    pub announce: fn(&Host, &Setup, before: &[String], now: &[String]) -> Result<()>,
+    pub announce: fn(&Host, &Setup, before: &[Route], now: &[Route]) -> Result<()>,
     /// Makes it ask us for all routes again.
     pub refresh: fn(&Host, &Setup) -> Result<()>,
     /// How many UPDATEs or prefixes have come from us.
@@ -166,6 +199,17 @@ pub struct Ways {
 pub const MARK: &str = "65001:7";
 /// The large community on all that a daemon announces.
 pub const LARGE_MARK: &str = "65001:1:2";
+/// The next hop of [`More::SecondPath`].
+pub const SECOND_HOP: &str = "fd00:1::253";
+/// The link bandwidth of [`More::Bandwidth`], in Mbit/s.
+pub const BANDWIDTH: u32 = 40;
+
+/// The link bandwidth community for so many Mbit/s, as two numbers; without the bit that says
+/// non-transitive, which some remove towards another AS.
+pub fn bandwidth(asn: u32, mbits: u32) -> (u32, u32) {
+    let bytes_per_second = f64::from(mbits) * 1e6 / 8.0;
+    (0x0004_0000 | asn, (bytes_per_second as f32).to_bits())
+}
 
 impl Kind {
     pub const ALL: [Self; 5] = [
@@ -226,7 +270,7 @@ pub struct Daemon {
     pub kind: Kind,
     pub host: Host,
     setup: Setup,
-    announced: Vec<String>,
+    announced: Vec<Route>,
     processes: Vec<Process>,
 }
 
@@ -234,7 +278,7 @@ impl Daemon {
     /// Starts it; it announces one prefix of each family that it can.
     pub fn start(kind: Kind, host: Host, setup: Setup) -> Result<Self> {
         let families = kind.families(setup.transport).iter();
-        let announced: Vec<String> = families.map(|f| own_prefix(*f).to_owned()).collect();
+        let announced: Vec<Route> = families.map(|f| Route::plain(own_prefix(*f))).collect();
         let processes = (kind.ways().start)(&host, &setup, &announced, false)?;
         Ok(Self {
             kind,
@@ -264,23 +308,32 @@ impl Daemon {
         Ok(())
     }
 
-    pub fn heard(&self, prefix: &str) -> Result<Option<Heard>> {
+    pub fn heard(&self, prefix: &str) -> Result<Vec<Heard>> {
         (self.kind.ways().heard)(&self.host, &self.setup, prefix)
     }
 
-    pub fn announce(&mut self, prefix: &str) -> Result<()> {
+    pub fn announce(&mut self, route: Route) -> Result<()> {
         let mut now = self.announced.clone();
-        now.push(prefix.to_owned());
+        now.push(route);
         self.announce_all(now)
     }
 
+    /// Announces the prefix otherwise than before.
+    pub fn replace(&mut self, route: Route) -> Result<()> {
+        let mut now = self.announced.clone();
+        now.retain(|one| one.prefix != route.prefix);
+        now.push(route);
+        self.announce_all(now)
+    }
+
+    /// Takes back all its paths to the prefix, or only the second one.
     pub fn withdraw(&mut self, prefix: &str) -> Result<()> {
         let mut now = self.announced.clone();
-        now.retain(|one| one != prefix);
+        now.retain(|one| one.prefix != prefix);
         self.announce_all(now)
     }
 
-    fn announce_all(&mut self, now: Vec<String>) -> Result<()> {
+    fn announce_all(&mut self, now: Vec<Route>) -> Result<()> {
         (self.kind.ways().announce)(&self.host, &self.setup, &self.announced, &now)?;
         self.announced = now;
         Ok(())
@@ -309,11 +362,8 @@ impl Daemon {
 }
 
 /// By the change from `before` to `now`: what to take back, and what to add.
-pub fn difference<'a>(
-    before: &'a [String],
-    now: &'a [String],
-) -> (Vec<&'a String>, Vec<&'a String>) {
-    let gone = before.iter().filter(|p| !now.contains(p)).collect();
-    let new = now.iter().filter(|p| !before.contains(p)).collect();
-    (gone, new)
+pub fn difference<'a>(before: &'a [Route], now: &'a [Route]) -> (Vec<&'a Route>, Vec<&'a Route>) {
+    let gone = before.iter().filter(|route| !now.contains(route));
+    let new = now.iter().filter(|route| !before.contains(route));
+    (gone.collect(), new.collect())
 }

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use routemesh_tests::lab::error::Result;
 
-use crate::daemon::{Kind, Setup};
+use crate::daemon::{Kind, Route, Setup};
 use crate::lan::own_prefix;
 use crate::{Trial, Verdict};
 
@@ -84,7 +84,8 @@ pub fn our_limit(trial: &Trial) -> Result<Verdict> {
     };
     let mut lan = trial.up(setup)?;
     for n in 11..17 {
-        lan.daemon.announce(&format!("2001:db8:2:{n}::/64"))?;
+        let route = Route::plain(&format!("2001:db8:2:{n}::/64"));
+        lan.daemon.announce(route)?;
     }
     lan.gateway.says("Maximum Number of Prefixes Reached")?;
     lan.daemon_says(match trial.kind {

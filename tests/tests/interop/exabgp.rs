@@ -13,8 +13,12 @@ use routemesh_tests::lab::process::Process;
 use routemesh_tests::lab::report::wait_until;
 use serde_json::Value;
 
-use crate::daemon::{Family, Heard, LARGE_MARK, MARK, Setup, Ways, difference};
+use crate::daemon::{
+    BANDWIDTH, Family, Heard, LARGE_MARK, MARK, More, Route, SECOND_HOP, Setup, Ways, bandwidth,
+    difference,
+};
 use crate::lan::{expect, set_mode, write};
+use crate::read::{list, number};
 
 pub const WAYS: Ways = Ways {
     version: ("exabgp", "--version"),
@@ -35,7 +39,7 @@ echo ready >>told
 exec cat <&3
 "#;
 
-fn start(host: &Host, setup: &Setup, prefixes: &[String], _: bool) -> Result<Vec<Process>> {
+fn start(host: &Host, setup: &Setup, routes: &[Route], _: bool) -> Result<Vec<Process>> {
     let dir = host.dir();
     set_mode(dir, 0o777)?;
     let pipe = dir.join("commands");
@@ -58,7 +62,7 @@ fn start(host: &Host, setup: &Setup, prefixes: &[String], _: bool) -> Result<Vec
         process.check()?;
         expect(told(host).contains("ready"), || "not ready".into())
     })?;
-    announce(host, setup, &[], prefixes)?;
+    announce(host, setup, &[], routes)?;
     Ok(vec![process])
 }
 
@@ -78,16 +82,38 @@ fn tell(host: &Host, setup: &Setup, command: &str) -> Result<()> {
         .map_err(LabError::io(pipe.display().to_string()))
 }
 
-fn announce(host: &Host, setup: &Setup, before: &[String], now: &[String]) -> Result<()> {
+fn announce(host: &Host, setup: &Setup, before: &[Route], now: &[Route]) -> Result<()> {
+    let path = |route: &Route| {
+        let (hop, path) = match route.more {
+            More::SecondPath => (SECOND_HOP, "0.0.0.2"),
+            _ => (setup.local(), "0.0.0.1"),
+        };
+        let hop = format!("route {} next-hop {hop}", route.prefix);
+        match setup.add_path {
+            true => format!("{hop} path-information {path}"),
+            false => hop,
+        }
+    };
     let (gone, new) = difference(before, now);
-    for prefix in gone {
-        let route = format!("withdraw route {prefix} next-hop {}", setup.local());
-        tell(host, setup, &route)?;
+    for route in gone {
+        tell(host, setup, &format!("withdraw {}", path(route)))?;
     }
-    for prefix in new {
-        let route = format!("announce route {prefix} next-hop {}", setup.local());
-        let with = format!("med 50 community [{MARK}] large-community [{LARGE_MARK}]");
-        tell(host, setup, &format!("{route} {with}"))?;
+    for route in new {
+        let (high, low) = bandwidth(setup.asn(), BANDWIDTH);
+        let (communities, more) = match route.more {
+            More::Nothing | More::SecondPath => (MARK.to_owned(), String::new()),
+            More::Shutdown => (format!("{MARK} 65535:0"), String::new()),
+            More::Bandwidth => {
+                let more = format!("extended-community [0x{high:08x}{low:08x}]");
+                (MARK.to_owned(), more)
+            }
+        };
+        let with = format!("med 50 community [{communities}] large-community [{LARGE_MARK}]");
+        tell(
+            host,
+            setup,
+            &format!("announce {} {with} {more}", path(route)),
+        )?;
     }
     Ok(())
 }
@@ -123,46 +149,48 @@ fn updates(host: &Host, _: &Setup) -> Result<u64> {
     Ok(updates.count() as u64)
 }
 
-fn heard(host: &Host, _: &Setup, prefix: &str) -> Result<Option<Heard>> {
+fn heard(host: &Host, _: &Setup, prefix: &str) -> Result<Vec<Heard>> {
     let mut table = BTreeMap::new();
     for message in messages(host) {
         if message["neighbor"]["state"] == "down" {
             table.clear();
         }
         let update = &message["neighbor"]["message"]["update"];
-        for (next_hop, prefix) in announced(update) {
-            table.insert(prefix, attributes(&update["attribute"], next_hop));
+        for (next_hop, path) in announced(update, prefix) {
+            table.insert(path, attributes(&update["attribute"], next_hop));
         }
-        for prefix in withdrawn(update) {
-            table.remove(&prefix);
+        for path in withdrawn(update, prefix) {
+            table.remove(&path);
         }
     }
-    Ok(table.remove(prefix))
+    Ok(table.into_values().collect())
 }
 
-/// `"announce": {"ipv4 unicast": {"NEXTHOP": [{"nlri": "PREFIX"}]}}`
-fn announced(update: &Value) -> Vec<(String, String)> {
+/// `"announce": {"ipv4 unicast": {"NEXTHOP": [{"nlri": "PREFIX", "path-information": "0.0.0.1"}]}}`
+fn announced(update: &Value, prefix: &str) -> Vec<(String, String)> {
     let families = update["announce"].as_object().into_iter().flatten();
     let next_hops = families.flat_map(|(_, hops)| hops.as_object().into_iter().flatten());
     let pairs = next_hops.flat_map(|(hop, prefixes)| {
-        let prefixes = prefixes.as_array().into_iter().flatten();
-        prefixes.filter_map(|p| Some((hop.clone(), p["nlri"].as_str()?.to_owned())))
+        let paths = list(prefixes).iter().filter_map(|it| path(it, prefix));
+        paths.map(|path| (hop.clone(), path))
     });
     pairs.collect()
 }
 
 /// `"withdraw": {"ipv4 unicast": [{"nlri": "PREFIX"}]}`
-fn withdrawn(update: &Value) -> Vec<String> {
+fn withdrawn(update: &Value, prefix: &str) -> Vec<String> {
     let families = update["withdraw"].as_object().into_iter().flatten();
-    let prefixes = families.flat_map(|(_, prefixes)| prefixes.as_array().into_iter().flatten());
-    prefixes
-        .filter_map(|p| p["nlri"].as_str().map(str::to_owned))
-        .collect()
+    let prefixes = families.flat_map(|(_, prefixes)| list(prefixes));
+    prefixes.filter_map(|it| path(it, prefix)).collect()
+}
+
+/// Which path to the prefix is meant, if one is.
+fn path(nlri: &Value, prefix: &str) -> Option<String> {
+    let path = nlri["path-information"].as_str().unwrap_or_default();
+    (nlri["nlri"] == prefix).then(|| path.to_owned())
 }
 
 fn attributes(attribute: &Value, next_hop: String) -> Heard {
-    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let tuples = |value: &Value| -> BTreeSet<String> {
         let tuple = |parts: &Value| {
             let parts: Vec<String> = list(parts).iter().map(ToString::to_string).collect();
@@ -220,7 +248,7 @@ neighbor {remote} {{
     family {{ {family} }}
     {next_hop}
     {more}
-    capability {{ nexthop; route-refresh; extended-message; {graceful} }}
+    capability {{ nexthop; route-refresh; extended-message; {graceful} {paths} }}
     api {{
         processes [ tests ];
         neighbor-changes;
@@ -230,6 +258,11 @@ neighbor {remote} {{
 ",
         dir = host.dir().display(),
         asn = setup.asn(),
+        paths = if setup.add_path {
+            "add-path send/receive;"
+        } else {
+            ""
+        },
         hold = setup.hold_time,
     )
 }

@@ -1,18 +1,20 @@
 //! FRR: its bgpd, and zebra, without which bgpd does not know its interfaces.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use routemesh_tests::lab::error::{LabError, Result};
+use routemesh_tests::lab::error::Result;
 use routemesh_tests::lab::host::Host;
 use routemesh_tests::lab::process::Process;
 use routemesh_tests::lab::report::wait_until;
 use serde_json::Value;
 
-use crate::daemon::{Family, Heard, Known, Setup, Ways, difference};
+use crate::daemon::{
+    BANDWIDTH, Family, Heard, Known, More, Route, SECOND_HOP, Setup, Ways, difference,
+};
 use crate::lan::{set_mode, write};
+use crate::read::{self, list, number, word, words};
 
 pub const WAYS: Ways = Ways {
     version: ("/usr/lib/frr/bgpd", "--version"),
@@ -25,11 +27,11 @@ pub const WAYS: Ways = Ways {
     state,
 };
 
-fn start(host: &Host, setup: &Setup, prefixes: &[String], _: bool) -> Result<Vec<Process>> {
+fn start(host: &Host, setup: &Setup, routes: &[Route], _: bool) -> Result<Vec<Process>> {
     // It becomes a user of its own, who has to reach all of this.
     set_mode(host.dir(), 0o777)?;
     let mut processes = Vec::new();
-    for (name, text) in [("zebra", String::new()), ("bgpd", config(setup, prefixes))] {
+    for (name, text) in [("zebra", String::new()), ("bgpd", config(setup, routes))] {
         let file = write(host, &format!("{name}.conf"), &text)?;
         set_mode(&file, 0o644)?;
         let pid = host.dir().join(format!("{name}.pid"));
@@ -61,9 +63,7 @@ fn ask(host: &Host, daemon: &str, commands: &[&str]) -> Result<String> {
 }
 
 fn json(host: &Host, command: &str) -> Result<Value> {
-    let text = ask(host, "bgpd", &[command])?;
-    serde_json::from_str(&text)
-        .map_err(|error| LabError::Unexpected(format!("{command}: {error}: {text}")))
+    read::json(command, &ask(host, "bgpd", &[command])?)
 }
 
 fn family(prefix: &str) -> &'static str {
@@ -73,24 +73,34 @@ fn family(prefix: &str) -> &'static str {
     }
 }
 
-fn announce(host: &Host, setup: &Setup, before: &[String], now: &[String]) -> Result<()> {
-    let change = |prefix: &str, line: &str| {
+fn announce(host: &Host, setup: &Setup, before: &[Route], now: &[Route]) -> Result<()> {
+    let change = |word: &str, route: &Route| {
+        if route.more == More::SecondPath {
+            // The kernel's, which it redistributes.
+            let verb = if word.is_empty() { "add" } else { "delete" };
+            return host.ip_batch(&[format!("route {verb} {} dev lo", route.prefix)]);
+        }
         let commands = [
             "configure terminal",
             &format!("router bgp {}", setup.asn()),
-            &format!("address-family {} unicast", family(prefix)),
-            line,
+            &format!("address-family {} unicast", family(&route.prefix)),
+            &format!("{word}{}", network(route)),
         ];
         ask(host, "bgpd", &commands).map(drop)
     };
     let (gone, new) = difference(before, now);
-    for prefix in gone {
-        change(prefix, &format!("no network {prefix} route-map mark"))?;
-    }
-    for prefix in new {
-        change(prefix, &format!("network {prefix} route-map mark"))?;
-    }
-    Ok(())
+    gone.into_iter()
+        .try_for_each(|route| change("no ", route))?;
+    new.into_iter().try_for_each(|route| change("", route))
+}
+
+fn network(route: &Route) -> String {
+    let map = match route.more {
+        More::Nothing | More::SecondPath => "mark",
+        More::Bandwidth => "bandwidth",
+        More::Shutdown => "shutdown",
+    };
+    format!("network {} route-map {map}", route.prefix)
 }
 
 /// What it calls us.
@@ -129,40 +139,29 @@ fn updates(host: &Host, setup: &Setup) -> Result<u64> {
     Ok(count.as_u64().unwrap_or_default())
 }
 
-fn heard(host: &Host, setup: &Setup, prefix: &str) -> Result<Option<Heard>> {
+fn heard(host: &Host, setup: &Setup, prefix: &str) -> Result<Vec<Heard>> {
     let table = json(
         host,
         &format!("show bgp {} unicast {prefix} json", family(prefix)),
     )?;
-    let paths = table["paths"].as_array().into_iter().flatten();
-    let ours = paths
-        .into_iter()
-        .find(|path| path["peer"]["peerId"] == setup.remote());
-    let Some(path) = ours else {
-        return Ok(None);
+    let ours = list(&table["paths"])
+        .iter()
+        .filter(|path| path["peer"]["peerId"] == setup.remote());
+    let path = |path: &Value| {
+        let segments = list(&path["aspath"]["segments"]).iter();
+        Heard {
+            next_hop: word(&path["nexthops"][0]["ip"]),
+            as_path: segments
+                .flat_map(|segment| list(&segment["list"]))
+                .filter_map(number)
+                .collect(),
+            communities: words(&path["community"]["list"]),
+            large_communities: words(&path["largeCommunity"]["list"]),
+            med: number(&path["metric"]),
+            local_pref: number(&path["locPrf"]),
+        }
     };
-    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-    let words = |value: &Value| -> BTreeSet<String> {
-        let words = value["list"].as_array().into_iter().flatten();
-        words
-            .filter_map(|w| w.as_str().map(str::to_owned))
-            .collect()
-    };
-    let segments = path["aspath"]["segments"].as_array().into_iter().flatten();
-    Ok(Some(Heard {
-        next_hop: path["nexthops"][0]["ip"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned(),
-        as_path: segments
-            .flat_map(|segment| segment["list"].as_array().into_iter().flatten())
-            .filter_map(number)
-            .collect(),
-        communities: words(&path["community"]),
-        large_communities: words(&path["largeCommunity"]),
-        med: number(&path["metric"]),
-        local_pref: number(&path["locPrf"]),
-    }))
+    Ok(ours.map(path).collect())
 }
 
 fn families(setup: &Setup) -> &'static [&'static str] {
@@ -172,7 +171,7 @@ fn families(setup: &Setup) -> &'static [&'static str] {
     }
 }
 
-fn config(setup: &Setup, prefixes: &[String]) -> String {
+fn config(setup: &Setup, routes: &[Route]) -> String {
     let (asn, remote, hold) = (setup.asn(), remote(setup), setup.hold_time);
     let limit = setup
         .limit
@@ -199,30 +198,29 @@ fn config(setup: &Setup, prefixes: &[String]) -> String {
     if let Some(role) = setup.role {
         more += &format!(" neighbor {remote} local-role {role}\n");
     }
+    let paths = match setup.add_path {
+        true => format!(
+            "neighbor {remote} addpath-tx-all-paths\n  redistribute kernel route-map second"
+        ),
+        false => String::new(),
+    };
     let restart = match setup.graceful {
         true => "bgp graceful-restart\n bgp graceful-restart preserve-fw-state",
         false => "bgp graceful-restart-disable",
     };
     let families = families(setup).iter().map(|name| {
-        let own = prefixes.iter().filter(|prefix| family(prefix) == *name);
-        let networks: String = own
-            .map(|prefix| format!("  network {prefix} route-map mark\n"))
-            .collect();
+        let own = routes.iter().filter(|route| family(&route.prefix) == *name);
+        let networks: String = own.map(|route| format!("  {}\n", network(route))).collect();
         format!(
-            " address-family {name} unicast\n  neighbor {remote} activate\n  {limit}\n{networks} \
-             exit-address-family\n"
+            " address-family {name} unicast\n  neighbor {remote} activate\n  {limit}\n  {paths}\n\
+             {networks} exit-address-family\n"
         )
     });
     let families: String = families.collect();
     format!(
         "log timestamp precision 3
 bgp send-extra-data zebra
-route-map mark permit 10
- set community 65001:7
- set large-community 65001:1:2
- set metric 50
-exit
-router bgp {asn}
+{maps}router bgp {asn}
  bgp router-id 192.0.2.254
  bgp log-neighbor-changes
  no bgp ebgp-requires-policy
@@ -234,6 +232,32 @@ router bgp {asn}
  neighbor {remote} timers connect 1
  neighbor {remote} capability extended-nexthop
 {more}{families}",
+        maps = maps(),
         keep = hold / 3,
     )
+}
+
+/// What is said of the prefixes.
+fn maps() -> String {
+    let maps = [
+        ("mark", "65001:7", String::new()),
+        (
+            "second",
+            "65001:7",
+            format!(" set origin igp\n set ipv6 next-hop global {SECOND_HOP}\n"),
+        ),
+        (
+            "bandwidth",
+            "65001:7",
+            format!(" set extcommunity bandwidth {BANDWIDTH}\n"),
+        ),
+        ("shutdown", "65001:7 graceful-shutdown", String::new()),
+    ];
+    let map = |(name, communities, more)| {
+        format!(
+            "route-map {name} permit 10\n set community {communities}\n \
+             set large-community 65001:1:2\n set metric 50\n{more}exit\n"
+        )
+    };
+    maps.map(map).concat()
 }

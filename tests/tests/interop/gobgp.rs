@@ -4,14 +4,22 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-use routemesh_tests::lab::error::{LabError, Result};
+use routemesh_tests::lab::error::Result;
 use routemesh_tests::lab::host::Host;
 use routemesh_tests::lab::process::Process;
 use routemesh_tests::lab::report::wait_until;
 use serde_json::Value;
 
-use crate::daemon::{Family, Heard, Known, LARGE_MARK, MARK, Setup, Ways, difference};
+use crate::daemon::{
+    BANDWIDTH, Family, Heard, Known, LARGE_MARK, MARK, More, Route, SECOND_HOP, Setup, Ways,
+    difference,
+};
 use crate::lan::write;
+use crate::read::{self, list, number, word};
+
+/// The community on prefixes that are announced with a bandwidth: its command line cannot write that
+/// one, its policies can.
+const FAST: &str = "65001:40";
 
 pub const WAYS: Ways = Ways {
     version: ("gobgpd", "--version"),
@@ -24,7 +32,7 @@ pub const WAYS: Ways = Ways {
     state,
 };
 
-fn start(host: &Host, setup: &Setup, prefixes: &[String], again: bool) -> Result<Vec<Process>> {
+fn start(host: &Host, setup: &Setup, routes: &[Route], again: bool) -> Result<Vec<Process>> {
     let file = write(host, "gobgp.conf", &config(setup))?;
     if setup.known == Known::Interface {
         // It looks for its neighbour once, among those that the kernel knows.
@@ -42,7 +50,7 @@ fn start(host: &Host, setup: &Setup, prefixes: &[String], again: bool) -> Result
         process.check()?;
         ask(host, &["neighbor"]).map(drop)
     })?;
-    announce(host, setup, &[], prefixes)?;
+    announce(host, setup, &[], routes)?;
     // Only now, or it would say that it has told all, having told nothing.
     ask(host, &["neighbor", &remote(setup), "enable"])?;
     Ok(vec![process])
@@ -54,8 +62,7 @@ fn ask(host: &Host, words: &[&str]) -> Result<String> {
 
 fn json(host: &Host, words: &[&str]) -> Result<Value> {
     let text = ask(host, &[&["-j"], words].concat())?;
-    serde_json::from_str(&text)
-        .map_err(|error| LabError::Unexpected(format!("gobgp {words:?}: {error}: {text}")))
+    read::json(&format!("gobgp {words:?}"), &text)
 }
 
 fn family(prefix: &str) -> &'static str {
@@ -65,21 +72,34 @@ fn family(prefix: &str) -> &'static str {
     }
 }
 
-fn announce(host: &Host, setup: &Setup, before: &[String], now: &[String]) -> Result<()> {
+fn announce(host: &Host, setup: &Setup, before: &[Route], now: &[Route]) -> Result<()> {
+    let change = |verb: &str, route: &Route, with: &[&str]| {
+        let prefix = &route.prefix;
+        let identifier = match route.more {
+            More::SecondPath => ["identifier", "2"],
+            _ => ["identifier", "1"],
+        };
+        let words = ["global", "rib", verb, "-a", family(prefix), prefix];
+        let identifier = &identifier[..if setup.add_path { 2 } else { 0 }];
+        ask(host, &[&words, identifier, with].concat()).map(drop)
+    };
     let (gone, new) = difference(before, now);
-    for prefix in gone {
-        ask(
-            host,
-            &["global", "rib", "del", "-a", family(prefix), prefix],
-        )?;
-    }
-    for prefix in new {
-        let route = ["global", "rib", "add", "-a", family(prefix), prefix];
-        let with = ["nexthop", setup.local(), "origin", "igp", "med", "50"];
-        let marks = ["community", MARK, "large-community", LARGE_MARK];
-        ask(host, &[&route[..], &with, &marks].concat())?;
-    }
-    Ok(())
+    gone.into_iter()
+        .try_for_each(|route| change("del", route, &[]))?;
+    new.into_iter().try_for_each(|route| {
+        let hop = match route.more {
+            More::SecondPath => SECOND_HOP,
+            _ => setup.local(),
+        };
+        let communities = match route.more {
+            More::Nothing | More::SecondPath => MARK.to_owned(),
+            More::Shutdown => format!("{MARK},65535:0"),
+            More::Bandwidth => format!("{MARK},{FAST}"),
+        };
+        let with = ["nexthop", hop, "origin", "igp", "med", "50"];
+        let marks = ["community", &communities, "large-community", LARGE_MARK];
+        change("add", route, &[&with[..], &marks].concat())
+    })
 }
 
 /// What it calls us.
@@ -106,38 +126,35 @@ fn updates(host: &Host, setup: &Setup) -> Result<u64> {
     Ok(count.as_u64().unwrap_or_default())
 }
 
-fn heard(host: &Host, setup: &Setup, prefix: &str) -> Result<Option<Heard>> {
+fn heard(host: &Host, setup: &Setup, prefix: &str) -> Result<Vec<Heard>> {
     let words = ["neighbor", &remote(setup), "adj-in", "-a", family(prefix)];
     let table = json(host, &words)?;
-    let Some(path) = table[prefix].as_array().and_then(|paths| paths.first()) else {
-        return Ok(None);
-    };
-    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    Ok(list(&table[prefix]).iter().map(path).collect())
+}
+
+fn path(path: &Value) -> Heard {
     let mut heard = Heard::default();
     for attribute in list(&path["attrs"]) {
         match attribute["type"].as_u64().unwrap_or_default() {
             2 => {
-                let segments = list(&attribute["as_paths"]);
-                let asns = segments.iter().flat_map(|segment| list(&segment["asns"]));
-                heard.as_path = asns.filter_map(|asn| number(&asn)).collect();
+                let segments = list(&attribute["as_paths"]).iter();
+                let asns = segments.flat_map(|segment| list(&segment["asns"]));
+                heard.as_path = asns.filter_map(number).collect();
             }
-            3 | 14 => {
-                heard.next_hop = attribute["nexthop"].as_str().unwrap_or_default().to_owned();
-            }
+            3 | 14 => heard.next_hop = word(&attribute["nexthop"]),
             4 => heard.med = number(&attribute["metric"]),
             5 => heard.local_pref = number(&attribute["value"]),
-            8 => heard.communities = communities(&list(&attribute["communities"])),
+            8 => heard.communities = communities(list(&attribute["communities"])),
             32 => {
-                let all = list(&attribute["value"]);
+                let all = list(&attribute["value"]).iter();
                 let text =
                     |c: &Value| format!("{}:{}:{}", c["ASN"], c["LocalData1"], c["LocalData2"]);
-                heard.large_communities = all.iter().map(text).collect();
+                heard.large_communities = all.map(text).collect();
             }
             _ => {}
         }
     }
-    Ok(Some(heard))
+    heard
 }
 
 fn communities(values: &[Value]) -> BTreeSet<String> {
@@ -176,10 +193,14 @@ fn config(setup: &Setup) -> String {
         true => "[neighbors.ttl-security.config]\nenabled = true\nttl-min = 255",
         false => "",
     };
+    let paths = match setup.add_path {
+        true => "[neighbors.afi-safis.add-paths.config]\nreceive = true\nsend-max = 8\n",
+        false => "",
+    };
     let family = |name: &&str| {
         format!(
             "[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{name}\"\n\
-             [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = {graceful}\n{last_resort}{limit}\n"
+             [neighbors.afi-safis.mp-graceful-restart.config]\nenabled = {graceful}\n{last_resort}{limit}{paths}\n"
         )
     };
     let families: String = families.iter().map(family).collect();
@@ -187,6 +208,24 @@ fn config(setup: &Setup) -> String {
         "[global.config]
 as = {asn}
 router-id = \"192.0.2.254\"
+[global.apply-policy.config]
+export-policy-list = [\"fast\"]
+default-export-policy = \"accept-route\"
+[[defined-sets.bgp-defined-sets.community-sets]]
+community-set-name = \"fast\"
+community-list = [\"{FAST}\"]
+[[policy-definitions]]
+name = \"fast\"
+[[policy-definitions.statements]]
+name = \"fast\"
+[policy-definitions.statements.conditions.bgp-conditions.match-community-set]
+community-set = \"fast\"
+[policy-definitions.statements.actions]
+route-disposition = \"accept-route\"
+[policy-definitions.statements.actions.bgp-actions.set-ext-community]
+options = \"add\"
+[policy-definitions.statements.actions.bgp-actions.set-ext-community.set-ext-community-method]
+communities-list = [\"lb:{asn}:{bytes_per_second}\"]
 [[neighbors]]
 [neighbors.config]
 {neighbor}
@@ -206,5 +245,6 @@ enabled = {graceful}
 {restart}
 {families}",
         keep = hold / 3,
+        bytes_per_second = BANDWIDTH * 1_000_000 / 8,
     )
 }

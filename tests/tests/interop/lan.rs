@@ -90,7 +90,7 @@ impl Lan {
             format!("address add {}/64 dev lan0 nodad", bird::FEEDER),
             "link set lan0 up".into(),
         ])?;
-        let feeder = Feeder::start(feeder)?;
+        let feeder = Feeder::start(feeder, &setup)?;
         let daemon = Daemon::start(kind, router, setup)?;
         let gateway = Gateway::start(gateway, &setup)?;
         Ok(Self {
@@ -140,7 +140,7 @@ impl Lan {
 
     /// What the daemon has of a prefix from us; an error if nothing.
     pub fn told(&self, prefix: &str) -> Result<Heard> {
-        let heard = self.daemon.heard(prefix)?;
+        let heard = self.daemon.heard(prefix)?.into_iter().next();
         heard.ok_or_else(|| LabError::Unexpected(format!("the daemon does not have {prefix}")))
     }
 
@@ -297,6 +297,16 @@ impl Gateway {
         Ok(members.collect())
     }
 
+    /// Waits until the kernel sends a prefix through these neighbours, with these weights.
+    pub fn sends(&self, prefix: &str, through: &[(&str, u64)]) -> Result<()> {
+        let through = through.iter().map(|(hop, weight)| ((*hop).into(), *weight));
+        let through: BTreeMap<String, u64> = through.collect();
+        wait_until(&format!("{prefix} through {through:?}"), DEADLINE, || {
+            let found = self.routed(prefix)?;
+            expect(found == through, || format!("through {found:?}"))
+        })
+    }
+
     /// Waits until the kernel has no route of ours for the prefix.
     pub fn unrouted(&self, prefix: &str) -> Result<()> {
         wait_until(&format!("{prefix} gone from our kernel"), DEADLINE, || {
@@ -363,14 +373,14 @@ pub struct Feeder {
 }
 
 impl Feeder {
-    fn start(host: Host) -> Result<Self> {
-        let process = bird::run(&host, &bird::feeder(), false)?;
+    fn start(host: Host, setup: &Setup) -> Result<Self> {
+        let process = bird::run(&host, &bird::feeder(setup), false)?;
         Ok(Self { host, process })
     }
 
     /// What it has of a prefix from us.
     pub fn heard(&self, prefix: &str) -> Result<Option<Heard>> {
-        bird::heard(&self.host, prefix)
+        Ok(bird::heard(&self.host, prefix)?.into_iter().next())
     }
 
     /// Waits until what it has of a prefix satisfies.
@@ -395,6 +405,16 @@ impl Feeder {
     pub fn announce_shared(&self) -> Result<&'static str> {
         bird::ask(&self.host, "enable fedshared")?;
         Ok(bird::SHARED_PREFIX)
+    }
+
+    /// Takes back what it announces by [`Self::announce_shared`].
+    pub fn withdraw_shared(&self) -> Result<()> {
+        bird::ask(&self.host, "disable fedshared").map(drop)
+    }
+
+    /// Announces one more path to the shared prefix (RFC 7911).
+    pub fn announce_second(&self) -> Result<()> {
+        bird::ask(&self.host, "enable fedsecond").map(drop)
     }
 
     /// Takes its prefixes back.
@@ -431,6 +451,7 @@ asn = {asn}
 [[routers]]
 address = "{feeder}"
 asn = 65002
+add_path = {add_path}
 "#,
         hold_time = setup.hold_time,
         known = match setup.known {
@@ -441,6 +462,7 @@ asn = 65002
         },
         asn = setup.asn(),
         router = setup.router,
+        add_path = setup.add_path,
         feeder = bird::FEEDER,
     )
 }

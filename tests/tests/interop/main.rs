@@ -16,6 +16,8 @@ mod gobgp;
 mod guard;
 mod lan;
 mod openbgpd;
+mod paths;
+mod read;
 mod restart;
 mod table;
 
@@ -96,6 +98,22 @@ const CAPABILITIES: &[Capability] = &[
     Capability {
         name: "ECMP with another router",
         test: exchange::ecmp,
+    },
+    Capability {
+        name: "Several paths from the daemon (RFC 7911)",
+        test: paths::from_the_daemon,
+    },
+    Capability {
+        name: "Several paths to the daemon (RFC 7911)",
+        test: paths::to_the_daemon,
+    },
+    Capability {
+        name: "Link bandwidth as ECMP weight",
+        test: paths::bandwidth,
+    },
+    Capability {
+        name: "Graceful shutdown of the daemon (RFC 8326)",
+        test: paths::shutdown,
     },
     Capability {
         name: "Graceful restart of the daemon (RFC 4724)",

@@ -1,17 +1,20 @@
 //! OpenBGPD, the portable edition.
 
-use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-use routemesh_tests::lab::error::{LabError, Result};
+use routemesh_tests::lab::error::Result;
 use routemesh_tests::lab::host::Host;
 use routemesh_tests::lab::process::Process;
 use routemesh_tests::lab::report::wait_until;
 use serde_json::Value;
 
-use crate::daemon::{Family, Heard, LARGE_MARK, MARK, Setup, Ways, difference};
+use crate::bird;
+use crate::daemon::{
+    Family, Heard, LARGE_MARK, MARK, More, Route, SECOND_HOP, Setup, Ways, difference,
+};
 use crate::lan::write;
+use crate::read::{self, list, number, word, words};
 
 pub const WAYS: Ways = Ways {
     version: ("bgpctl", "-V"),
@@ -24,7 +27,7 @@ pub const WAYS: Ways = Ways {
     state,
 };
 
-fn start(host: &Host, setup: &Setup, prefixes: &[String], _: bool) -> Result<Vec<Process>> {
+fn start(host: &Host, setup: &Setup, routes: &[Route], _: bool) -> Result<Vec<Process>> {
     let file = write(host, "bgpd.conf", &config(host, setup))?;
     let mut command = Command::new("sh");
     // The folder that it locks itself into, in a /run of its own.
@@ -35,8 +38,13 @@ fn start(host: &Host, setup: &Setup, prefixes: &[String], _: bool) -> Result<Vec
         process.check()?;
         ask(host, &["show"]).map(drop)
     })?;
-    announce(host, setup, &[], prefixes)?;
-    Ok(vec![process])
+    announce(host, setup, &[], routes)?;
+    let mut processes = vec![process];
+    if setup.add_path {
+        host.ip_batch(&[format!("address add {SECOND_HOP}/64 dev lan0 nodad")])?;
+        processes.push(bird::run(host, &second(setup), false)?);
+    }
+    Ok(processes)
 }
 
 fn socket(host: &Host) -> String {
@@ -49,18 +57,36 @@ fn ask(host: &Host, words: &[&str]) -> Result<String> {
 
 fn json(host: &Host, words: &[&str]) -> Result<Value> {
     let text = ask(host, &[&["-j"], words].concat())?;
-    serde_json::from_str(&text)
-        .map_err(|error| LabError::Unexpected(format!("bgpctl {words:?}: {error}: {text}")))
+    read::json(&format!("bgpctl {words:?}"), &text)
 }
 
-fn announce(host: &Host, _: &Setup, before: &[String], now: &[String]) -> Result<()> {
+fn announce(host: &Host, setup: &Setup, before: &[Route], now: &[Route]) -> Result<()> {
     let (gone, new) = difference(before, now);
-    for prefix in gone {
-        ask(host, &["network", "delete", prefix])?;
+    for route in gone {
+        if route.more == More::SecondPath {
+            bird::ask(host, "disable second")?;
+            continue;
+        }
+        ask(host, &["network", "delete", &route.prefix])?;
     }
-    for prefix in new {
+    for route in new {
         let marks = ["community", MARK, "large-community", LARGE_MARK];
-        let words = [&["network", "add", prefix][..], &marks, &["metric", "50"]];
+        let more: &[&str] = match route.more {
+            More::Shutdown => &["community", "GRACEFUL_SHUTDOWN"],
+            More::SecondPath => {
+                bird::ask(host, "enable second")?;
+                continue;
+            }
+            // As long as the second path.
+            _ if setup.add_path => &["prepend-self", "1"],
+            _ => &[],
+        };
+        let words: [&[&str]; 4] = [
+            &["network", "add", &route.prefix],
+            &marks,
+            more,
+            &["metric", "50"],
+        ];
         ask(host, &words.concat())?;
     }
     Ok(())
@@ -84,34 +110,50 @@ fn updates(host: &Host, setup: &Setup) -> Result<u64> {
     Ok(count.as_u64().unwrap_or_default())
 }
 
-fn heard(host: &Host, setup: &Setup, prefix: &str) -> Result<Option<Heard>> {
+fn heard(host: &Host, setup: &Setup, prefix: &str) -> Result<Vec<Heard>> {
     let table = json(
         host,
         &["show", "rib", "detail", "neighbor", setup.remote(), prefix],
     )?;
-    let paths = table["rib"].as_array();
-    let Some(path) = paths.and_then(|paths| paths.iter().find(|p| p["prefix"] == prefix)) else {
-        return Ok(None);
+    let paths = list(&table["rib"])
+        .iter()
+        .filter(|path| path["prefix"] == prefix);
+    let path = |path: &Value| {
+        let as_path = path["aspath"].as_str().unwrap_or_default().split(' ');
+        Heard {
+            next_hop: word(&path["exit_nexthop"]),
+            as_path: as_path.filter_map(|asn| asn.parse().ok()).collect(),
+            communities: words(&path["communities"]),
+            large_communities: words(&path["large_communities"]),
+            med: number(&path["metric"]),
+            local_pref: number(&path["localpref"]),
+        }
     };
-    let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
-    let words = |value: &Value| -> BTreeSet<String> {
-        let words = value.as_array().into_iter().flatten();
-        words
-            .filter_map(|w| w.as_str().map(str::to_owned))
-            .collect()
-    };
-    let as_path = path["aspath"].as_str().unwrap_or_default();
-    Ok(Some(Heard {
-        next_hop: path["exit_nexthop"].as_str().unwrap_or_default().to_owned(),
-        as_path: as_path
-            .split(' ')
-            .filter_map(|asn| asn.parse().ok())
-            .collect(),
-        communities: words(&path["communities"]),
-        large_communities: words(&path["large_communities"]),
-        med: number(&path["metric"]),
-        local_pref: number(&path["localpref"]),
-    }))
+    Ok(paths.map(path).collect())
+}
+
+/// It has one path of its own to a prefix: the second comes from a BIRD beside it.
+fn second(setup: &Setup) -> String {
+    format!(
+        "log stderr all;
+router id 192.0.2.252;
+protocol device {{}}
+protocol static second {{ disabled; ipv6; route {prefix} unreachable; }}
+protocol bgp daemon {{
+    local {SECOND_HOP} as 65003;
+    strict bind on;
+    multihop;
+    neighbor {local} as {asn};
+    connect delay time 1;
+    connect retry time 1;
+    error wait time 1, 3;
+    ipv6 {{ import none; export where source = RTS_STATIC; next hop self; }};
+}}
+",
+        prefix = bird::SHARED_PREFIX,
+        local = setup.local(),
+        asn = setup.asn(),
+    )
 }
 
 fn config(host: &Host, setup: &Setup) -> String {
@@ -150,12 +192,28 @@ neighbor {remote} {{
     announce {family} unicast
     announce restart {restart}
     announce enhanced refresh yes
+    announce add-path recv {paths}
+    announce add-path send {all}
     {limit}
     {more}
 }}
-allow from any
+{second}allow from any
 allow to any
-"#,
+{passed}"#,
         socket = socket(host),
+        second = if setup.add_path {
+            format!(
+                "neighbor {SECOND_HOP} {{\n remote-as 65003\n passive\n announce IPv6 unicast\n}}\n"
+            )
+        } else {
+            String::new()
+        },
+        passed = if setup.add_path {
+            format!("match to {remote} source-as 65003 set {{ metric 50 nexthop {SECOND_HOP} }}\n")
+        } else {
+            String::new()
+        },
+        paths = if setup.add_path { "yes" } else { "no" },
+        all = if setup.add_path { "all" } else { "no" },
     )
 }

@@ -202,6 +202,11 @@ fn lan(config: &Config, router: &Router, local: IpAddr, remote: IpAddr) -> PeerC
         max_prefixes: router.max_prefixes,
         role: router.role,
         add_path: router.add_path,
+        // Towards a gateway a silent peer means a dead tunnel, and its paths have to go. A router that
+        // offers this and restarts gracefully says that it forwards without its control plane: a reset
+        // is no reason to stop using it, and one that is dead in silence costs no more than a lost
+        // connection does (RFC 8538 section 4).
+        graceful_notification: true,
         long_lived: router.long_lived,
         ..PeerConfig::new(router.asn, local, remote)
     }

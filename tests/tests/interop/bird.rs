@@ -29,6 +29,7 @@ pub const WAYS: Ways = Ways {
     refresh,
     updates,
     shutdown,
+    reset,
     state,
 };
 
@@ -70,6 +71,10 @@ fn refresh(host: &Host, _: &Setup) -> Result<()> {
 
 fn shutdown(host: &Host, _: &Setup, text: &str) -> Result<()> {
     ask(host, &format!("disable mesh \"{text}\"")).map(drop)
+}
+
+fn reset(host: &Host, _: &Setup) -> Result<()> {
+    ask(host, "restart mesh").map(drop)
 }
 
 fn state(host: &Host, _: &Setup) -> Result<String> {

@@ -49,6 +49,8 @@ pub struct Setup {
     pub transport: Family,
     /// The daemon restarts gracefully, and keeps our paths while we do.
     pub graceful: bool,
+    /// NOTIFICATIONs are no reason not to (RFC 8538).
+    pub notifications: bool,
     /// For two seconds, and then as a last resort (RFC 9494).
     pub long_lived: bool,
     /// How many prefixes of a family the daemon takes from us.
@@ -119,6 +121,7 @@ impl Setup {
         internal: false,
         transport: Family::V6,
         graceful: false,
+        notifications: false,
         long_lived: false,
         limit: None,
         hold_time: 9,
@@ -191,6 +194,8 @@ pub struct Ways {
     pub updates: fn(&Host, &Setup) -> Result<u64>,
     /// Shuts the session down with a text for us.
     pub shutdown: fn(&Host, &Setup, text: &str) -> Result<()>,
+    /// Resets the session, by a NOTIFICATION.
+    pub reset: fn(&Host, &Setup) -> Result<()>,
     /// What it says about the session, beside its log.
     pub state: fn(&Host, &Setup) -> Result<String>,
 }
@@ -349,6 +354,10 @@ impl Daemon {
 
     pub fn shutdown(&self, text: &str) -> Result<()> {
         (self.kind.ways().shutdown)(&self.host, &self.setup, text)
+    }
+
+    pub fn reset(&self) -> Result<()> {
+        (self.kind.ways().reset)(&self.host, &self.setup)
     }
 
     /// All that it has said and says.

@@ -28,6 +28,7 @@ pub const WAYS: Ways = Ways {
     refresh,
     updates,
     shutdown,
+    reset,
     state,
 };
 
@@ -128,6 +129,10 @@ fn refresh(host: &Host, setup: &Setup) -> Result<()> {
 fn shutdown(host: &Host, setup: &Setup, _: &str) -> Result<()> {
     // It has no text to give.
     tell(host, setup, "teardown 2")
+}
+
+fn reset(host: &Host, setup: &Setup) -> Result<()> {
+    tell(host, setup, "teardown 4")
 }
 
 fn state(host: &Host, _: &Setup) -> Result<String> {

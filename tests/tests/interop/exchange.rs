@@ -122,6 +122,23 @@ pub fn refresh(trial: &Trial) -> Result<Verdict> {
     Ok(Verdict::Yes)
 }
 
+/// The same, and our answer has a beginning and an end.
+pub fn enhanced_refresh(trial: &Trial) -> Result<Verdict> {
+    if trial.kind == Kind::Gobgp {
+        return Ok(Verdict::No("it keeps all it was told, and never asks"));
+    }
+    let lan = refreshed(trial)?;
+    for (mark, name) in [(1, "beginning"), (2, "end")] {
+        // IPv6 unicast.
+        let message = [&[0xff; 16][..], &[0, 23, 5, 0, 2, mark, 1]].concat();
+        wait_until(&format!("the {name} in the capture"), DEADLINE, || {
+            expect(lan.gateway.captured(&message)?, || "not there".into())
+        })?;
+    }
+    lan.passed();
+    Ok(Verdict::Yes)
+}
+
 fn refreshed(trial: &Trial) -> Result<Lan> {
     let mut lan = trial.up(Setup::PLAIN)?;
     // Nothing is under way any more when a prefix that came later is there.

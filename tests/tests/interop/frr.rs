@@ -24,6 +24,7 @@ pub const WAYS: Ways = Ways {
     refresh,
     updates,
     shutdown,
+    reset,
     state,
 };
 
@@ -128,6 +129,10 @@ fn shutdown(host: &Host, setup: &Setup, text: &str) -> Result<()> {
     ask(host, "bgpd", &commands).map(drop)
 }
 
+fn reset(host: &Host, setup: &Setup) -> Result<()> {
+    ask(host, "bgpd", &[&format!("clear bgp {}", remote(setup))]).map(drop)
+}
+
 fn state(host: &Host, setup: &Setup) -> Result<String> {
     let command = format!("show bgp neighbors {}", remote(setup));
     ask(host, "bgpd", &[&command])
@@ -204,6 +209,9 @@ fn config(setup: &Setup, routes: &[Route]) -> String {
         ),
         false => String::new(),
     };
+    if setup.notifications {
+        more += " bgp graceful-restart notification\n no bgp hard-administrative-reset\n";
+    }
     let restart = match setup.graceful {
         true => "bgp graceful-restart\n bgp graceful-restart preserve-fw-state",
         false => "bgp graceful-restart-disable",

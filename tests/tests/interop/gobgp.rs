@@ -29,6 +29,7 @@ pub const WAYS: Ways = Ways {
     refresh,
     updates,
     shutdown,
+    reset,
     state,
 };
 
@@ -114,6 +115,10 @@ fn refresh(host: &Host, setup: &Setup) -> Result<()> {
 fn shutdown(host: &Host, setup: &Setup, text: &str) -> Result<()> {
     let words = ["neighbor", &remote(setup), "shutdown", "--reason", text];
     ask(host, &words).map(drop)
+}
+
+fn reset(host: &Host, setup: &Setup) -> Result<()> {
+    ask(host, &["neighbor", &remote(setup), "reset"]).map(drop)
 }
 
 fn state(host: &Host, setup: &Setup) -> Result<String> {
@@ -242,9 +247,11 @@ local-address = \"{local}{scope}\"
 {guard}
 [neighbors.graceful-restart.config]
 enabled = {graceful}
+notification-enabled = {notifications}
 {restart}
 {families}",
         keep = hold / 3,
+        notifications = setup.notifications,
         bytes_per_second = BANDWIDTH * 1_000_000 / 8,
     )
 }

@@ -314,11 +314,25 @@ impl Gateway {
         })
     }
 
-    /// Writes down every change of the kernel's routes from now on.
+    /// Writes down every change of the kernel's routes and nexthops from now on.
     pub fn watch(&self) -> Result<Watch> {
         let mut command = Command::new("ip");
-        command.args(["monitor", "route"]);
-        Ok(Watch(self.host.spawn("routes", command)?))
+        command.args(["monitor", "route", "nexthop"]);
+        let watch = Watch(self.host.spawn("routes", command)?);
+        // It listens when it has seen a change.
+        let change = |verb: &str| format!("route {verb} blackhole 192.0.2.1/32 proto 200");
+        wait_until("the kernel's changes", DEADLINE, || {
+            self.host.ip_batch(&[change("add"), change("delete")])?;
+            expect(watch.log().contains("192.0.2.1"), || "none seen".into())
+        })?;
+        Ok(watch)
+    }
+
+    /// Whether these bytes have gone over the daemon's LAN.
+    pub fn captured(&self, bytes: &[u8]) -> Result<bool> {
+        let capture = self.host.dir().join("lan0.pcap");
+        let capture = fs::read(&capture).map_err(LabError::io("the capture"))?;
+        Ok(capture.windows(bytes.len()).any(|window| window == bytes))
     }
 
     /// Waits until the kernel has counted this (`/proc/net/netstat`) at least once.
@@ -351,18 +365,31 @@ impl Gateway {
     }
 }
 
-/// `ip monitor route`.
+/// `ip monitor route nexthop`.
 pub struct Watch(Process);
 
 impl Watch {
-    /// An error if a route for the prefix was deleted meanwhile.
-    pub fn never_deleted(&self, prefix: &str) -> Result<()> {
-        let log = fs::read(self.0.log()).unwrap_or_default();
-        let log = String::from_utf8_lossy(&log).into_owned();
-        let deleted = format!("Deleted {prefix}");
-        expect(!log.contains(&deleted), || {
-            format!("deleted meanwhile:\n{log}")
+    /// An error if the way of the prefix through this neighbour was deleted meanwhile.
+    pub fn never_deleted(&self, prefix: &str, through: &str) -> Result<()> {
+        let deleted = self.deleted(prefix, through);
+        expect(!deleted, || {
+            format!("{prefix} through {through} was deleted")
         })
+    }
+
+    /// Whether it was: the route, or its nexthop, with which the kernel deletes the route and says
+    /// nothing of it.
+    pub fn deleted(&self, prefix: &str, through: &str) -> bool {
+        let (route, hop) = (format!("Deleted {prefix} "), format!(" via {through} "));
+        let says = |line: &str| {
+            line.contains(&route) || line.contains("Deleted id ") && line.contains(&hop)
+        };
+        self.log().lines().any(says)
+    }
+
+    fn log(&self) -> String {
+        let log = fs::read(self.0.log()).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 }
 

@@ -92,6 +92,10 @@ const CAPABILITIES: &[Capability] = &[
         test: exchange::refresh,
     },
     Capability {
+        name: "Enhanced route refresh, asked of us (RFC 7313)",
+        test: exchange::enhanced_refresh,
+    },
+    Capability {
         name: "Long messages (RFC 8654)",
         test: exchange::long_message,
     },
@@ -122,6 +126,10 @@ const CAPABILITIES: &[Capability] = &[
     Capability {
         name: "Graceful restart of the agent (RFC 4724)",
         test: restart::agent,
+    },
+    Capability {
+        name: "Graceful restart after a NOTIFICATION (RFC 8538)",
+        test: restart::notification,
     },
     Capability {
         name: "Long-lived graceful restart of the daemon (RFC 9494)",

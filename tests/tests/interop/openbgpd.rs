@@ -24,6 +24,7 @@ pub const WAYS: Ways = Ways {
     refresh,
     updates,
     shutdown,
+    reset,
     state,
 };
 
@@ -60,7 +61,7 @@ fn json(host: &Host, words: &[&str]) -> Result<Value> {
     read::json(&format!("bgpctl {words:?}"), &text)
 }
 
-fn announce(host: &Host, setup: &Setup, before: &[Route], now: &[Route]) -> Result<()> {
+fn announce(host: &Host, _: &Setup, before: &[Route], now: &[Route]) -> Result<()> {
     let (gone, new) = difference(before, now);
     for route in gone {
         if route.more == More::SecondPath {
@@ -77,8 +78,6 @@ fn announce(host: &Host, setup: &Setup, before: &[Route], now: &[Route]) -> Resu
                 bird::ask(host, "enable second")?;
                 continue;
             }
-            // As long as the second path.
-            _ if setup.add_path => &["prepend-self", "1"],
             _ => &[],
         };
         let words: [&[&str]; 4] = [
@@ -98,6 +97,10 @@ fn refresh(host: &Host, setup: &Setup) -> Result<()> {
 
 fn shutdown(host: &Host, setup: &Setup, text: &str) -> Result<()> {
     ask(host, &["neighbor", setup.remote(), "down", text]).map(drop)
+}
+
+fn reset(host: &Host, setup: &Setup) -> Result<()> {
+    ask(host, &["neighbor", setup.remote(), "clear"]).map(drop)
 }
 
 fn state(host: &Host, setup: &Setup) -> Result<String> {
@@ -176,6 +179,14 @@ fn config(host: &Host, setup: &Setup) -> String {
         more += &format!("announce policy {role}\n");
     }
     let restart = if setup.graceful { "yes" } else { "no" };
+    let second = format!(
+        "neighbor {SECOND_HOP} {{\n remote-as 65003\n passive\n announce IPv6 unicast\n}}\n"
+    );
+    // Both paths are equally good.
+    let passed = format!(
+        "match to {remote} community {MARK} set prepend-self 1\n\
+         match to {remote} source-as 65003 set {{ metric 50 nexthop {SECOND_HOP} }}\n"
+    );
     format!(
         r#"AS {asn}
 router-id 192.0.2.254
@@ -201,18 +212,8 @@ neighbor {remote} {{
 allow to any
 {passed}"#,
         socket = socket(host),
-        second = if setup.add_path {
-            format!(
-                "neighbor {SECOND_HOP} {{\n remote-as 65003\n passive\n announce IPv6 unicast\n}}\n"
-            )
-        } else {
-            String::new()
-        },
-        passed = if setup.add_path {
-            format!("match to {remote} source-as 65003 set {{ metric 50 nexthop {SECOND_HOP} }}\n")
-        } else {
-            String::new()
-        },
+        second = if setup.add_path { &second } else { "" },
+        passed = if setup.add_path { &passed } else { "" },
         paths = if setup.add_path { "yes" } else { "no" },
         all = if setup.add_path { "all" } else { "no" },
     )

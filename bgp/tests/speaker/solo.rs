@@ -21,6 +21,8 @@ pub struct Solo {
     pub events: Vec<Event>,
     /// The peers take nothing of what is sent to them.
     pub stuck: bool,
+    /// What B says when a state is to be reached.
+    pub theirs: Open,
 }
 
 pub const FIRST: ConnId = ConnId(1);
@@ -57,6 +59,7 @@ impl Solo {
             next_conn: 1,
             events: Vec::new(),
             stuck: false,
+            theirs: their_open(),
         }
     }
 
@@ -69,14 +72,14 @@ impl Solo {
                 self.connected(true);
                 let bytes = bytes(&Message::Open(Open {
                     asn: 1,
-                    ..their_open()
+                    ..self.theirs.clone()
                 }));
                 self.input(Input::Received { conn: FIRST, bytes });
             }
             PeerState::OpenSent => self.connected(true),
             PeerState::OpenConfirm => {
                 self.connected(true);
-                self.receive(FIRST, &Message::Open(their_open()));
+                self.receive(FIRST, &Message::Open(self.theirs.clone()));
             }
             PeerState::Established => {
                 self.reach(PeerState::OpenConfirm);
@@ -85,6 +88,18 @@ impl Solo {
         }
         self.outputs();
         assert_eq!(self.state(), state);
+    }
+
+    /// A session with B is over, from which a path to this prefix is kept; a new connection is asked for,
+    /// as at the start.
+    pub fn keep_a_path(&mut self, prefix: &str) {
+        const EARLIER: ConnId = ConnId(50);
+        self.establish_with(EARLIER.0, self.theirs.clone());
+        self.receive(EARLIER, &announcement(prefix));
+        self.input(Input::Closed { conn: EARLIER });
+        self.pass(Duration::from_secs(1));
+        self.outputs();
+        self.next_conn = FIRST.0;
     }
 
     /// A session that B opened over the connection of this number, with this OPEN.

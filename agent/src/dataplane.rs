@@ -5,6 +5,8 @@
 //! a lost peer's nexthops, which go at once, whatever else waits; what BGP told about some prefixes,
 //! in batches of the kernel's liking; and, when nothing else is left, what nobody uses any more.
 //! Each is a [`Work`] that is carried out by whoever asked for it and handed back with its results.
+//! While some is carried out, the next changes are thought out, so that the kernel never waits: what
+//! is known of their prefixes is certain, as none of them is under way. Nothing else looks ahead.
 //!
 //! Nothing is remembered of what BGP told. Whenever what the kernel holds turns out to be other than
 //! was known, or a path leads elsewhere than before, BGP is asked to tell everything again, which
@@ -14,6 +16,7 @@ use crate::desired::{Sets, Ways};
 use crate::kernel::Op;
 use crate::plan::{self, Change};
 use crate::state::{NexthopId, RouteKey, State, Target, ours};
+use hashbrown::HashSet;
 use ipnet::IpNet;
 use routemesh_bgp::{Hop, PeerId};
 use std::collections::btree_map::Entry;
@@ -45,7 +48,7 @@ pub enum News {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// What to do; may be nothing.
-    pub ops: Vec<Op>,
+    pub ops: Arc<Vec<Op>>,
     /// BGP waits to hear which of these the kernel forwards.
     pub told: Vec<IpNet>,
 }
@@ -58,10 +61,25 @@ enum Waiting {
     Level { review: u64, settled: bool },
 }
 
+/// What was handed out and not yet handed back.
+#[derive(Debug, Default)]
+struct UnderWay {
+    works: usize,
+    /// Whose routes are being changed.
+    prefixes: HashSet<IpNet>,
+    /// Nexthops or groups are being deleted: what goes with them is known afterwards.
+    deletes: bool,
+}
+
 /// The kernel as we know it, and what there is to do about it.
 #[derive(Debug, Default)]
 pub struct Dataplane {
+    /// Without what is under way.
     state: State,
+    under_way: UnderWay,
+    /// Not all is as the sets take it to be. They are looked at again when nothing is under way;
+    /// whether what was refused is then asked for again.
+    doubt: Option<bool>,
     sets: Sets,
     /// Ids in our range that strangers hold.
     taken: BTreeSet<NexthopId>,
@@ -117,14 +135,9 @@ impl Dataplane {
 
     /// Nothing is left to be done, and nothing is awaited.
     pub fn at_rest(&self) -> bool {
-        !self.has_work() && self.progress == Progress::Over
-    }
-
-    /// There is something to do, or to ask BGP for.
-    pub fn has_work(&self) -> bool {
         let waiting = !self.urgent.is_empty() || !self.waiting.is_empty();
-        let tidying = self.untidy && self.settled && self.progress == Progress::Over;
-        waiting || tidying || self.progress == Progress::Wanted
+        let tidying = self.untidy && self.settled;
+        self.under_way.works == 0 && !waiting && !tidying && self.progress == Progress::Over
     }
 
     /// BGP tells.
@@ -146,9 +159,10 @@ impl Dataplane {
         }
     }
 
-    /// The number of a review that BGP is to be asked for now, if one is wanted.
+    /// The number of a review that BGP is to be asked for now, if one is wanted and nothing is under
+    /// way.
     pub fn begin_review(&mut self) -> Option<u64> {
-        if self.progress != Progress::Wanted {
+        if self.progress != Progress::Wanted || self.under_way.works > 0 {
             return None;
         }
         self.progress = Progress::UnderWay;
@@ -158,44 +172,51 @@ impl Dataplane {
         Some(self.review)
     }
 
-    /// What to do next. It is to be handed back to [`Dataplane::done`] before the next question.
+    /// What to do next, if there is anything that need not wait for what is under way. All is to be
+    /// carried out in this order, and to be handed back to [`Dataplane::done`] in the same.
     pub fn next_work(&mut self) -> Option<Work> {
         if let Some(work) = self.urgent() {
             return Some(work);
         }
-        while let Some(waiting) = self.waiting.pop_front() {
+        let alone = self.under_way.works == 0;
+        if self.under_way.deletes || self.doubt.is_some() {
+            return None;
+        }
+        // A review does not wait for the end of what is told.
+        while self.progress != Progress::Wanted
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            let ready = match &waiting {
+                Waiting::Changes(changes) | Waiting::Unwanted(changes) => {
+                    let apart = |(prefix, _): &Change| !self.under_way.prefixes.contains(prefix);
+                    changes.iter().all(apart)
+                }
+                // What was not wanted is what there is of routes when all before it is done.
+                Waiting::Level { review, .. } => !self.ends_review(*review),
+            };
+            if !alone && !ready {
+                self.waiting.push_front(waiting);
+                return None;
+            }
             match waiting {
                 Waiting::Changes(changes) => {
-                    let sets = changes.iter().filter_map(|(_, hops)| hops.as_ref());
-                    let ops = self.sets.make(sets, &self.state, &self.taken);
-                    if !ops.is_empty() {
-                        self.waiting.push_front(Waiting::Changes(changes));
-                        return Some(Work {
-                            ops,
-                            told: Vec::new(),
-                        });
-                    }
                     let told = changes.iter().map(|(prefix, _)| *prefix).collect();
-                    let ops = self.change(&changes);
-                    return Some(Work { ops, told });
+                    let sets = changes.iter().filter_map(|(_, hops)| hops.as_ref());
+                    let mut ops = self.sets.make(sets, &self.state, &self.taken);
+                    ops.extend(self.change(&changes));
+                    return Some(self.hand_out(ops, told));
                 }
                 Waiting::Unwanted(changes) => {
                     let ops = self.change(&changes);
-                    return Some(Work {
-                        ops,
-                        told: Vec::new(),
-                    });
+                    return Some(self.hand_out(ops, Vec::new()));
                 }
                 Waiting::Level { review, settled } => self.level(review, settled),
             }
         }
-        let rest = self.settled && self.progress == Progress::Over;
+        let rest = alone && self.settled && self.progress == Progress::Over;
         if rest && std::mem::take(&mut self.untidy) {
             let ops = plan::tidy(&self.state);
-            return (!ops.is_empty()).then_some(Work {
-                ops,
-                told: Vec::new(),
-            });
+            return (!ops.is_empty()).then(|| self.hand_out(ops, Vec::new()));
         }
         None
     }
@@ -203,10 +224,22 @@ impl Dataplane {
     /// What does not wait for anything else: the nexthops of lost peers.
     pub fn urgent(&mut self) -> Option<Work> {
         let ops = std::mem::take(&mut self.urgent);
-        (!ops.is_empty()).then_some(Work {
-            ops,
-            told: Vec::new(),
-        })
+        (!ops.is_empty()).then(|| self.hand_out(ops, Vec::new()))
+    }
+
+    fn hand_out(&mut self, ops: Vec<Op>, told: Vec<IpNet>) -> Work {
+        self.under_way.works += 1;
+        for op in &ops {
+            match op {
+                Op::PutRoute { key, .. } | Op::DelRoute { key } => {
+                    self.under_way.prefixes.insert(key.prefix);
+                }
+                Op::DelNexthop { .. } | Op::DelGroup { .. } => self.under_way.deletes = true,
+                _ => {}
+            }
+        }
+        let ops = Arc::new(ops);
+        Work { ops, told }
     }
 
     fn change(&mut self, changes: &[Change]) -> Vec<Op> {
@@ -216,6 +249,10 @@ impl Dataplane {
         }
         let (state, shared) = (&self.state, &self.shared);
         plan::routes(changes, &self.sets, state, shared, self.settled)
+    }
+
+    fn ends_review(&self, review: u64) -> bool {
+        self.progress == Progress::UnderWay && review == self.review
     }
 
     /// All was told up to here.
@@ -228,7 +265,7 @@ impl Dataplane {
                 self.want_review();
             }
         }
-        if self.progress == Progress::UnderWay && review == self.review {
+        if self.ends_review(review) {
             self.progress = Progress::Over;
             if self.settled {
                 let gone = self.state.routes.unwanted().map(|prefix| (prefix, None));
@@ -241,12 +278,15 @@ impl Dataplane {
         }
     }
 
-    /// Work was carried out, operation by operation with success or not. Which of the prefixes BGP
-    /// waits to hear of does the kernel forward?
+    /// The oldest work under way was carried out, operation by operation with success or not. Which
+    /// of the prefixes BGP waits to hear of does the kernel forward?
     pub fn done(&mut self, work: &Work, ok: impl IntoIterator<Item = bool>) -> Vec<(IpNet, bool)> {
         let mut all = true;
         let mut nexthops_gone = BTreeSet::new();
         for (op, ok) in work.ops.iter().zip(ok) {
+            if let Op::PutRoute { key, .. } | Op::DelRoute { key } = op {
+                self.under_way.prefixes.remove(&key.prefix);
+            }
             match op {
                 _ if !ok => all = false,
                 Op::DelNexthop { id } | Op::DelGroup { id } => drop(nexthops_gone.insert(*id)),
@@ -259,7 +299,14 @@ impl Dataplane {
         }
         if !all || !nexthops_gone.is_empty() {
             // What was refused is not asked for again at once.
-            self.sets.review(None, &self.state, all);
+            self.doubt = Some(self.doubt.unwrap_or(true) && all);
+        }
+        self.under_way.works = self.under_way.works.saturating_sub(1);
+        if self.under_way.works == 0 {
+            self.under_way.deletes = false;
+            if let Some(again) = self.doubt.take() {
+                self.sets.review(None, &self.state, again);
+            }
         }
         let routes = &self.state.routes;
         let told = work.told.iter();
@@ -276,7 +323,8 @@ impl Dataplane {
         }
     }
 
-    /// The kernel was looked at, routes excepted, and paths lead these ways.
+    /// The kernel was looked at, routes excepted, while nothing was under way, and paths lead these
+    /// ways.
     pub fn observed(&mut self, seen: State, taken: BTreeSet<NexthopId>, ways: Ways) {
         let State {
             links,
@@ -301,7 +349,7 @@ impl Dataplane {
         self.progress = Progress::Wanted;
     }
 
-    /// The kernel's routes are about to be listed.
+    /// The kernel's routes are about to be listed, while no change of them is under way.
     pub fn begin_listing(&mut self) {
         self.state.routes.begin_listing();
         // What one that was torn has shown is known by now, and still to be acted upon.

@@ -97,10 +97,14 @@ struct World {
     up: BTreeSet<usize>,
     bgp: Bgp,
     dataplane: Dataplane,
+    /// Work that was begun, and what the kernel said to it once it has carried it out.
+    under_way: VecDeque<(Work, Option<Vec<bool>>)>,
     /// Whose nexthop must not come back before the peer has told something again.
     lost: BTreeSet<usize>,
     /// Somebody else had his hand in it.
     meddled: bool,
+    /// Something was refused, and is to be tried again.
+    refused: bool,
     /// Left by an earlier run, and not to be touched before BGP is settled.
     inherited: BTreeMap<RouteKey, Target>,
 }
@@ -113,8 +117,10 @@ impl World {
             up: (0..PEERS).collect(),
             bgp: Bgp::default(),
             dataplane: Dataplane::default(),
+            under_way: VecDeque::new(),
             lost: BTreeSet::new(),
             meddled: false,
+            refused: false,
             inherited: BTreeMap::new(),
         };
         world.bgp.settled = true;
@@ -132,7 +138,9 @@ impl World {
         world
     }
 
+    /// When nothing is under way, as any look at the kernel.
     fn observe(&mut self) {
+        self.land();
         let connected = |number: &usize| {
             let subnet = format!("fd00:{number}::/64").parse().unwrap();
             let own = format!("fd00:{number}::2").parse().unwrap();
@@ -149,6 +157,7 @@ impl World {
     }
 
     fn list(&mut self) {
+        self.land();
         self.dataplane.begin_listing();
         for (key, target) in &self.kernel.routes {
             self.dataplane.listed(*key, *target);
@@ -156,26 +165,39 @@ impl World {
         self.dataplane.end_listing();
     }
 
-    /// One piece of work; false if there is none.
-    fn work(&mut self) -> bool {
-        if let Some(review) = self.dataplane.begin_review() {
-            self.bgp.review = review;
-            let used = self.bgp.loc_rib.iter().filter(|(_, it)| !it.is_empty());
-            self.bgp.changed.extend(used.map(|(prefix, _)| *prefix));
-            // It is heard of later: a level on its way is not about this review.
+    /// Begins a piece of work, with at most so many under way; false if there is none.
+    fn begin(&mut self, most: usize) -> bool {
+        let work = match self.under_way.len() < most {
+            true => self.dataplane.next_work(),
+            false => self.dataplane.urgent(),
+        };
+        if let Some(work) = work {
+            self.under_way.push_back((work, None));
+            return true;
         }
-        let Some(work) = self.dataplane.next_work() else {
+        let Some(review) = self.dataplane.begin_review() else {
             return false;
         };
-        let mut ok = Vec::new();
-        for op in &work.ops {
+        self.bgp.review = review;
+        let used = self.bgp.loc_rib.iter().filter(|(_, it)| !it.is_empty());
+        self.bgp.changed.extend(used.map(|(prefix, _)| *prefix));
+        // It is heard of later: a level on its way is not about this review.
+        true
+    }
+
+    /// The kernel carries out the next work that was begun; false if there is none.
+    fn carry_out(&mut self) -> bool {
+        let next = self.under_way.iter_mut().find(|(_, ok)| ok.is_none());
+        let Some((work, ok)) = next else { return false };
+        let mut answers = Vec::new();
+        for op in work.ops.iter() {
             let accepted = self.kernel.apply(op);
             assert!(accepted || self.meddled, "{op} in {:?}", self.kernel);
             // What is gone already is success.
-            ok.push(accepted || matches!(op, Op::DelNexthop { .. } | Op::DelRoute { .. }));
+            answers.push(accepted || matches!(op, Op::DelNexthop { .. } | Op::DelRoute { .. }));
         }
-        let told = self.dataplane.done(&work, ok);
-        assert_eq!(told.len(), work.told.len());
+        self.refused |= answers.contains(&false);
+        *ok = Some(answers);
         for number in &self.lost {
             let back = |it: &Nexthop| *it == nexthop(*number);
             assert!(!self.kernel.nexthops.values().any(back), "{number} is back");
@@ -187,6 +209,28 @@ impl World {
             }
         }
         true
+    }
+
+    /// The dataplane hears what came of the oldest work; false if there is none.
+    fn answer(&mut self) -> bool {
+        if let Some((_, None)) = self.under_way.front() {
+            self.carry_out();
+        }
+        let Some((work, ok)) = self.under_way.pop_front() else {
+            return false;
+        };
+        let told = self.dataplane.done(&work, ok.unwrap());
+        assert_eq!(told.len(), work.told.len());
+        true
+    }
+
+    fn land(&mut self) {
+        while self.answer() {}
+    }
+
+    /// One piece of work from beginning to end; false if there is none.
+    fn work(&mut self) -> bool {
+        self.begin(1) | self.answer()
     }
 
     /// Until nothing happens any more.
@@ -247,8 +291,14 @@ enum Step {
     Withdraw(usize, usize),
     /// So many changes are told.
     Tell(usize),
-    /// So many pieces of work are done.
+    /// So many pieces of work are done, one after the other.
     Work(usize),
+    /// Work is begun, so many pieces at a time.
+    Begin(usize),
+    /// The kernel carries out a piece of what was begun, and does not say so yet.
+    CarryOut,
+    /// The oldest is heard of.
+    Answer,
     /// A session is gone, which is told before anything else.
     Lose(usize),
     LinkDown(usize),
@@ -268,7 +318,10 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (prefix.clone(), peer.clone()).prop_map(|(n, p)| Step::Announce(n, p)),
         3 => (prefix.clone(), peer.clone()).prop_map(|(n, p)| Step::Withdraw(n, p)),
         6 => (1usize..4).prop_map(Step::Tell),
-        6 => (1usize..4).prop_map(Step::Work),
+        4 => (1usize..4).prop_map(Step::Work),
+        8 => (1usize..4).prop_map(Step::Begin),
+        4 => Just(Step::CarryOut),
+        6 => Just(Step::Answer),
         2 => peer.clone().prop_map(Step::Lose),
         1 => peer.clone().prop_map(Step::LinkDown),
         1 => peer.prop_map(Step::LinkUp),
@@ -293,6 +346,13 @@ fn run(world: &mut World, step: Step) {
                 world.work();
             }
         }
+        Step::Begin(most) => while world.begin(most) {},
+        Step::CarryOut => drop(world.carry_out()),
+        Step::Answer => {
+            if world.answer() && world.under_way.is_empty() && !world.meddled {
+                assert_eq!(*world.dataplane.state(), world.kernel.state());
+            }
+        }
         Step::Lose(number) => {
             world.dataplane.news(News::Lost(peer(number)));
             for prefix in 0..PREFIXES.len() {
@@ -300,10 +360,10 @@ fn run(world: &mut World, step: Step) {
             }
             // Only the peers of this run can be lost; what an earlier one left may go with them.
             world.inherited.clear();
-            // The word is the first thing that is acted upon.
+            // The word is the first thing that is acted upon, after what was begun.
             if let Some(work) = world.dataplane.urgent() {
-                let ok: Vec<bool> = work.ops.iter().map(|op| world.kernel.apply(op)).collect();
-                world.dataplane.done(&work, ok);
+                world.under_way.push_back((work, None));
+                while world.carry_out() {}
                 let back = |it: &Nexthop| *it == nexthop(number);
                 assert!(world.meddled || !world.kernel.nexthops.values().any(back));
                 world.lost.insert(number);
@@ -311,9 +371,11 @@ fn run(world: &mut World, step: Step) {
         }
         Step::LinkDown(number) => {
             world.up.remove(&number);
+            // What is under way may have been about it.
+            world.meddled |= world.under_way.iter().any(|(_, ok)| ok.is_none());
             world.kernel.link_down(&format!("lan{number}"));
             world.inherited.clear();
-            // The event is acted upon before anything is written.
+            // The event is acted upon before anything else is begun.
             world.observe();
         }
         Step::LinkUp(number) => {
@@ -364,6 +426,9 @@ proptest! {
         if world.meddled {
             world.list();
         }
+        if world.refused {
+            world.dataplane.want_review();
+        }
         world.settle();
         world.check();
         // Looking once more finds nothing to do.
@@ -401,6 +466,87 @@ fn a_lost_peer_costs_one_message_and_no_route() {
     assert_eq!((work.ops.len(), work.told.len()), (0, PREFIXES.len()));
     world.dataplane.done(&work, []);
     assert_eq!(world.dataplane.next_work(), None);
+    world.check();
+}
+
+/// BGP tells of two prefixes at a time.
+fn with_three_pieces() -> World {
+    let mut world = World::new(&[]);
+    world.bgp.settled = true;
+    world.settle();
+    for prefix in 0..PREFIXES.len() {
+        world.bgp.announce(prefix, 0);
+        world.bgp.announce(prefix, 1);
+    }
+    for _ in 0..3 {
+        world.bgp.tell(2, &mut world.dataplane);
+    }
+    world
+}
+
+#[test]
+fn the_next_changes_are_thought_out_while_the_kernel_writes() {
+    let mut world = with_three_pieces();
+    assert!(world.begin(3) && world.begin(3) && world.begin(3));
+    let works = world.under_way.iter();
+    let routes = works.map(|(work, _)| work.told.len());
+    assert_eq!(routes.collect::<Vec<_>>(), [2, 2, 2]);
+    // What is known of a prefix under way is not certain.
+    world.bgp.withdraw(5, 0);
+    world.bgp.tell(2, &mut world.dataplane);
+    assert!(world.answer() && world.answer() && !world.begin(3));
+    assert!(world.answer() && world.begin(3));
+    world.settle();
+    world.check();
+}
+
+#[test]
+fn a_lost_peer_goes_before_what_waits() {
+    let mut world = with_three_pieces();
+    assert!(world.begin(2) && world.begin(2));
+    world.dataplane.news(News::Lost(peer(0)));
+    for prefix in 0..PREFIXES.len() {
+        world.bgp.withdraw(prefix, 0);
+    }
+    assert!(world.begin(2), "whatever is under way");
+    let (work, _) = world.under_way.back().unwrap();
+    assert!(matches!(work.ops[..], [Op::DelNexthop { .. }]), "{work:?}");
+    // The groups that are there afterwards are not known before.
+    assert!(!world.begin(9));
+    assert!(world.answer() && world.answer() && !world.begin(9));
+    assert!(world.answer());
+    // No route moves: two groups of one content would be.
+    world.bgp.tell(usize::MAX, &mut world.dataplane);
+    let mut routes = 0;
+    while world.begin(1) {
+        let (work, _) = world.under_way.back().unwrap();
+        let put = |op: &&Op| matches!(op, Op::PutRoute { replace: true, .. });
+        assert_eq!(work.ops.iter().find(put), None);
+        routes += work.told.len();
+        world.answer();
+    }
+    assert!(routes >= PREFIXES.len());
+    world.settle();
+    world.check();
+}
+
+#[test]
+fn what_stands_on_something_refused_is_tried_again() {
+    let mut world = with_three_pieces();
+    assert!(world.begin(3) && world.begin(3));
+    // The link goes down before anything is written: nexthops and groups are refused, and so are
+    // the routes over them, those that were thought out meanwhile among them.
+    world.meddled = true;
+    let ops = world.under_way.iter().flat_map(|(work, _)| work.ops.iter());
+    let ops = ops.filter(|op| matches!(op, Op::PutNexthop { .. })).count();
+    assert_eq!(ops, 2);
+    for (work, ok) in &mut world.under_way {
+        *ok = Some(vec![false; work.ops.len()]);
+    }
+    world.land();
+    assert!(world.dataplane.state().groups.is_empty());
+    world.dataplane.want_review();
+    world.settle();
     world.check();
 }
 

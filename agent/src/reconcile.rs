@@ -10,7 +10,7 @@ use crate::charon::{self, Definitions, Seen};
 use crate::config::Config;
 use crate::dataplane::{Dataplane, News, Work};
 use crate::desired::{self, Links, Ways};
-use crate::kernel::{self, Claim, Foreign, Kernel, Observed, Op, Route};
+use crate::kernel::{self, Answers, Begun, Claim, Foreign, Kernel, Observed, Op, Route};
 use crate::memory;
 use crate::peers;
 use crate::plan;
@@ -22,7 +22,7 @@ use crate::vici::Vici;
 use ipnet::IpNet;
 use routemesh_bgp::PeerState;
 use routemesh_proto::{Identity, Problem, Status};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
@@ -34,6 +34,8 @@ const LEAVE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(10);
 /// All routes are listed every so often, even if nothing asks for it.
 const LISTING: Duration = Duration::from_secs(60);
+/// Pieces of work that the kernel has at a time: one that it does, and one for afterwards.
+const AHEAD: usize = 2;
 /// After work on so many prefixes, memory is given back.
 const MUCH: usize = 10_000;
 /// So many refusals are named.
@@ -45,6 +47,10 @@ pub struct Gateway {
     bgp: Bgp,
     news: mpsc::Receiver<News>,
     dataplane: Dataplane,
+    /// What the kernel is doing, in order.
+    under_way: VecDeque<(Work, Begun)>,
+    /// What it has done.
+    answers: VecDeque<(Work, Answers)>,
     usable: BTreeSet<String>,
     problems: Vec<Problem>,
     tried: Vec<Op>,
@@ -127,6 +133,8 @@ impl Gateway {
             bgp,
             news,
             dataplane,
+            under_way: VecDeque::new(),
+            answers: VecDeque::new(),
             usable: BTreeSet::new(),
             problems: Vec::new(),
             tried: Vec::new(),
@@ -159,50 +167,93 @@ impl Gateway {
         self.listed.doubt = true;
     }
 
-    /// Waits until BGP has told something, and notes it. False once it has ended. Dropping the
-    /// future loses nothing.
+    /// Waits until BGP has told something or the kernel has done something, and notes it for
+    /// [`Gateway::work`]. False once BGP has ended. Dropping the future loses nothing.
     pub async fn hear(&mut self) -> bool {
-        let news = self.news.recv().await;
-        let alive = news.is_some();
-        if let Some(news) = news {
-            self.dataplane.news(news);
+        tokio::select! {
+            news = self.news.recv() => match news {
+                Some(news) => self.dataplane.news(news),
+                None => return false,
+            },
+            answers = answer(&mut self.under_way) => self.answers.push_back(answers),
         }
-        alive
+        true
     }
 
-    /// There is something for [`Gateway::work`] to do.
-    pub fn has_work(&self) -> bool {
-        self.dataplane.has_work()
-    }
-
-    /// Does the next piece of what BGP told: the most urgent of what there is by now.
-    pub async fn work(&mut self) {
+    /// Does with what BGP told what can be done by now, the most urgent of it first, without waiting
+    /// for the kernel. True if that was the last of it.
+    pub async fn work(&mut self) -> bool {
+        let mut worked = false;
+        while let Some(answers) = self.answers.pop_front() {
+            self.carried_out(answers).await;
+            worked = true;
+        }
         while let Ok(news) = self.news.try_recv() {
             self.dataplane.news(news);
         }
-        if let Some(review) = self.dataplane.begin_review() {
-            self.refused.clear();
-            self.bgp.review(review).await;
+        loop {
+            let work = match self.under_way.len() < AHEAD {
+                true => self.dataplane.next_work(),
+                false => self.dataplane.urgent(),
+            };
+            if let Some(work) = work {
+                worked |= work.ops.is_empty();
+                self.begin(work).await;
+            } else if let Some(review) = self.dataplane.begin_review() {
+                self.refused.clear();
+                self.bgp.review(review).await;
+            } else {
+                break;
+            }
         }
-        if let Some(work) = self.dataplane.next_work() {
-            self.carry_out(work).await;
+        worked && self.dataplane.at_rest()
+    }
+
+    /// Until nothing is under way.
+    async fn land(&mut self) {
+        loop {
+            while let Some(answers) = self.answers.pop_front() {
+                self.carried_out(answers).await;
+            }
+            if self.under_way.is_empty() {
+                return;
+            }
+            let answers = answer(&mut self.under_way).await;
+            self.answers.push_back(answers);
         }
     }
 
-    async fn carry_out(&mut self, work: Work) {
-        let results = apply(&self.kernel, &work.ops).await;
+    async fn begin(&mut self, work: Work) {
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            work.ops.iter().for_each(|op| debug!("{op}"));
+        }
+        if work.ops.is_empty() {
+            let told = self.dataplane.done(&work, []);
+            self.tell(told).await;
+            return;
+        }
+        let begun = self.kernel.begin(work.ops.clone());
+        self.under_way.push_back((work, begun));
+    }
+
+    async fn carried_out(&mut self, (work, answers): (Work, Answers)) {
+        let results = self.kernel.judge(&work.ops, answers).await;
         let ok = results.iter().map(Result::is_ok);
         let told = self.dataplane.done(&work, ok);
-        self.worked += told.len();
-        if !told.is_empty() {
-            self.bgp.answer(told).await;
-        }
+        self.tell(told).await;
         for error in results.into_iter().filter_map(Result::err) {
             self.doubt();
             self.retry.get_or_insert_with(|| Instant::now() + RETRY);
             if self.refused.len() < REFUSALS {
                 self.refused.push(problem(&error.op, &error.reason));
             }
+        }
+    }
+
+    async fn tell(&mut self, told: Vec<(IpNet, bool)>) {
+        self.worked += told.len();
+        if !told.is_empty() {
+            self.bgp.answer(told).await;
         }
     }
 
@@ -215,6 +266,7 @@ impl Gateway {
         seen: &Seen,
         wanted: &watch::Sender<Option<Definitions>>,
     ) -> Result<Pass, kernel::Error> {
+        self.land().await;
         let mut problems = seen.problems.clone();
         let observed = self.kernel.objects().await?;
         let links = with_routers(links(&observed), config, &self.kernel).await?;
@@ -335,7 +387,8 @@ impl Gateway {
                 Some(news) = self.news.recv() => {
                     self.dataplane.news(news);
                     if let Some(work) = self.dataplane.urgent() {
-                        self.carry_out(work).await;
+                        self.begin(work).await;
+                        self.land().await;
                     }
                 }
                 piece = listing.recv() => match piece {
@@ -354,7 +407,8 @@ impl Gateway {
         if !ops.is_empty() {
             info!("{} changes in the kernel", ops.len());
         }
-        let results = apply(&self.kernel, ops).await;
+        ops.iter().for_each(|op| debug!("{op}"));
+        let results = self.kernel.apply(ops).await;
         let done = ops.iter().zip(&results).filter(|(_, it)| it.is_ok());
         done.for_each(|(op, _)| self.dataplane.was_done(op));
         failures(results)
@@ -387,11 +441,16 @@ fn compare(piece: Vec<Route>, dataplane: &mut Dataplane, foreign: &mut Foreign, 
     }
 }
 
-async fn apply(kernel: &Kernel, ops: &[Op]) -> Vec<Result<(), kernel::OpError>> {
-    if tracing::enabled!(tracing::Level::DEBUG) {
-        ops.iter().for_each(|op| debug!("{op}"));
+/// The next answers of the kernel, if it has been given anything to do.
+async fn answer(under_way: &mut VecDeque<(Work, Begun)>) -> (Work, Answers) {
+    let Some((_, begun)) = under_way.front_mut() else {
+        return std::future::pending().await;
+    };
+    let answers = begun.answer().await;
+    match under_way.pop_front() {
+        Some((work, _)) => (work, answers),
+        None => std::future::pending().await,
     }
-    kernel.apply(ops).await
 }
 
 /// Removes all that is ours from kernel and charon, and nothing else. What failed is returned.

@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info};
 
-/// Between two passes at least: what happens meanwhile is dealt with together.
+/// Between what happens and the pass: what happens meanwhile is dealt with together, and routes that
+/// BGP told of are written.
 const BREATH: Duration = Duration::from_millis(50);
 /// After work on routes, for the report on it.
 const REPORT: Duration = Duration::from_millis(200);
@@ -158,15 +159,18 @@ async fn live(
         due = due.max(ended + BREATH);
         // Until then, what BGP tells.
         while due > Instant::now() {
-            let soon = due.min(ended + BREATH);
-            let busy = gateway.has_work();
+            if gateway.work().await {
+                // What came of it is to be reported, and what was in use may go.
+                due = due.min(Instant::now() + REPORT);
+            }
+            let soon = |due: Instant| due.min(Instant::now() + BREATH);
             tokio::select! {
                 alive = gateway.hear() => if !alive {
                     error!("the BGP speaker has ended unexpectedly");
                     return Ended::Failed;
                 },
                 event = kernel_events.next() => {
-                    due = soon;
+                    due = soon(due);
                     match event {
                         // Its nexthops are gone, and its peers do not know yet.
                         Event::LinkDown(_) => due = Instant::now(),
@@ -175,30 +179,23 @@ async fn live(
                     }
                 }
                 changed = in_force.changed() => match changed {
-                    Ok(()) => due = soon,
+                    Ok(()) => due = soon(due),
                     Err(_) => return Ended::Failed,
                 },
                 changed = charon.changed() => match changed {
-                    Ok(()) => due = soon,
+                    Ok(()) => due = soon(due),
                     Err(_) => {
                         error!("the loop over charon has ended unexpectedly");
                         return Ended::Failed;
                     }
                 },
                 changed = bgp_changes.changed() => match changed {
-                    Ok(()) => due = soon,
+                    Ok(()) => due = soon(due),
                     Err(_) => {
                         error!("the BGP speaker has ended unexpectedly");
                         return Ended::Failed;
                     }
                 },
-                () = std::future::ready(()), if busy => {
-                    gateway.work().await;
-                    // What came of it is to be reported, and what was in use may go.
-                    if !gateway.has_work() {
-                        due = due.min(Instant::now() + REPORT);
-                    }
-                }
                 () = sleep_until(due) => {}
             }
         }

@@ -1,12 +1,14 @@
 //! Carrying out [`Op`]s, in order, each with its own result.
 
 use super::link::{self, Interface};
-use super::socket::{Channel, Refusal, Request};
+use super::socket::{Answer, BATCH_MESSAGES, Channel, Refusal, Request, Socket, TIMEOUT};
 use super::{Kernel, Op, nexthop, route};
 use crate::state::Side;
+use netlink_packet_core::NLM_F_DUMP;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 /// An operation that was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +46,25 @@ impl From<Refusal> for Reason {
     }
 }
 
+/// Operations that were begun.
+pub struct Begun {
+    ops: Arc<Vec<Op>>,
+    answer: Answer<Vec<Result<(), Reason>>>,
+}
+
+impl Begun {
+    /// Waits for what the kernel says to each, in order. Dropping the future loses nothing.
+    pub async fn answer(&mut self) -> Answers {
+        let failed = |refusal: Refusal| vec![Err(refusal.into()); self.ops.len()];
+        let results = self.answer.get().await;
+        Answers(results.unwrap_or_else(failed))
+    }
+}
+
+/// What the kernel said to each operation: [`Kernel::judge`] says what that means.
+#[derive(Debug)]
+pub struct Answers(Vec<Result<(), Reason>>);
+
 impl Kernel {
     /// Carries out `ops` strictly in order and returns one result for each, in order. None stops
     /// those after it. "Already so" is success. Runs of nexthop and route operations go to the
@@ -53,18 +74,42 @@ impl Kernel {
     pub async fn apply(&self, ops: &[Op]) -> Vec<Result<(), OpError>> {
         let mut results = Vec::with_capacity(ops.len());
         for run in ops.chunk_by(|one, next| one.is_bulk() && next.is_bulk()) {
-            match run {
-                [op] if !op.is_bulk() => results.push(self.apply_link(op).await),
-                _ => results.extend(self.apply_bulk(run).await),
+            if let [op] = run
+                && !op.is_bulk()
+            {
+                let result = self.apply_link(op).await;
+                results.push(result.map_err(|reason| OpError::new(op, reason)));
+                continue;
+            }
+            for some in run.chunks(BATCH_MESSAGES) {
+                let answers = self.begin(Arc::new(some.to_vec())).answer().await;
+                results.extend(self.judge(some, answers).await);
             }
         }
-        let failed = |(result, op): (Result<(), Reason>, &Op)| {
-            result.map_err(|reason| OpError {
-                op: op.clone(),
-                reason,
-            })
-        };
-        results.into_iter().zip(ops).map(failed).collect()
+        results
+    }
+
+    /// Begins to carry out operations on nexthops and routes, in order, after all that were begun
+    /// before: the kernel need not wait while the next ones are thought out.
+    pub fn begin(&self, ops: Arc<Vec<Op>>) -> Begun {
+        let sends = u32::try_from(ops.len() / BATCH_MESSAGES).unwrap_or(u32::MAX);
+        let timeout = TIMEOUT.saturating_mul(sends.saturating_add(1));
+        let these = ops.clone();
+        let write = move |socket: &mut Socket| write(socket, &these);
+        Begun {
+            ops,
+            answer: self.overlay.exchange(timeout, write),
+        }
+    }
+
+    /// What became of operations, by what the kernel said to them.
+    pub async fn judge(&self, ops: &[Op], answers: Answers) -> Vec<Result<(), OpError>> {
+        let Answers(mut results) = answers;
+        self.forgive_existing(ops, &mut results).await;
+        let judged = ops.iter().zip(results);
+        judged
+            .map(|(op, result)| result.map_err(|reason| OpError::new(op, reason)))
+            .collect()
     }
 
     async fn apply_link(&self, op: &Op) -> Result<(), Reason> {
@@ -155,43 +200,6 @@ impl Kernel {
         }
     }
 
-    async fn apply_bulk(&self, ops: &[Op]) -> Vec<Result<(), Reason>> {
-        let indices = match self.indices(ops).await {
-            Ok(indices) => indices,
-            Err(refusal) => return vec![Err(refusal.into()); ops.len()],
-        };
-        let mut results: Vec<Result<(), Reason>> = Vec::with_capacity(ops.len());
-        let mut requests = Vec::with_capacity(ops.len());
-        for op in ops {
-            let request = op.request(&indices);
-            results.push(request.map(|request| requests.push(request)));
-        }
-        // Each Ok so far has its request, in order.
-        let mut answers = self.overlay.send(requests).await.into_iter();
-        for (op, result) in ops
-            .iter()
-            .zip(&mut results)
-            .filter(|(_, result)| result.is_ok())
-        {
-            let answer = answers.next().unwrap_or_else(|| Err(Errno::EBADMSG.into()));
-            *result = already(answer, op.already());
-        }
-        self.forgive_existing(ops, &mut results).await;
-        results
-    }
-
-    /// The interfaces that nexthops are to be put on.
-    async fn indices(&self, ops: &[Op]) -> Result<BTreeMap<String, u32>, Refusal> {
-        if !ops.iter().any(|op| matches!(op, Op::PutNexthop { .. })) {
-            return Ok(BTreeMap::new());
-        }
-        let interfaces = self.overlay.dump(link::dump(), link::decode).await?;
-        Ok(interfaces
-            .into_iter()
-            .map(|interface| (interface.name, interface.index))
-            .collect())
-    }
-
     /// An exclusive creation is refused where something is there. If that is ours and the same, it
     /// is already so; if not, it is a conflict.
     async fn forgive_existing(&self, ops: &[Op], results: &mut [Result<(), Reason>]) {
@@ -218,6 +226,44 @@ impl Kernel {
     }
 }
 
+impl OpError {
+    fn new(op: &Op, reason: Reason) -> Self {
+        let op = op.clone();
+        Self { op, reason }
+    }
+}
+
+/// Sends the messages of bulk operations, and says what the kernel answered to each.
+fn write(socket: &mut Socket, ops: &[Op]) -> Vec<Result<(), Reason>> {
+    let links = match links(socket, ops) {
+        Ok(links) => links,
+        Err(refusal) => return vec![Err(refusal.into()); ops.len()],
+    };
+    let indices: Vec<Result<u32, Reason>> = ops.iter().map(|op| op.index(&links)).collect();
+    let requests = ops.iter().zip(&indices);
+    let requests = requests.filter_map(|(op, index)| op.request(*index.as_ref().ok()?));
+    let mut answers = socket.send(requests).into_iter();
+    let result = |(op, index): (&Op, Result<u32, Reason>)| {
+        index?;
+        let answer = answers.next();
+        already(
+            answer.unwrap_or_else(|| Err(Refusal::malformed())),
+            op.already(),
+        )
+    };
+    ops.iter().zip(indices).map(result).collect()
+}
+
+/// The interfaces that nexthops are to be put on.
+fn links(socket: &mut Socket, ops: &[Op]) -> Result<BTreeMap<String, u32>, Refusal> {
+    if !ops.iter().any(|op| matches!(op, Op::PutNexthop { .. })) {
+        return Ok(BTreeMap::new());
+    }
+    let interfaces = socket.ask(&link::dump(), NLM_F_DUMP, link::decode)?;
+    let index = |interface: Interface| (interface.name, interface.index);
+    Ok(interfaces.into_iter().map(index).collect())
+}
+
 impl Op {
     /// Goes to the kernel many at a time.
     fn is_bulk(&self) -> bool {
@@ -237,32 +283,39 @@ impl Op {
         }
     }
 
+    /// The interface that a bulk operation is about; 0 where it is about none.
+    fn index(&self, links: &BTreeMap<String, u32>) -> Result<u32, Reason> {
+        match self {
+            Self::PutNexthop { nexthop, .. } => {
+                let index = links.get(&nexthop.link).copied();
+                index.ok_or_else(|| Reason::NoLink(nexthop.link.clone()))
+            }
+            op if op.is_bulk() => Ok(0),
+            _ => Err(Reason::Refused(Errno::EOPNOTSUPP.into())),
+        }
+    }
+
     /// The message for a bulk operation.
-    fn request(&self, indices: &BTreeMap<String, u32>) -> Result<Request, Reason> {
+    fn request(&self, index: u32) -> Option<Request> {
         match self {
             Self::PutNexthop {
                 id,
                 nexthop,
                 replace,
-            } => {
-                let index = indices.get(&nexthop.link);
-                let index = index.ok_or_else(|| Reason::NoLink(nexthop.link.clone()))?;
-                Ok(nexthop::put_nexthop(*id, nexthop.gateway, *index, *replace))
-            }
+            } => Some(nexthop::put_nexthop(*id, nexthop.gateway, index, *replace)),
             Self::PutGroup {
                 id,
                 members,
                 replace,
-            } => Ok(nexthop::put_group(*id, members, *replace)),
-            Self::DelNexthop { id } | Self::DelGroup { id } => Ok(nexthop::delete(*id)),
+            } => Some(nexthop::put_group(*id, members, *replace)),
+            Self::DelNexthop { id } | Self::DelGroup { id } => Some(nexthop::delete(*id)),
             Self::PutRoute {
                 key,
                 target,
                 replace,
-            } => Ok(route::put(key, target, *replace)),
-            Self::DelRoute { key } => Ok(route::delete(key)),
-            // Not bulk.
-            _ => Err(Reason::Refused(Errno::EOPNOTSUPP.into())),
+            } => Some(route::put(key, target, *replace)),
+            Self::DelRoute { key } => Some(route::delete(key)),
+            _ => None,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Nothing here decides: [`Kernel::observe`] returns values, [`Kernel::apply`] carries out [`Op`]s
 //! in the order given, [`Kernel::events`] says when to look again. All of the machinery is one
-//! kind of blocking netlink socket ([`socket`]), driven from tokio's blocking threads and bounded
+//! kind of blocking netlink socket ([`socket`]), each on a thread of its own, and bounded
 //! in time; messages are encoded and decoded by pure functions.
 
 mod apply;
@@ -17,7 +17,7 @@ mod socket;
 mod sysctl;
 mod wire;
 
-pub use apply::{OpError, Reason};
+pub use apply::{Answers, Begun, OpError, Reason};
 pub use monitor::{Event, Events};
 pub use observe::{Foreign, Observed};
 pub use op::Op;

@@ -16,18 +16,20 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use std::fmt;
 use std::io::ErrorKind;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::wire::{HEADER, Message, messages};
 
 /// One batch, or one datagram of a dump, is answered within this.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// A whole dump is.
 const DUMP_TIMEOUT: Duration = Duration::from_secs(120);
-/// Messages in one send: beyond this nothing gets faster .
-const BATCH_MESSAGES: usize = 512;
+/// Messages in one send: beyond half of this nothing gets faster.
+pub(super) const BATCH_MESSAGES: usize = 1024;
 /// Bytes in one send, well below the default send buffer of 208 KiB.
 const BATCH_BYTES: usize = 64 * 1024;
 /// What to ask for as receive buffer: room for [`BATCH_MESSAGES`] refusals.
@@ -36,6 +38,8 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 const REFUSAL_SIZE: usize = 4096;
 /// The kernel sends dumps in datagrams of at most 32 KiB.
 const DATAGRAM: usize = 64 * 1024;
+/// Exchanges that may wait for their turn.
+const QUEUE: usize = 64;
 /// Objects of a listing that are passed on together.
 const PIECE: usize = 1024;
 /// A dump that the kernel declares torn by a concurrent change is asked for again this often.
@@ -121,24 +125,51 @@ impl Request {
     }
 }
 
-/// A request socket shared between tasks: one exchange at a time, each bounded in time.
+/// What a socket is to do.
+type Exchange = Box<dyn FnOnce(&mut Socket) + Send>;
+
+/// A request socket on a thread of its own: one exchange after the other, in the order in which
+/// they were asked for, each bounded in time. The thread ends with the last handle.
 #[derive(Clone)]
 pub(super) struct Channel {
-    socket: Arc<Mutex<Socket>>,
+    exchanges: SyncSender<Exchange>,
     port: u32,
-    batch: usize,
+}
+
+/// What will come of an exchange.
+pub(super) struct Answer<T> {
+    answer: oneshot::Receiver<T>,
+    due: Instant,
+}
+
+impl<T> Answer<T> {
+    /// Waits for it. Dropping the future loses nothing.
+    pub async fn get(&mut self) -> Result<T, Refusal> {
+        match timeout_at(self.due, &mut self.answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // It panicked, or there was no room for it.
+            Ok(Err(_)) => Err(Errno::ECANCELED.into()),
+            Err(_) => Err(Refusal::timeout()),
+        }
+    }
 }
 
 impl Channel {
     /// Opens it in the calling thread's namespace.
     pub fn open() -> Result<Self, Refusal> {
-        let socket = Socket::open()?;
-        let room = socket.raw.get_rx_buf_sz()?;
-        Ok(Self {
-            port: socket.port,
-            batch: (room / REFUSAL_SIZE).clamp(1, BATCH_MESSAGES),
-            socket: Arc::new(Mutex::new(socket)),
-        })
+        let mut socket = Socket::open()?;
+        let port = socket.port;
+        let (exchanges, queue) = sync_channel::<Exchange>(QUEUE);
+        let serve = move || {
+            for exchange in queue {
+                // What was asked for is refused, and the next may do better.
+                let exchange = AssertUnwindSafe(|| exchange(&mut socket));
+                let _ = catch_unwind(exchange);
+            }
+        };
+        let thread = std::thread::Builder::new().name("netlink".into());
+        thread.spawn(serve)?;
+        Ok(Self { exchanges, port })
     }
 
     /// The address under which the kernel knows this socket: notifications of what was changed
@@ -153,10 +184,8 @@ impl Channel {
         request: Request,
         decode: fn(u16, &[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Refusal> {
-        self.exchange(DUMP_TIMEOUT, move |socket| {
-            socket.ask(&request, NLM_F_DUMP, decode)
-        })
-        .await?
+        let dump = move |socket: &mut Socket| socket.ask(&request, NLM_F_DUMP, decode);
+        self.exchange(DUMP_TIMEOUT, dump).get().await?
     }
 
     /// Like [`Channel::dump`], in pieces as they come. Of a listing that is not needed any more the
@@ -167,7 +196,7 @@ impl Channel {
         decode: fn(u16, &[u8]) -> Option<T>,
         pieces: mpsc::Sender<Vec<T>>,
     ) -> Result<(), Refusal> {
-        self.exchange(DUMP_TIMEOUT, move |socket| {
+        let stream = move |socket: &mut Socket| {
             let mut piece = Vec::new();
             let torn = socket.ask_each(&request, NLM_F_DUMP, |kind, body| {
                 piece.extend(decode(kind, body));
@@ -180,8 +209,8 @@ impl Channel {
                 true => Err(Refusal::torn(1)),
                 false => Ok(()),
             }
-        })
-        .await?
+        };
+        self.exchange(DUMP_TIMEOUT, stream).get().await?
     }
 
     /// What `decode` makes of the one message that answers a request for one object.
@@ -190,69 +219,42 @@ impl Channel {
         request: Request,
         decode: fn(u16, &[u8]) -> Option<T>,
     ) -> Result<Option<T>, Refusal> {
-        let found = self.exchange(TIMEOUT, move |socket| {
-            socket.ask(&request, NLM_F_ACK, decode)
-        });
-        Ok(found.await??.pop())
-    }
-
-    /// Sends requests in order and returns what became of each, in order.
-    pub async fn send(&self, requests: Vec<Request>) -> Vec<Result<(), Refusal>> {
-        let mut results = Vec::with_capacity(requests.len());
-        let mut requests = requests.into_iter().peekable();
-        while requests.peek().is_some() {
-            let (mut batch, mut bytes) = (Vec::new(), 0);
-            while let Some(next) = requests.next_if(|next| {
-                let more = bytes + next.size() <= BATCH_BYTES && batch.len() < self.batch;
-                batch.is_empty() || more
-            }) {
-                bytes += next.size();
-                batch.push(next);
-            }
-            let count = batch.len();
-            match self
-                .exchange(TIMEOUT, move |socket| socket.send(&batch))
-                .await
-            {
-                Ok(some) => results.extend(some),
-                Err(refusal) => results.extend(std::iter::repeat_n(Err(refusal), count)),
-            }
-        }
-        results
+        let get = move |socket: &mut Socket| socket.ask(&request, NLM_F_ACK, decode);
+        Ok(self.exchange(TIMEOUT, get).get().await??.pop())
     }
 
     /// Sends one request.
     pub async fn send_one(&self, request: Request) -> Result<(), Refusal> {
-        self.send(vec![request])
-            .await
-            .pop()
-            .unwrap_or_else(|| Err(Refusal::malformed()))
+        let send = move |socket: &mut Socket| socket.send([request]).pop();
+        let result = self.exchange(TIMEOUT, send).get().await?;
+        result.unwrap_or_else(|| Err(Refusal::malformed()))
     }
 
-    /// Runs one exchange on a blocking thread. An exchange that does not end in time keeps the
-    /// socket: the next one waits for it and fails too, instead of taking another thread.
-    async fn exchange<T: Send + 'static>(
+    /// Has an exchange done after those that were asked for before. One that does not end in time
+    /// keeps the socket: those after it fail too.
+    pub fn exchange<T: Send + 'static>(
         &self,
         timeout: Duration,
         exchange: impl FnOnce(&mut Socket) -> T + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let socket = Arc::clone(&self.socket);
-        let bounded = tokio::time::timeout(timeout, async move {
-            let mut socket = socket.lock_owned().await;
-            tokio::task::spawn_blocking(move || exchange(&mut socket)).await
+    ) -> Answer<T> {
+        let (reply, answer) = oneshot::channel();
+        let exchange = Box::new(move |socket: &mut Socket| {
+            // Whoever asked may have gone.
+            let _ = reply.send(exchange(socket));
         });
-        match bounded.await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_panicked_or_shut_down)) => Err(Errno::ECANCELED.into()),
-            Err(_) => Err(Refusal::timeout()),
-        }
+        let due = Instant::now() + timeout;
+        // Without room for it, nobody will answer.
+        let _ = self.exchanges.try_send(exchange);
+        Answer { answer, due }
     }
 }
 
 /// The socket itself.
-struct Socket {
+pub(super) struct Socket {
     raw: Raw,
     port: u32,
+    /// Messages in one send: there is room for the refusal of each.
+    batch: usize,
     sequence: u32,
     datagram: Vec<u8>,
 }
@@ -271,9 +273,11 @@ impl Socket {
         )?;
         let port = raw.bind_auto()?.port_number();
         raw.connect(&SocketAddr::new(0, 0))?;
+        let room = raw.get_rx_buf_sz()?;
         Ok(Self {
             raw,
             port,
+            batch: (room / REFUSAL_SIZE).clamp(1, BATCH_MESSAGES),
             sequence: 0,
             datagram: vec![0; DATAGRAM],
         })
@@ -293,18 +297,36 @@ impl Socket {
         self.sequence
     }
 
-    /// Sends a batch and reads until the last of it is acknowledged. The kernel works through it in
-    /// order within the send call, so an acknowledgement is asked for the last one only; refusals
-    /// come one by one, before it.
-    fn send(&mut self, requests: &[Request]) -> Vec<Result<(), Refusal>> {
-        let mut results = vec![Ok(()); requests.len()];
-        let mut bytes = Vec::new();
-        let first = self.sequence.wrapping_add(1);
-        for (index, request) in requests.iter().enumerate() {
-            let last = index + 1 == requests.len();
-            self.append(&mut bytes, request, if last { NLM_F_ACK } else { 0 });
+    /// Sends requests in order, many at a time, and returns what became of each, in order.
+    pub fn send(
+        &mut self,
+        requests: impl IntoIterator<Item = Request>,
+    ) -> Vec<Result<(), Refusal>> {
+        let mut requests = requests.into_iter().peekable();
+        let (mut results, mut bytes) = (Vec::new(), Vec::new());
+        while let Some(mut request) = requests.next() {
+            bytes.clear();
+            let mut count = 1;
+            while count < self.batch
+                && let Some(next) = requests
+                    .next_if(|next| bytes.len() + request.size() + next.size() <= BATCH_BYTES)
+            {
+                self.append(&mut bytes, &request, 0);
+                (request, count) = (next, count + 1);
+            }
+            let last = self.append(&mut bytes, &request, NLM_F_ACK);
+            results.extend(self.send_batch(&bytes, last, count));
         }
-        let outcome = self.transmit(&bytes).and_then(|()| {
+        results
+    }
+
+    /// Sends so many requests and reads until the last of them is acknowledged. The kernel works
+    /// through them in order within the send call, so an acknowledgement is asked for the last one
+    /// only; refusals come one by one, before it.
+    fn send_batch(&mut self, bytes: &[u8], last: u32, count: usize) -> Vec<Result<(), Refusal>> {
+        let mut results = vec![Ok(()); count];
+        let first = last.wrapping_sub(count as u32 - 1);
+        let outcome = self.transmit(bytes).and_then(|()| {
             loop {
                 let mut done = false;
                 self.receive(|message| {
@@ -331,7 +353,7 @@ impl Socket {
 
     /// Sends a request that is answered by messages and an end to them: the end of a dump, or the
     /// acknowledgement of a single request.
-    fn ask<T>(
+    pub fn ask<T>(
         &mut self,
         request: &Request,
         flags: u16,

@@ -2,6 +2,7 @@
 
 use crate::dataplane::{BATCH, News};
 use crate::plan::Change;
+use hashbrown::HashSet;
 use ipnet::IpNet;
 use routemesh_bgp::wire::Family;
 use routemesh_bgp::{Hop, PeerId, PeerState, PeerStatus, Speaker, Time};
@@ -29,7 +30,9 @@ pub(super) struct Feed {
     news: mpsc::Sender<News>,
     /// Batches that were not answered yet.
     unanswered: usize,
-    /// Prefixes that wait, since when.
+    /// Prefixes that wait.
+    held: HashSet<IpNet>,
+    /// The same in order, since when; those that were told of meanwhile are here still.
     waiting: VecDeque<(Time, Vec<IpNet>)>,
     /// Peers that have not told all they know: the families, and until when that matters.
     telling: Vec<(PeerId, BTreeSet<Family>, Time)>,
@@ -44,6 +47,7 @@ impl Feed {
         Self {
             news,
             unanswered: 0,
+            held: HashSet::new(),
             waiting: VecDeque::new(),
             telling: Vec::new(),
             review: 0,
@@ -78,6 +82,9 @@ impl Feed {
         let mut waiting = std::mem::take(&mut self.waiting);
         for (_, prefixes) in &mut waiting {
             prefixes.retain(|prefix| {
+                if !self.held.contains(prefix) {
+                    return false;
+                }
                 let hops = speaker.in_use(prefix).map(|(hops, _)| hops);
                 let waits = hops.is_some_and(|hops| self.is_partial(prefix, hops));
                 if !waits {
@@ -117,7 +124,7 @@ impl Feed {
                 self.unanswered += 1;
             }
         }
-        let told_all = self.waiting.is_empty() && !speaker.has_changes();
+        let told_all = self.held.is_empty() && !speaker.has_changes();
         let review = self.review;
         let level = (review, settled);
         if told_all && self.level != Some(level) {
@@ -134,7 +141,7 @@ impl Feed {
     /// Keeps the new prefixes that somebody else may yet have a path to.
     fn hold_back(&mut self, changes: Vec<Change>, speaker: &Speaker, now: Time) -> Vec<Change> {
         self.telling.retain(|(_, _, until)| *until > now);
-        if self.telling.is_empty() {
+        if self.telling.is_empty() && self.held.is_empty() {
             return changes;
         }
         let waits = |(prefix, hops): &Change| {
@@ -146,9 +153,17 @@ impl Feed {
             hops.as_ref().is_some_and(|it| self.is_partial(prefix, it)) && new()
         };
         let (waiting, batch): (Vec<Change>, Vec<Change>) = changes.into_iter().partition(waits);
+        for (prefix, _) in &batch {
+            self.held.remove(prefix);
+        }
+        let mut waiting: Vec<IpNet> = waiting.into_iter().map(|(prefix, _)| prefix).collect();
+        waiting.retain(|prefix| self.held.insert(*prefix));
         if !waiting.is_empty() {
-            let prefixes = waiting.into_iter().map(|(prefix, _)| prefix).collect();
-            self.waiting.push_back((now, prefixes));
+            self.waiting.push_back((now, waiting));
+        }
+        if self.held.is_empty() {
+            self.waiting.clear();
+            self.held.shrink_to(BATCH);
         }
         batch
     }
@@ -174,6 +189,9 @@ impl Feed {
                 .pop_front_if(|(since, _)| *since + PATIENCE <= now)
         {
             for prefix in prefixes {
+                if !self.held.remove(&prefix) {
+                    continue;
+                }
                 // One that is not in use any more was told of without waiting. One that is forwarded by now
                 // is not to be left out: it may be by the paths that it had before it waited.
                 if let Some((hops, _)) = speaker.in_use(&prefix) {

@@ -58,11 +58,6 @@ pub enum Input {
         /// The peer.
         peer: PeerId,
     },
-    /// Ask the peer for all its routes again (RFC 2918).
-    Refresh {
-        /// The peer.
-        peer: PeerId,
-    },
 }
 
 /// Something to be done outside.

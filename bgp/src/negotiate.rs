@@ -12,7 +12,6 @@ use std::time::Duration;
 pub(crate) struct Negotiated {
     pub(crate) context: Context,
     pub(crate) families: BTreeSet<Family>,
-    pub(crate) route_refresh: bool,
     /// Zero: neither hold nor keepalive timer.
     pub(crate) hold_time: Duration,
     /// The peer's capability. Ours is always there.
@@ -117,7 +116,6 @@ pub(crate) fn negotiate(
                 ipv6: add_path(Family::Ipv6),
             },
         },
-        route_refresh: we.route_refresh && they.route_refresh,
         hold_time: Duration::from_secs(hold_time.into()),
         graceful_restart: they.graceful_restart.clone(),
         graceful_notification: notification(ours) && notification(theirs),

@@ -16,7 +16,7 @@ use crate::retry::{Plan, Retry};
 use crate::session::{Incoming, Session};
 use crate::table::Source;
 use crate::wire::notification::cease;
-use crate::wire::{Family, Fault, Message, Notification, PerFamily, Refresh, UpdateView};
+use crate::wire::{Family, Fault, Notification, PerFamily, Refresh, UpdateView};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -498,21 +498,6 @@ impl Peer {
     pub(crate) fn restarting(&self) -> bool {
         let graceful = self.established().map(|it| &it.negotiated.graceful_restart);
         matches!(graceful, Some(Some(graceful)) if graceful.restarting)
-    }
-
-    /// Asks the peer for its routes again.
-    pub(crate) fn request_refresh(&mut self, now: Time, outputs: &mut VecDeque<Output>) {
-        if let Some(session) = self.connections.established_mut()
-            && session.negotiated.route_refresh
-        {
-            for family in session.negotiated.families.clone() {
-                session.send(
-                    &Message::RouteRefresh(family, Refresh::Request),
-                    now,
-                    outputs,
-                );
-            }
-        }
     }
 
     // ---- Status ----

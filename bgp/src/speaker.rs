@@ -223,11 +223,6 @@ impl Speaker {
                     peer.note_state(now);
                 }
             }
-            Input::Refresh { peer } => {
-                if let Some(peer) = self.peers.get_mut(&peer) {
-                    peer.request_refresh(now, &mut self.outputs);
-                }
-            }
         }
         if let Some(id) = concerned {
             self.reschedule(&id);
@@ -241,8 +236,7 @@ impl Speaker {
             Input::Connected { peer, .. }
             | Input::ConnectFailed { peer }
             | Input::Dead { peer }
-            | Input::Alive { peer }
-            | Input::Refresh { peer } => Some(peer.clone()),
+            | Input::Alive { peer } => Some(peer.clone()),
             Input::Received { conn, .. } | Input::Writable { conn } | Input::Closed { conn } => {
                 self.conns.get(conn).cloned()
             }
@@ -363,11 +357,6 @@ impl Speaker {
     /// Whether [`Speaker::take_changes`] has something.
     pub fn has_changes(&self) -> bool {
         self.table.sources.are_dirty() || self.table.has_changes()
-    }
-
-    /// Another number whenever [`Speaker::loc_rib`] yields something else.
-    pub fn loc_rib_version(&self) -> u64 {
-        self.table.version()
     }
 
     /// Whether the routes can be taken for complete: every peer's End-of-RIB arrived since the

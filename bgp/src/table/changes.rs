@@ -9,7 +9,6 @@ use std::sync::Arc;
 impl Table {
     /// The ECMP set of a prefix is another one.
     pub(super) fn note_change(&mut self, id: PrefixId) {
-        self.version += 1;
         if let Some(record) = self.prefixes.get_mut(id)
             && !record.is(CHANGED)
         {
@@ -66,11 +65,6 @@ impl Table {
             self.changes.shrink_to(1024);
         }
         taken
-    }
-
-    /// Another number whenever [`Table::loc_rib`] yields something else.
-    pub(crate) fn version(&self) -> u64 {
-        self.version
     }
 
     /// Whether [`Table::take_changes`] may have something.

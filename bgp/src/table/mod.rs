@@ -125,8 +125,6 @@ pub(crate) struct Table {
     installing: bool,
     /// Prefixes whose winner changed since [`Table::take_changed`].
     changed: Vec<Changed>,
-    /// Counts the changes of ECMP sets.
-    version: u64,
     /// Prefixes whose ECMP set changed since they were taken, those flagged `CHANGED`, in order.
     /// Numbers of prefixes that are gone may be among them.
     changes: VecDeque<PrefixId>,
@@ -146,7 +144,6 @@ impl Table {
             every_path: false,
             installing: false,
             changed: Vec::new(),
-            version: 0,
             changes: VecDeque::new(),
         }
     }

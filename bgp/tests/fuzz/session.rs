@@ -1,18 +1,21 @@
 //! A whole speaker with three peers, of which anything may come at any time.
 
 use super::choices::Choices;
+use ipnet::IpNet;
 use routemesh_bgp::policy::Policy;
 use routemesh_bgp::wire::{
     Capabilities, Context, Directions, Family, GracefulRestart, Message, Open, PerFamily, Role,
     encode,
 };
-use routemesh_bgp::{ConnId, Input, Output, PeerConfig, PeerId, Speaker, SpeakerConfig};
+use routemesh_bgp::{ConnId, Hop, Input, Output, PeerConfig, PeerId, Speaker, SpeakerConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// More would only be more of the same.
 const STEPS: usize = 300;
+const OWN: [&str; 2] = ["10.9.0.0/16", "fd00:9::/32"];
 const MAX_PREFIXES: usize = 50;
 /// After how many steps the table is counted, which takes longer than a step. A wrong count stays wrong,
 /// and libFuzzer makes the input shorter that shows it.
@@ -47,27 +50,22 @@ struct Run {
     conns: u64,
     /// Bytes handed out since a connection was last writable.
     untaken: BTreeMap<ConnId, usize>,
+    /// The table as its changes tell it.
+    followed: BTreeMap<IpNet, Arc<[Hop]>>,
 }
 
 impl Run {
     fn new() -> Self {
-        let config = SpeakerConfig {
-            asn: 65000,
-            router_id: Ipv4Addr::new(10, 0, 0, 9),
-            restart_time: Duration::from_secs(120),
-            deferral_time: Duration::from_secs(30),
-            peers: (0..3).map(|number| (name(number), peer(number))).collect(),
-        };
         let now = Duration::from_secs(1);
-        let mut speaker = Speaker::new(config, false, 1, now);
-        let prefixes = ["10.9.0.0/16", "fd00:9::/32"];
-        let prefixes = prefixes.map(|prefix| prefix.parse().expect("a prefix"));
+        let mut speaker = Speaker::new(config(), false, 1, now);
+        let prefixes = OWN.map(|prefix| prefix.parse().expect("a prefix"));
         speaker.originate(BTreeSet::from(prefixes), now);
         Self {
             speaker,
             now,
             conns: 0,
             untaken: BTreeMap::new(),
+            followed: BTreeMap::new(),
         }
     }
 
@@ -94,7 +92,7 @@ impl Run {
             }
             5 => Input::Dead { peer },
             6 => Input::Alive { peer },
-            7 => Input::Refresh { peer },
+            7 => return self.own_doing(choices, &peer),
             8 => {
                 let milliseconds = u64::from(choices.byte()) * u64::from(choices.byte());
                 self.now += Duration::from_millis(milliseconds * 16);
@@ -115,6 +113,53 @@ impl Run {
             }
         };
         self.speaker.input(input, self.now);
+    }
+
+    /// What comes from our own side.
+    fn own_doing(&mut self, choices: &mut Choices<'_>, peer: &PeerId) {
+        let now = self.now;
+        match choices.byte() % 4 {
+            0 => {
+                // The kernel takes some of what changed.
+                let changes = self.speaker.take_changes(choices.byte().into());
+                let installed = |it: (IpNet, Option<Arc<[Hop]>>)| (it.0, it.1.is_some());
+                self.follow(&changes);
+                let installed: Vec<_> = changes.into_iter().map(installed).collect();
+                self.speaker.installed(installed, now);
+            }
+            1 => self.speaker.review(),
+            2 => {
+                let some = choices.byte();
+                let own = OWN.iter().zip(0..).filter(|(_, bit)| some >> bit & 1 != 0);
+                let own = own.map(|(prefix, _)| prefix.parse().expect("a prefix"));
+                self.speaker.originate(own.collect(), now);
+            }
+            _ => {
+                let mut config = config();
+                let change = choices.byte();
+                if let Some(peer) = config.peers.get_mut(peer) {
+                    peer.drain = change & 1 != 0;
+                    peer.max_prefixes >>= change >> 1 & 3;
+                    peer.client = change & 8 != 0;
+                    peer.import = (change & 16 != 0).then(Policy::accept);
+                    peer.export = (change & 32 != 0).then(Policy::accept);
+                }
+                if change & 64 != 0 {
+                    config.peers.remove(peer);
+                }
+                self.speaker.configure(config, now);
+            }
+        }
+    }
+
+    /// Follows the changes of the table.
+    fn follow(&mut self, changes: &[(IpNet, Option<Arc<[Hop]>>)]) {
+        for (prefix, hops) in changes {
+            match hops {
+                Some(hops) => self.followed.insert(*prefix, hops.clone()),
+                None => self.followed.remove(prefix),
+            };
+        }
     }
 
     fn check(&mut self) {
@@ -140,13 +185,30 @@ impl Run {
         assert!(next.is_none_or(|next| next > self.now), "due for ever");
     }
 
-    fn count(&self) {
+    fn count(&mut self) {
+        let changes = self.speaker.take_changes(usize::MAX);
+        self.follow(&changes);
+        let shown = self.speaker.loc_rib();
+        assert_eq!(
+            self.followed,
+            shown.map(|(it, hops)| (it, hops.clone())).collect()
+        );
         for status in self.speaker.peers() {
             let paths = self.speaker.adj_rib_in(&status.peer).count();
             assert_eq!(status.received, paths);
             assert_eq!(status.received, status.accepted + status.rejected);
             assert!(paths <= MAX_PREFIXES, "{paths} paths");
         }
+    }
+}
+
+fn config() -> SpeakerConfig {
+    SpeakerConfig {
+        asn: 65000,
+        router_id: Ipv4Addr::new(10, 0, 0, 9),
+        restart_time: Duration::from_secs(120),
+        deferral_time: Duration::from_secs(30),
+        peers: (0..3).map(|number| (name(number), peer(number))).collect(),
     }
 }
 

@@ -33,7 +33,6 @@ enum Action {
     /// The link is declared dead at one end.
     Dead(usize, usize),
     Alive(usize, usize),
-    Refresh(usize, usize),
     Kill {
         who: usize,
         power: bool,
@@ -67,7 +66,6 @@ fn action() -> impl Strategy<Value = Action> {
         1 => who.clone().prop_map(Action::Resume),
         2 => two.clone().prop_map(|(a, b)| Action::Dead(a, b)),
         2 => two.clone().prop_map(|(a, b)| Action::Alive(a, b)),
-        1 => two.clone().prop_map(|(a, b)| Action::Refresh(a, b)),
         2 => (who.clone(), any::<bool>()).prop_map(|(who, power)| Action::Kill { who, power }),
         3 => (who.clone(), any::<bool>())
             .prop_map(|(who, restarting)| Action::Start { who, restarting }),
@@ -89,7 +87,6 @@ fn link_action() -> impl Strategy<Value = Action> {
         3 => two.clone().prop_map(|(a, b)| Action::Heal(a, b)),
         1 => two.clone().prop_map(|(a, b)| Action::Dead(a, b)),
         1 => two.clone().prop_map(|(a, b)| Action::Alive(a, b)),
-        1 => two.clone().prop_map(|(a, b)| Action::Refresh(a, b)),
         2 => who.clone().prop_map(Action::Pause),
         2 => who.prop_map(Action::Resume),
     ]
@@ -113,12 +110,6 @@ fn act(network: &mut Network, action: &Action) {
         Action::Alive(a, b) => network.input(
             NAMES[a],
             Input::Alive {
-                peer: NAMES[b].into(),
-            },
-        ),
-        Action::Refresh(a, b) => network.input(
-            NAMES[a],
-            Input::Refresh {
                 peer: NAMES[b].into(),
             },
         ),

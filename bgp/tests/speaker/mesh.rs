@@ -28,7 +28,7 @@ pub fn run(speakers: u16, seed: u64) -> Report {
         .map(|number| &*Box::leak(format!("{number:05}").into_boxed_str()))
         .collect();
     let mut network = Network::mesh(&names, false);
-    network.look_at_versions = false;
+    network.look_at_changes = false;
     network.keep_events = false;
     let started = converge(&mut network, &names, seed);
     let before = network.lost;

@@ -9,6 +9,7 @@ use routemesh_bgp::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub const HOLD: Duration = Duration::from_secs(9);
@@ -72,7 +73,7 @@ pub struct Node {
     pub attempts: BTreeMap<Name, u64>,
 }
 
-type Table = BTreeMap<IpNet, Vec<Hop>>;
+type Table = BTreeMap<IpNet, Arc<[Hop]>>;
 
 pub struct Network {
     pub now: Time,
@@ -94,14 +95,14 @@ pub struct Network {
     pub stalled: BTreeMap<[Name; 2], Vec<Packet>>,
     /// How long a slow reader takes to make room for more.
     pub slowness: Duration,
-    /// Whether to see to it that a table that changes gets another version.
-    pub look_at_versions: bool,
+    /// Whether to see to it that whoever follows a table's changes has the table.
+    pub look_at_changes: bool,
     /// Whether to keep what speakers tell.
     pub keep_events: bool,
     /// Ends of sessions that went down.
     pub lost: usize,
-    /// What each table looked like when its version was last looked at.
-    seen: BTreeMap<Name, (u64, Table)>,
+    /// What the changes of each table come to.
+    seen: BTreeMap<Name, Table>,
     /// Who is to be woken when.
     timers: BTreeSet<(Time, Name)>,
     deadlines: BTreeMap<Name, Time>,
@@ -130,7 +131,7 @@ impl Network {
             paused: BTreeSet::new(),
             stalled: BTreeMap::new(),
             slowness: seconds(0.001),
-            look_at_versions: true,
+            look_at_changes: true,
             keep_events: true,
             lost: 0,
             seen: BTreeMap::new(),
@@ -490,32 +491,27 @@ impl Network {
             }
         }
         self.note_deadline(name);
-        self.check_version(name);
+        self.check_changes(name);
     }
 
-    /// A table that looks different has another version.
-    fn check_version(&mut self, name: Name) {
-        let Some(speaker) = &self.nodes[name].speaker else {
+    /// Whoever applies all changes has what the table shows.
+    fn check_changes(&mut self, name: Name) {
+        let speaker = &mut self.nodes.get_mut(name).unwrap().speaker;
+        let Some(speaker) = speaker.as_mut().filter(|_| self.look_at_changes) else {
             return;
         };
-        if !self.look_at_versions {
-            return;
+        let seen = self.seen.entry(name).or_default();
+        for (prefix, hops) in speaker.take_changes(usize::MAX) {
+            match hops {
+                Some(hops) => seen.insert(prefix, hops),
+                None => seen.remove(&prefix),
+            };
         }
-        let version = speaker.loc_rib_version();
-        let routes = || -> Table {
-            speaker
-                .loc_rib()
-                .map(|(prefix, best)| (prefix, best.to_vec()))
-                .collect()
-        };
-        match self.seen.get(name) {
-            Some((seen, before)) if *seen == version => {
-                assert_eq!(routes(), *before)
-            }
-            _ => {
-                self.seen.insert(name, (version, routes()));
-            }
-        }
+        let shown: Table = speaker
+            .loc_rib()
+            .map(|(it, hops)| (it, hops.clone()))
+            .collect();
+        assert_eq!(*seen, shown);
     }
 }
 

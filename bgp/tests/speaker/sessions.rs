@@ -520,7 +520,6 @@ enum Step {
     ConnectFailed,
     Dead,
     Alive,
-    Refresh,
     Writable,
     Garbage(Vec<u8>),
     /// A valid message with one byte changed.
@@ -537,7 +536,6 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::ConnectFailed),
         1 => Just(Step::Dead),
         1 => Just(Step::Alive),
-        1 => Just(Step::Refresh),
         1 => Just(Step::Writable),
         1 => vec(any::<u8>(), 0..40).prop_map(Step::Garbage),
         1 => (0..6_u8, any::<usize>(), any::<u8>()).prop_map(|(a, b, c)| Step::Damaged(a, b, c)),
@@ -592,7 +590,6 @@ proptest! {
                 Step::ConnectFailed => solo.input(Input::ConnectFailed { peer: b() }),
                 Step::Dead => solo.input(Input::Dead { peer: b() }),
                 Step::Alive => solo.input(Input::Alive { peer: b() }),
-                Step::Refresh => solo.input(Input::Refresh { peer: b() }),
                 Step::Writable => solo.input(Input::Writable { conn }),
                 Step::Garbage(bytes) => solo.input(Input::Received { conn, bytes }),
                 Step::Damaged(number, at, byte) => {

@@ -29,7 +29,6 @@ fn happen(solo: &mut Solo, event: &str) {
             solo.now += Duration::from_secs(2);
             return solo.input(Input::Alive { peer: b() });
         }
-        "refresh asked" => return solo.input(Input::Refresh { peer: b() }),
         "shutdown" => return solo.speaker.shutdown("bye", solo.now),
         "3 s pass" => return solo.pass(HOLD / 3),
         "hold time passes" => return solo.pass(HOLD),
@@ -170,14 +169,13 @@ const STATES: [(PeerState, &str); 7] = [
 /// What each event leads to in each of the states above: the state after it and what is sent or
 /// done on which connection, "-" for nothing; then what has become of the path, if something has.
 #[rustfmt::skip]
-const TABLE: [(&str, [&str; 7]); 30] = [
+const TABLE: [(&str, [&str; 7]); 29] = [
     ("accept", ["Idle: close 2", "OpenSent: open 1", "OpenSent: open 1", "OpenSent: open 2", "OpenConfirm: open 2", "Established: open 2", "Established: open 2"]),
     ("connected", ["Idle: close 2", "OpenSent: open 1", "OpenSent: open 1", "OpenSent: close 2", "OpenConfirm: close 2", "Established: close 2", "Established: close 2"]),
     ("connect failed", ["-", "Active", "-", "-", "-", "-", "-"]),
     ("closed", ["-", "-", "-", "Active", "Active", "Active; gone", "Active; stale"]),
     ("dead", ["-; gone", "Active; gone", "-; gone", "Active: 6/10 1, close 1; gone", "Active: 6/10 1, close 1; gone", "Active: 6/10 1, close 1; gone", "Active: 6/10 1, close 1; gone"]),
     ("alive", ["-", "Connect: connect", "Connect: connect", "-", "-", "-", "-"]),
-    ("refresh asked", ["-", "-", "-", "-", "-", "Established: refresh 1, refresh 1", "Established: refresh 1, refresh 1"]),
     ("shutdown", ["-; gone", "Idle; gone", "Idle; gone", "Idle: 6/2 1, close 1; gone", "Idle: 6/2 1, close 1; gone", "Idle: 6/2 1, close 1; gone", "Idle: 6/2 1, close 1; gone"]),
     ("3 s pass", ["-", "-", "Connect: connect", "-", "OpenConfirm: keepalive 1", "Established: keepalive 1", "Established: keepalive 1"]),
     ("hold time passes", ["Connect: connect", "-", "Connect: connect", "-", "Active: 4/0 1, close 1", "Active: 4/0 1, close 1; gone", "Active: 4/0 1, close 1; gone"]),

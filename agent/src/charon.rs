@@ -7,6 +7,7 @@
 
 use crate::bgp::Bgp;
 use crate::config::{Config, Tunnel};
+use crate::liveness::Sign;
 use crate::problem::{problem, remark};
 use crate::state::{Connection, LinkKind};
 use crate::state_dir::StateDir;
@@ -181,19 +182,26 @@ impl Keeper {
     }
 
     /// Where charon says that an SA is gone and that was the last one, the tunnel is dead, and BGP
-    /// need not wait for its hold timer; where one is new, it need not wait to connect.
-    async fn tell_bgp(&self, definitions: &Definitions, charon: &Charon, told: BTreeSet<String>) {
+    /// need not wait for its hold timer; where one is new, it need not wait to connect. Who is dead
+    /// is looked at again the next time, whether or not charon says anything by then.
+    async fn tell_bgp(
+        &self,
+        definitions: &Definitions,
+        charon: &Charon,
+        told: BTreeSet<String>,
+    ) -> BTreeSet<String> {
+        let mut dead = BTreeSet::new();
         for name in told {
             let Some(definition) = definitions.get(&name) else {
                 continue;
             };
-            if charon.sas.iter().any(|sa| installed(sa, definition.bind)) {
-                self.bgp.alive(&name).await;
-            } else {
-                info!("tunnel {name} has lost its last SA");
-                self.bgp.dead(&name).await;
+            let there = charon.sas.iter().any(|sa| installed(sa, definition.bind));
+            self.bgp.sign(&name, Sign::Sa(there)).await;
+            if !there {
+                dead.insert(name);
             }
         }
+        dead
     }
 
     /// Observes, plans, applies, heals; says when the next look is due at the latest.
@@ -212,7 +220,7 @@ impl Keeper {
             Ok(charon) => charon,
             Err(error) => return (unreachable(&error), None),
         };
-        self.tell_bgp(wanted, &charon, std::mem::take(told)).await;
+        *told = self.tell_bgp(wanted, &charon, std::mem::take(told)).await;
         for op in plan(wanted, &charon.connections) {
             let (name, done) = match op {
                 Op::Load(name) => {

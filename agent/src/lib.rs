@@ -10,6 +10,7 @@
 //! | [`kernel`], [`netns`], [`vici`], [`bgp`], [`control`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
+pub mod bfd;
 pub mod bgp;
 pub mod charon;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod dataplane;
 pub mod desired;
 pub mod fib;
 pub mod kernel;
+pub mod liveness;
 pub mod memory;
 #[cfg(test)]
 mod model;

@@ -115,6 +115,18 @@ impl Netns {
         self.identity == other.identity
     }
 
+    /// Makes it the namespace of the calling thread, for good.
+    pub fn enter(&self) -> Result<(), Error> {
+        // Entering takes a privilege that staying does not.
+        if Self::current()?.is(self) {
+            return Ok(());
+        }
+        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| Error::Enter {
+            name: self.to_string(),
+            errno,
+        })
+    }
+
     /// Runs `code` on a thread of its own inside this namespace and returns what it returns.
     ///
     /// Sockets opened there belong to the namespace for good and may be used from anywhere. Blocks
@@ -124,15 +136,7 @@ impl Netns {
             let thread = std::thread::Builder::new()
                 .name(format!("netns {self}"))
                 .spawn_scoped(scope, || {
-                    // Entering takes a privilege that staying does not.
-                    if !Self::current()?.is(self) {
-                        setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|errno| {
-                            Error::Enter {
-                                name: self.to_string(),
-                                errno,
-                            }
-                        })?;
-                    }
+                    self.enter()?;
                     Ok(code())
                 })
                 .map_err(|source| Error::Thread {

@@ -3,6 +3,7 @@
 //! Authorization is rendered into it: from a gateway nothing is taken, and to a LAN router nothing
 //! is passed, that the far site does not own; to other gateways goes only what this site owns.
 
+use crate::bfd::Target;
 use crate::bgp::setup::{self, Range, Setup, Transport};
 use crate::config::{Config, MAX_PREFIXES, Router, Tunnel, Whereabouts};
 use crate::desired::Links;
@@ -38,6 +39,15 @@ pub fn setup(config: &Config, links: &Links) -> Setup {
             ..Transport::default()
         };
         setup.add(tunnel.name(), gateway(config, tunnel), transport);
+        if let Some(timers) = config.bfd {
+            let target = Target {
+                local: tunnel.local.into(),
+                remote: tunnel.remote.into(),
+                link: tunnel.link(),
+                timers,
+            };
+            setup.bfd.insert(tunnel.name().into(), target);
+        }
     }
     let on_interface = |router: &&Router| matches!(router.whereabouts, Whereabouts::Interface(_));
     let routers = config.routers.iter();
@@ -47,6 +57,16 @@ pub fn setup(config: &Config, links: &Links) -> Setup {
         for place in places(router, links) {
             let name = setup::name(place.remote, place.link_of_address());
             let peer = lan(config, router, place.local, place.remote);
+            if let Some(timers) = router.bfd {
+                let target = Target {
+                    local: place.local,
+                    remote: place.remote,
+                    link: place.link.to_owned(),
+                    timers,
+                };
+                let id = name.as_str().into();
+                setup.bfd.entry(id).or_insert(target);
+            }
             setup.add(name, peer, transport(router, place.scope));
         }
     }

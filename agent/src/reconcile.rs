@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::dataplane::{Dataplane, News, Work};
 use crate::desired::{self, Links, Ways};
 use crate::kernel::{self, Answers, Begun, Claim, Foreign, Kernel, Observed, Op, Route};
+use crate::liveness::Sign;
 use crate::memory;
 use crate::peers;
 use crate::plan;
@@ -345,8 +346,7 @@ impl Gateway {
         self.bgp.configure(peers::setup(config, links)).await;
         for (peer, link) in peers::links(config, links) {
             match (self.usable.contains(&link), links.usable.contains(&link)) {
-                (true, false) => self.bgp.dead(&peer).await,
-                (false, true) => self.bgp.alive(&peer).await,
+                (before, now) if before != now => self.bgp.sign(&peer, Sign::Interface(now)).await,
                 _ => {}
             }
         }
@@ -473,7 +473,9 @@ pub async fn down(
 /// return: it opens the sessions once more, says that nothing was preserved, and closes them.
 async fn take_leave(config: &Config, kernel: &Kernel) -> Result<(), kernel::Error> {
     let links = with_routers(links(&kernel.objects().await?), config, kernel).await?;
-    let setup = peers::setup(config, &links);
+    let mut setup = peers::setup(config, &links);
+    // Nobody's death is to be noticed any more.
+    setup.bfd.clear();
     let (bgp, _news) = Bgp::start(kernel.overlay().clone(), setup, BTreeSet::new(), false);
     let established = |view: bgp::View| {
         let mut peers = view.peers.into_values();

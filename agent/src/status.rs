@@ -3,9 +3,11 @@
 use crate::bgp::View;
 use crate::charon::carries;
 use crate::config::{Config, Tunnel, Whereabouts};
+use crate::liveness::Life;
 use crate::state::{Nexthop, NexthopId, State};
 use crate::vici::{IkeSa, IkeState};
 use ipnet::IpNet;
+use routemesh_bfd::Diagnostic;
 use routemesh_bgp::wire::Action;
 use routemesh_proto as proto;
 use std::collections::{BTreeMap, BTreeSet};
@@ -81,8 +83,8 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         ike: ike(facts.sas, tunnel).to_owned(),
         interface: interface.to_owned(),
         bgp: Some(bgp(facts, &tunnel.name())),
-        bfd: None,
-        liveness: None,
+        bfd: bfd(facts, &tunnel.name()),
+        liveness: Some(liveness(facts, &tunnel.name())),
     }
 }
 
@@ -122,8 +124,8 @@ fn routers(facts: &Facts) -> BTreeSet<String> {
 fn router(facts: &Facts, address: String) -> proto::RouterStatus {
     proto::RouterStatus {
         bgp: Some(bgp(facts, &address)),
-        bfd: None,
-        liveness: None,
+        bfd: bfd(facts, &address),
+        liveness: Some(liveness(facts, &address)),
         address,
     }
 }
@@ -154,6 +156,41 @@ fn bgp(facts: &Facts, peer: &str) -> proto::BgpStatus {
             last_error: "its address is on no subnet of this gateway".to_owned(),
             ..proto::BgpStatus::default()
         },
+    }
+}
+
+fn bfd(facts: &Facts, peer: &str) -> Option<proto::BfdStatus> {
+    let report = facts.view.bfd.get(&peer.into())?;
+    let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    let never = report.diagnostic == Diagnostic::NONE;
+    Some(proto::BfdStatus {
+        state: report.state.to_string(),
+        remote_state: report.remote_state.to_string(),
+        seconds: facts.now.saturating_sub(report.since).as_secs(),
+        interval: millis(report.negotiated.interval),
+        detection_time: millis(report.negotiated.detection_time),
+        diagnostic: if never {
+            String::new()
+        } else {
+            report.diagnostic.to_string()
+        },
+        downs: report.downs,
+        problem: report.problem.clone().unwrap_or_default(),
+    })
+}
+
+fn liveness(facts: &Facts, peer: &str) -> proto::LivenessStatus {
+    let standing = facts.view.standings.get(&peer.into());
+    let (state, held) = match standing.map(|standing| standing.state) {
+        None | Some(Life::Alive) => ("alive", Duration::ZERO),
+        Some(Life::Dead) => ("dead", Duration::ZERO),
+        Some(Life::Held(until)) => ("held", until.saturating_sub(facts.now)),
+    };
+    proto::LivenessStatus {
+        state: state.to_owned(),
+        reason: standing.map_or(String::new(), |standing| standing.reason.clone()),
+        held: u64::try_from(held.as_millis().div_ceil(1000)).unwrap_or(u64::MAX),
+        deaths: standing.map_or(0, |standing| standing.deaths),
     }
 }
 

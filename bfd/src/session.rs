@@ -237,8 +237,13 @@ impl Session {
             State::Init | State::Up => self.change(State::Down, Diagnostic::TIME_EXPIRED, cause),
             State::AdminDown | State::Down => None,
         };
-        // Its discriminator has to be forgotten (section 6.8.1), and what else it said is as old.
-        self.remote = UNKNOWN;
+        // Its discriminator has to be forgotten (section 6.8.1), and what else it said is as old; its timers
+        // are still worth reporting.
+        self.remote = Remote {
+            min_tx: self.remote.min_tx,
+            multiplier: self.remote.multiplier,
+            ..UNKNOWN
+        };
         change
     }
 

@@ -63,6 +63,11 @@ impl Ending {
         self
     }
 
+    /// Whether nothing was heard of the peer for the hold time.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, Self::Sent(it) if it.code == code::HOLD_TIMER_EXPIRED)
+    }
+
     pub(crate) fn is_collision(&self) -> bool {
         match self {
             Self::Sent(notification) | Self::Received(notification) => {

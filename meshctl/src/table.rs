@@ -129,7 +129,7 @@ pub(crate) fn topology(topology: &Topology, look: Look) -> String {
 
 fn edges(edges: &[Edge], look: Look) -> String {
     let header = [
-        "TUNNEL", "A", "B", "VERDICT", "IKE", "BGP", "PREFIXES", "REASON",
+        "TUNNEL", "A", "B", "VERDICT", "IKE", "BFD", "BGP", "PREFIXES", "REASON",
     ];
     let mut table = table(look, &header);
     for edge in edges {
@@ -163,12 +163,22 @@ fn edges(edges: &[Edge], look: Look) -> String {
             Cell::new(name(ends[1])),
             verdict(&edge.verdict),
             Cell::new(both(view(|status| status.ike.clone()))),
+            Cell::new(both(view(bfd))),
             Cell::new(both(view(bgp))),
             Cell::new(both(view(accepted))),
             Cell::new(&edge.reason),
         ]);
     }
     table.trim_fmt() + "\n"
+}
+
+/// Its state, and how soon it notices when that is not so any more.
+fn bfd(status: &TunnelStatus) -> String {
+    match &status.bfd {
+        None => "-".to_owned(),
+        Some(bfd) if bfd.state == "Up" => format!("Up {} ms", bfd.detection_time),
+        Some(bfd) => bfd.state.clone(),
+    }
 }
 
 /// A warning from three quarters of what the peer may announce, as in the agent's log.

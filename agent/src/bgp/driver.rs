@@ -3,10 +3,12 @@
 use super::connection::{self, Io, Outbox, Sink};
 use super::dial::Dialler;
 use super::feed::Feed;
+use super::health::Health;
 use super::listen::Listeners;
 use super::setup::{self, Ends, Setup};
 use super::{Command, EVENTS, View, advertise, options, view};
 use crate::dataplane::News;
+use crate::liveness::Verdict;
 use crate::netns::Netns;
 use routemesh_bgp::{ConnId, Event, Input, Output, PeerId, Speaker};
 use std::collections::BTreeMap;
@@ -36,6 +38,7 @@ pub(super) struct Driver {
     listeners: Listeners,
     dialler: Dialler,
     feed: Feed,
+    health: Health,
 }
 
 struct Connection {
@@ -64,6 +67,7 @@ impl Driver {
         Self {
             listeners: Listeners::new(overlay.clone(), io.clone()),
             dialler: Dialler::new(overlay.clone(), io.clone()),
+            health: Health::new(overlay.clone(), epoch),
             overlay,
             speaker,
             setup,
@@ -83,6 +87,7 @@ impl Driver {
         changed: watch::Sender<u64>,
     ) {
         self.listeners.listen(&self.setup);
+        self.watch();
         let mut before = self.settled();
         let mut news = false;
         // A listener whose port was taken is tried again, and advertisements are repeated.
@@ -99,8 +104,12 @@ impl Driver {
                 while let Ok(command) = commands.try_recv() {
                     self.command(command);
                 }
+                if self.health.has_news() {
+                    news |= self.judge();
+                }
                 news |= self.perform().news;
             }
+            news |= self.judge();
             let now = self.now();
             if self.speaker.next_deadline().is_some_and(|due| due <= now) {
                 self.speaker.timeout(now);
@@ -115,7 +124,11 @@ impl Driver {
                 changed.send_modify(|n| *n += 1);
             }
             before = after;
-            let deadlines = [self.speaker.next_deadline(), self.feed.deadline()];
+            let deadlines = [
+                self.speaker.next_deadline(),
+                self.feed.deadline(),
+                self.health.liveness.deadline(),
+            ];
             let deadline = deadlines.into_iter().flatten().min();
             let deadline = deadline.unwrap_or(Duration::from_secs(86_400 * 365));
             tokio::select! {
@@ -124,6 +137,7 @@ impl Driver {
                     Some(command) => self.command(command),
                     None => break,
                 },
+                () = self.health.changed() => {}
                 () = std::future::ready(()), if more => {}
                 () = sleep_until(self.epoch + deadline) => {}
                 _ = relisten.tick() => {
@@ -157,20 +171,25 @@ impl Driver {
                 self.speaker.installed(prefixes, now);
             }
             Command::Review(number) => self.feed.review(number, &mut self.speaker),
-            Command::Dead(peer) => self.speaker.input(Input::Dead { peer }, now),
-            Command::Alive(peer) => self.speaker.input(Input::Alive { peer }, now),
+            Command::Sign(peer, sign) => {
+                let verdict = self.health.liveness.sign(&peer, sign, now);
+                self.pronounce(verdict.map(|verdict| (peer, verdict)));
+            }
             // Whoever asked may have gone.
             Command::View(reply) => {
                 let deaf = self.listeners.deaf().clone();
                 drop(reply.send(View {
                     deaf,
                     settled: self.settled(),
+                    bfd: self.health.reports(),
+                    standings: self.health.standings(now),
                     ..view(&self.speaker, now)
                 }));
             }
             Command::Shutdown(reason, reply) => {
                 self.speaker.shutdown(&reason, now);
                 while self.perform().more {}
+                self.health.stop();
                 let _ = reply.send(());
             }
         }
@@ -183,12 +202,10 @@ impl Driver {
             Io::Connected {
                 peer,
                 stream: Ok(stream),
-            } => self.connected(peer, stream, true),
-            Io::Connected {
-                peer,
-                stream: Err(error),
-            } => {
-                debug!(%peer, %error, "cannot connect");
+            } if !self.health.liveness.bars(&peer) => self.connected(peer, stream, true),
+            Io::Connected { peer, stream } => {
+                let error = stream.err();
+                debug!(%peer, ?error, "cannot connect");
                 self.speaker.input(Input::ConnectFailed { peer }, now);
             }
             Io::Received { conn, bytes, .. } => {
@@ -219,6 +236,7 @@ impl Driver {
             self.speaker.input(Input::Alive { peer }, now);
         }
         self.listeners.listen(&self.setup);
+        self.watch();
     }
 
     fn tell_peers(&mut self) {
@@ -278,6 +296,10 @@ impl Driver {
                 return;
             }
         };
+        if self.health.liveness.bars(&peer) {
+            debug!(%peer, "connection refused: the way to it is dead, or was lately");
+            return;
+        }
         let minimum_ttl = self.setup.transport(&peer).minimum_ttl();
         // The listener asks for the least of all its peers. What came before this one's own minimum was
         // set came as its SYN did.
@@ -327,6 +349,38 @@ impl Driver {
         performed
     }
 
+    /// BFD with whom it is wanted.
+    fn watch(&mut self) {
+        let peers = &self.setup.speaker.peers;
+        let is_peer = |peer: &PeerId| peers.contains_key(peer);
+        let now = self.epoch.elapsed();
+        self.health.configure(&self.setup.bfd, is_peer, now);
+    }
+
+    /// Acts on what BFD and the time say of the ways to peers; whether they said anything.
+    fn judge(&mut self) -> bool {
+        let now = self.now();
+        let (verdicts, news) = self.health.verdicts(&self.speaker, now);
+        self.pronounce(verdicts);
+        news
+    }
+
+    fn pronounce(&mut self, verdicts: impl IntoIterator<Item = (PeerId, Verdict)>) {
+        let now = self.now();
+        for (peer, verdict) in verdicts {
+            match verdict {
+                Verdict::Dead => {
+                    if let Some(standing) = self.health.liveness.standing(&peer, now) {
+                        warn!("{peer} is dead: {}", standing.reason);
+                    }
+                    self.dialler.abort(&peer);
+                    self.speaker.input(Input::Dead { peer }, now);
+                }
+                Verdict::Alive => self.speaker.input(Input::Alive { peer }, now),
+            }
+        }
+    }
+
     fn has_nothing_of(&self, peer: &PeerId) -> bool {
         let status = self.speaker.peer(peer);
         status.is_none_or(|it| it.received == 0)
@@ -339,6 +393,10 @@ impl Driver {
                 return Performed { news, more: false };
             };
             match output {
+                Output::Connect { peer } if self.health.liveness.bars(&peer) => {
+                    let now = self.now();
+                    self.speaker.input(Input::ConnectFailed { peer }, now);
+                }
                 Output::Connect { peer } => {
                     if let Some(config) = self.setup.speaker.peers.get(&peer) {
                         let transport = self.setup.transport(&peer);
@@ -362,7 +420,18 @@ impl Driver {
                     news = true;
                     log(&event);
                     match event {
-                        Event::Down { peer, kept, .. } if kept.is_empty() => self.feed.lost(peer),
+                        Event::Down { peer, kept, ending } if kept.is_empty() => {
+                            self.feed.lost(peer.clone());
+                            if ending.is_silence() {
+                                let now = self.now();
+                                let verdict = self.health.liveness.silent(&peer, now);
+                                self.pronounce(verdict.map(|verdict| (peer, verdict)));
+                            }
+                        }
+                        Event::Down { peer, .. } => {
+                            let now = self.now();
+                            self.health.liveness.restarts(&peer, now);
+                        }
                         // As where the link of a peer dies that was waited for.
                         Event::StaleRemoved { peer, .. } if self.has_nothing_of(&peer) => {
                             self.feed.lost(peer);

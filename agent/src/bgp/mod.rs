@@ -6,12 +6,15 @@ mod connection;
 mod dial;
 mod driver;
 mod feed;
+mod health;
 mod listen;
 mod options;
 pub mod setup;
 mod sockets;
 
+use crate::bfd::Reports;
 use crate::dataplane::News;
+use crate::liveness::{Sign, Standing};
 use crate::netns::Netns;
 use driver::Driver;
 use ipnet::IpNet;
@@ -20,6 +23,7 @@ use setup::Setup;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -41,6 +45,10 @@ pub struct View {
     pub settled: bool,
     /// Own addresses on which no peer can connect, and why.
     pub deaf: BTreeMap<IpAddr, String>,
+    /// The BFD sessions there are.
+    pub bfd: Arc<Reports>,
+    /// The ways to peers, as far as anything was seen of them.
+    pub standings: BTreeMap<PeerId, Standing>,
 }
 
 enum Command {
@@ -49,8 +57,7 @@ enum Command {
     Installed(Vec<(IpNet, bool)>),
     Answer(Vec<(IpNet, bool)>),
     Review(u64),
-    Dead(PeerId),
-    Alive(PeerId),
+    Sign(PeerId, Sign),
     View(oneshot::Sender<View>),
     Shutdown(String, oneshot::Sender<()>),
 }
@@ -118,14 +125,9 @@ impl Bgp {
         self.send(Command::Review(number)).await;
     }
 
-    /// The way to this peer is known to be dead.
-    pub async fn dead(&self, peer: &str) {
-        self.send(Command::Dead(PeerId::from(peer))).await;
-    }
-
-    /// The way to this peer is there again: no need to wait before the next attempt.
-    pub async fn alive(&self, peer: &str) {
-        self.send(Command::Alive(PeerId::from(peer))).await;
+    /// Something was seen of the way to this peer.
+    pub async fn sign(&self, peer: &str, sign: Sign) {
+        self.send(Command::Sign(PeerId::from(peer), sign)).await;
     }
 
     /// What the speaker knows now.
@@ -175,6 +177,6 @@ fn view(speaker: &Speaker, now: Duration) -> View {
             .map(|(peer, prefix, reason)| (peer.to_string(), prefix, reason.to_string()))
             .collect(),
         settled: speaker.settled(now),
-        deaf: BTreeMap::new(),
+        ..View::default()
     }
 }

@@ -1,5 +1,6 @@
 //! What BGP is to run with, who of those that connect is a peer, and who may be listened to. Pure.
 
+use crate::bfd::Target;
 use ipnet::IpNet;
 use routemesh_bgp::{PeerConfig, PeerId, PeerState, PeerStatus, SpeakerConfig};
 use routemesh_proto::Secret;
@@ -16,6 +17,8 @@ pub struct Setup {
     pub speaker: SpeakerConfig,
     /// How each of these peers is reached; by default where none is given.
     pub transports: BTreeMap<PeerId, Transport>,
+    /// With whom to have BFD, and how.
+    pub bfd: BTreeMap<PeerId, Target>,
     /// Who becomes a peer by connecting.
     pub ranges: Vec<Range>,
     /// The peers that are there because they connected from a range.
@@ -100,6 +103,7 @@ impl From<SpeakerConfig> for Setup {
         Self {
             speaker,
             transports: BTreeMap::new(),
+            bfd: BTreeMap::new(),
             ranges: Vec::new(),
             guests: BTreeSet::new(),
         }

@@ -15,7 +15,12 @@ enum Fault {
     NotRunning(u64),
     Interface(String),
     Ike(String),
-    Bgp { state: String, last_error: String },
+    /// Dead by whatever sign, or not steady for long enough.
+    Way(String),
+    Bgp {
+        state: String,
+        last_error: String,
+    },
 }
 
 impl Fault {
@@ -29,6 +34,7 @@ impl Fault {
             Self::Interface(state) => format!("interface {state}"),
             Self::Ike(state) if state == "charon unreachable" => state.clone(),
             Self::Ike(state) => format!("IKE {state}"),
+            Self::Way(words) => words.clone(),
             Self::Bgp { state, last_error } if last_error.is_empty() => format!("BGP {state}"),
             Self::Bgp { state, last_error } => format!("BGP {state} ({last_error})"),
         }
@@ -60,6 +66,9 @@ fn fault(number: u32, report: Option<&Report>) -> Option<Fault> {
     if tunnel.interface != "up" {
         return Some(Fault::Interface(tunnel.interface.clone()));
     }
+    if let Some(words) = tunnel.liveness.as_ref().and_then(liveness) {
+        return Some(Fault::Way(words));
+    }
     match &tunnel.bgp {
         Some(bgp) if bgp.state == "Established" => None,
         Some(bgp) => Some(Fault::Bgp {
@@ -70,6 +79,30 @@ fn fault(number: u32, report: Option<&Report>) -> Option<Fault> {
             state: "not started".to_owned(),
             last_error: String::new(),
         }),
+    }
+}
+
+/// What is wrong with a way that is not alive.
+fn liveness(status: &proto::LivenessStatus) -> Option<String> {
+    let proto::LivenessStatus {
+        state,
+        reason,
+        held,
+        deaths,
+    } = status;
+    match state.as_str() {
+        "dead" => Some(format!("dead: {reason}")),
+        "held" => {
+            let times = if *deaths == 1 {
+                "once"
+            } else {
+                &format!("{deaths} times")
+            };
+            Some(format!(
+                "held for {held} s: it went down {times} ({reason})"
+            ))
+        }
+        _ => None,
     }
 }
 

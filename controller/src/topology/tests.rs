@@ -1,6 +1,6 @@
 use super::*;
 use crate::ids;
-use proto::{BgpStatus, Path, Problem, Route, Status, TunnelStatus};
+use proto::{BgpStatus, LivenessStatus, Path, Problem, Route, Status, TunnelStatus};
 
 const SPEC: &str = r#"
 [mesh]
@@ -57,6 +57,29 @@ fn report(status: Status, seconds: u64) -> Report {
 
 /// What an end says, and how many seconds ago.
 type View = Option<(&'static str, u64)>;
+
+#[test]
+fn a_way_that_is_dead_or_held_says_why() {
+    let table = [
+        ("alive", 0, 0, "BGP Active"),
+        ("dead", 0, 1, "dead: silence"),
+        ("held", 1, 1, "held for 1 s: it went down once (silence)"),
+        ("held", 7, 4, "held for 7 s: it went down 4 times (silence)"),
+    ];
+    for (state, held, deaths, reason) in table {
+        let mut way = tunnel("up, up, Active");
+        way.tunnels[0].liveness = Some(LivenessStatus {
+            state: state.to_owned(),
+            reason: "silence".to_owned(),
+            held,
+            deaths,
+        });
+        let reports = [("A", way.clone()), ("B", way)];
+        let reports = reports.map(|(name, status)| (name.to_owned(), report(status, 0)));
+        let edge = &topology(&mesh(), &reports.into()).edges[0];
+        assert_eq!(edge.reason, format!("both: {reason}"));
+    }
+}
 
 #[test]
 fn verdicts_of_a_tunnel() {

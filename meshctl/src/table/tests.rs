@@ -1,11 +1,16 @@
 use super::*;
-use routemesh_proto::{Fault, Path, Rejected, Route, RouterStatus, Routes};
+use routemesh_proto::{BfdStatus, Fault, Path, Rejected, Route, RouterStatus, Routes};
 
 fn end(gateway: &str, ike: &str, state: &str, accepted: u32) -> Option<End> {
     Some(End {
         gateway: gateway.to_owned(),
         status: Some(TunnelStatus {
             ike: ike.to_owned(),
+            bfd: (state == "Established").then(|| BfdStatus {
+                state: "Up".to_owned(),
+                detection_time: 900,
+                ..BfdStatus::default()
+            }),
             bgp: Some(BgpStatus {
                 state: state.to_owned(),
                 accepted,
@@ -77,9 +82,9 @@ fn a_mesh_at_three_in_the_morning() {
         }],
     };
     let expected = "\
-TUNNEL  A     B     VERDICT  IKE             BGP          PREFIXES  REASON
-1       V1-1  V3-1  up       up              Established  2 / 4
-3       V1-1  V2-1  down     connecting / -  Idle / -     0 / -     V2-1: last report 45 s ago; V1-1: IKE connecting
+TUNNEL  A     B     VERDICT  IKE             BFD        BGP          PREFIXES  REASON
+1       V1-1  V3-1  up       up              Up 900 ms  Established  2 / 4
+3       V1-1  V2-1  down     connecting / -  -          Idle / -     0 / -     V2-1: last report 45 s ago; V1-1: IKE connecting
 
 PREFIX       SITE  ANNOUNCED BY  PATHS IN USE
 10.0.2.0/24  two   V2-1 V2-2     1 gateway x 2 paths; V1-1: V2-2

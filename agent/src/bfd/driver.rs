@@ -1,0 +1,219 @@
+//! The thread: what came in, what is due, what there is to report, and then a little rest.
+
+use super::sessions::{Outgoing, Sessions};
+use super::sockets::{Family, Sockets};
+use super::{Reports, Target};
+use crate::netns::Netns;
+use nix::net::if_::if_nametoindex;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use routemesh_bfd::State;
+use routemesh_bgp::PeerId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+/// Packets between two looks at the clock.
+const PACKETS: usize = 4096;
+/// How often to look for interfaces, and to try sockets again.
+const LOOK: Duration = Duration::from_secs(1);
+/// What happens within this part of the shortest interval is dealt with together.
+const BREATHS: u32 = 20;
+const LONGEST_BREATH: Duration = Duration::from_millis(10);
+
+pub(super) enum Command {
+    Configure(BTreeMap<PeerId, Target>),
+    Stop,
+}
+
+pub(super) struct Driver {
+    overlay: Netns,
+    epoch: Instant,
+    sessions: Sessions,
+    commands: Receiver<Command>,
+    woken: UnixStream,
+    reported: watch::Sender<Arc<Reports>>,
+    sockets: Vec<Sockets>,
+    /// For which sockets are wanted.
+    families: BTreeSet<Family>,
+    problem: Option<String>,
+    /// `problem` is another.
+    news: bool,
+    looked: Option<Duration>,
+    choice: u64,
+}
+
+impl Driver {
+    pub(super) fn new(
+        overlay: Netns,
+        epoch: Instant,
+        seed: u64,
+        commands: Receiver<Command>,
+        woken: UnixStream,
+        reported: watch::Sender<Arc<Reports>>,
+    ) -> Self {
+        Self {
+            overlay,
+            epoch,
+            sessions: Sessions::new(seed),
+            commands,
+            woken,
+            reported,
+            sockets: Vec::new(),
+            families: BTreeSet::new(),
+            problem: None,
+            news: false,
+            looked: None,
+            choice: seed,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        // For the names of interfaces.
+        if let Err(error) = self.overlay.enter() {
+            warn!("BFD: {error}");
+            self.problem = Some(error.to_string());
+        }
+        let mut out = Vec::new();
+        while self.obey() {
+            self.look();
+            // What has come counts before the clock: a thread that was kept waiting is nobody's death.
+            self.receive();
+            self.sessions.due(self.now(), &mut out);
+            for (peer, outgoing) in out.drain(..) {
+                let problem = send(&self.sockets, &outgoing);
+                self.sessions.sent(&peer, problem);
+            }
+            self.report();
+            self.rest();
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    /// Does what it was told; false when that is to end.
+    fn obey(&mut self) -> bool {
+        let mut bytes = [0; 64];
+        while matches!((&self.woken).read(&mut bytes), Ok(1..)) {}
+        loop {
+            let (goodbyes, goes_on) = match self.commands.try_recv() {
+                Ok(Command::Configure(targets)) => {
+                    let families = targets.values().map(|it| Family::of(it.remote));
+                    self.families = families.collect();
+                    self.looked = None;
+                    (self.sessions.configure(targets, self.now()), true)
+                }
+                Err(TryRecvError::Empty) => return true,
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
+                    (self.sessions.stop(self.now()), false)
+                }
+            };
+            for outgoing in goodbyes {
+                let _ = send(&self.sockets, &outgoing);
+            }
+            if !goes_on {
+                return false;
+            }
+        }
+    }
+
+    /// Opens the sockets that are wanted, and finds the interfaces.
+    fn look(&mut self) {
+        let now = self.now();
+        if self.looked.is_some_and(|looked| now < looked + LOOK) {
+            return;
+        }
+        self.looked = Some(now);
+        self.sockets
+            .retain(|it| self.families.contains(&it.family()));
+        let mut problem = None;
+        for family in self.families.iter().copied() {
+            if self.sockets.iter().any(|it| it.family() == family) {
+                continue;
+            }
+            match Sockets::open(&self.overlay, family, self.choice) {
+                Ok(sockets) => self.sockets.push(sockets),
+                Err(error) => problem = Some(error.to_string()),
+            }
+        }
+        if let Some(problem) = problem
+            .as_ref()
+            .filter(|it| self.problem.as_ref() != Some(*it))
+        {
+            warn!("BFD: {problem}");
+        }
+        self.news |= self.problem != problem;
+        self.problem = problem;
+        let links: BTreeSet<&str> = self.sessions.links_in_doubt().collect();
+        let index = |link: &str| (link.to_owned(), if_nametoindex(link).unwrap_or(0));
+        let indices = links.into_iter().map(index).collect();
+        self.sessions.links_are(indices);
+    }
+
+    fn receive(&mut self) {
+        let now = self.now();
+        for sockets in &mut self.sockets {
+            for received in std::iter::from_fn(|| sockets.receive()).take(PACKETS) {
+                if let Ok((packet, origin)) = received {
+                    self.sessions.receive(&packet, origin, now);
+                }
+            }
+        }
+    }
+
+    fn report(&mut self) {
+        let news = self.sessions.take_news();
+        if !std::mem::take(&mut self.news) && !news {
+            return;
+        }
+        let before = self.reported.borrow().clone();
+        let now = self.sessions.reports(self.problem.as_deref());
+        for (peer, report) in &now {
+            let was = before.get(peer).map_or(State::Down, |before| before.state);
+            match (was, report.state) {
+                (State::Up, State::Up) => {}
+                (_, State::Up) => info!("BFD {peer} is up"),
+                (State::Up, state) => warn!("BFD {peer} is {state}: {}", report.diagnostic),
+                _ => {}
+            }
+        }
+        self.reported.send_replace(Arc::new(now));
+    }
+
+    /// Until something comes or is due. Before that a breath, so that what comes piecemeal is dealt with
+    /// together.
+    fn rest(&self) {
+        if let Some(interval) = self.sessions.shortest_interval() {
+            std::thread::sleep((interval / BREATHS).min(LONGEST_BREATH));
+        }
+        let now = self.now();
+        let looks = self.looked.filter(|_| !self.sessions.is_empty());
+        let looks = looks.map(|looked| looked + LOOK);
+        let due = self.sessions.deadline().into_iter().chain(looks).min();
+        let left = due.map(|due| due.saturating_sub(now).as_micros().div_ceil(1000));
+        let timeout = match left.map(|left| i32::try_from(left).unwrap_or(i32::MAX)) {
+            Some(left) => PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
+        };
+        let waits = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let sockets = self.sockets.iter().map(|it| waits(it.readable()));
+        let mut fds: Vec<PollFd> = sockets.chain([waits(self.woken.as_fd())]).collect();
+        // Whatever it says, the next thing to do is to look.
+        let _ = poll(&mut fds, timeout);
+    }
+}
+
+/// Sends, or says why not.
+fn send(sockets: &[Sockets], outgoing: &Outgoing) -> Option<String> {
+    let family = Family::of(outgoing.remote);
+    let sockets = sockets.iter().find(|it| it.family() == family)?;
+    let error = sockets.send(outgoing).err()?;
+    Some(format!("cannot send: {}", error.desc()))
+}

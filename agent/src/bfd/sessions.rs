@@ -1,0 +1,407 @@
+//! All sessions: whose a packet is, and what is due. Pure.
+
+use super::{Report, Reports, Target};
+use routemesh_bfd::{Change, Packet, Session, State};
+use routemesh_bgp::PeerId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// What who goes says so many times, since none of it is acknowledged.
+const GOODBYES: usize = 3;
+
+/// The sessions, by peer.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    all: BTreeMap<PeerId, Entry>,
+    by_discriminator: BTreeMap<u32, PeerId>,
+    /// By the other end's address and the interface's index.
+    by_source: BTreeMap<(IpAddr, u32), PeerId>,
+    /// By name; 0: there is no such interface now.
+    indices: BTreeMap<String, u32>,
+    seed: u64,
+    /// Reports are not as they were.
+    news: bool,
+}
+
+#[derive(Debug)]
+struct Entry {
+    target: Target,
+    session: Session,
+    index: u32,
+    report: Report,
+}
+
+/// A packet to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outgoing {
+    pub(super) packet: Packet,
+    pub(super) local: IpAddr,
+    pub(super) remote: IpAddr,
+    /// Index of the interface.
+    pub(super) index: u32,
+}
+
+/// Where a packet came from, with a TTL of 255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
+    /// Index of the interface.
+    pub(super) index: u32,
+}
+
+impl Sessions {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
+    /// Makes these all there are; what who goes is to be told comes back.
+    pub(super) fn configure(
+        &mut self,
+        mut targets: BTreeMap<PeerId, Target>,
+        now: Duration,
+    ) -> Vec<Outgoing> {
+        let mut goodbyes = Vec::new();
+        let mut kept = BTreeMap::new();
+        for (peer, mut entry) in std::mem::take(&mut self.all) {
+            let before = &entry.target;
+            let ends = |it: &Target| (it.local, it.remote, it.link.clone());
+            match targets.remove(&peer) {
+                Some(target) if ends(before) == ends(&target) => {
+                    entry.session.configure(target.timers);
+                    entry.target = target;
+                    drop(kept.insert(peer, entry));
+                }
+                changed => {
+                    goodbyes.extend(entry.goodbye(now));
+                    targets.extend(changed.map(|target| (peer, target)));
+                }
+            }
+        }
+        self.all = kept;
+        for (peer, target) in targets {
+            let discriminator = self.discriminator();
+            let seed = self.random();
+            let session = Session::new(target.timers, discriminator, seed);
+            let report = Report {
+                state: session.state(),
+                remote_state: session.remote_state(),
+                since: now,
+                negotiated: session.negotiated(),
+                diagnostic: session.diagnostic(),
+                downs: 0,
+                last_down: None,
+                problem: None,
+            };
+            let entry = Entry {
+                target,
+                session,
+                index: 0,
+                report,
+            };
+            self.all.insert(peer, entry);
+        }
+        self.news = true;
+        self.index();
+        goodbyes
+    }
+
+    /// Takes leave of everybody.
+    pub(super) fn stop(&mut self, now: Duration) -> Vec<Outgoing> {
+        self.configure(BTreeMap::new(), now)
+    }
+
+    /// The interfaces of sessions that are not up: it may be for want of them.
+    pub(super) fn links_in_doubt(&self) -> impl Iterator<Item = &str> {
+        let entries = self.all.values();
+        let doubtful = entries.filter(|it| it.index == 0 || it.session.state() != State::Up);
+        doubtful.map(|it| it.target.link.as_str())
+    }
+
+    /// The indices of interfaces, where they are known anew.
+    pub(super) fn links_are(&mut self, indices: BTreeMap<String, u32>) {
+        let known = |(link, index): (&String, &u32)| self.indices.get(link) == Some(index);
+        if !indices.iter().all(known) {
+            self.indices.extend(indices);
+            self.news = true;
+            self.index();
+        }
+    }
+
+    fn index(&mut self) {
+        let links = self.all.values().map(|entry| entry.target.link.as_str());
+        let links: BTreeSet<&str> = links.collect();
+        self.indices.retain(|link, _| links.contains(link.as_str()));
+        self.by_discriminator.clear();
+        self.by_source.clear();
+        for (peer, entry) in &mut self.all {
+            entry.index = self.indices.get(&entry.target.link).copied().unwrap_or(0);
+            let discriminator = entry.session.discriminator().get();
+            self.by_discriminator.insert(discriminator, peer.clone());
+            let source = (entry.target.remote, entry.index);
+            self.by_source.insert(source, peer.clone());
+        }
+    }
+
+    /// A packet has come. It is of the session that it names, or, where it names none, of the one with
+    /// its sender (RFC 5880 section 6.3, RFC 5881 section 3); in both cases only over the session's
+    /// own interface and between its addresses, so that nobody on another link can speak for a peer.
+    pub(super) fn receive(&mut self, packet: &Packet, origin: Origin, now: Duration) {
+        let peer = match packet.your_discriminator {
+            0 => self.by_source.get(&(origin.source, origin.index)),
+            named => self.by_discriminator.get(&named),
+        };
+        let Some(entry) = peer.and_then(|peer| self.all.get_mut(peer)) else {
+            return;
+        };
+        let ends = (entry.target.remote, entry.target.local, entry.index);
+        if ends == (origin.source, origin.destination, origin.index) {
+            let change = entry.session.receive(packet, now);
+            self.news |= entry.note(change, now);
+        }
+    }
+
+    /// Does what is due, and says what is to be sent.
+    pub(super) fn due(&mut self, now: Duration, out: &mut Vec<(PeerId, Outgoing)>) {
+        for (peer, entry) in &mut self.all {
+            if entry.session.deadline().is_none_or(|due| due > now) {
+                continue;
+            }
+            let change = entry.session.timeout(now);
+            self.news |= entry.note(change, now);
+            while let Some(packet) = entry.session.transmit(now) {
+                if entry.index != 0 {
+                    out.push((peer.clone(), entry.outgoing(packet)));
+                }
+            }
+        }
+    }
+
+    /// How it went with a packet that was to be sent.
+    pub(super) fn sent(&mut self, peer: &PeerId, problem: Option<String>) {
+        if let Some(entry) = self.all.get_mut(peer) {
+            self.news |= entry.report.problem != problem;
+            entry.report.problem = problem;
+        }
+    }
+
+    /// When [`Sessions::due`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let entries = self.all.values();
+        entries.filter_map(|entry| entry.session.deadline()).min()
+    }
+
+    /// The shortest time between packets that anybody wants.
+    pub(super) fn shortest_interval(&self) -> Option<Duration> {
+        let intervals = self.all.values().map(|entry| entry.target.timers.interval);
+        intervals.min()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// All sessions as they are now. `problem` is everybody's.
+    pub(super) fn reports(&self, problem: Option<&str>) -> Reports {
+        let report = |(peer, entry): (&PeerId, &Entry)| {
+            let mut report = entry.report.clone();
+            let missing = || format!("there is no interface {}", entry.target.link);
+            let missing = (entry.index == 0).then(missing);
+            report.problem = problem.map(str::to_owned).or(missing).or(report.problem);
+            (peer.clone(), report)
+        };
+        self.all.iter().map(report).collect()
+    }
+
+    /// Whether there is something new to report since this was last asked.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    fn discriminator(&mut self) -> NonZeroU32 {
+        let taken = |sessions: &Self, number: u32| {
+            let mut entries = sessions.all.values();
+            entries.any(|entry| entry.session.discriminator().get() == number)
+        };
+        loop {
+            // Nobody shall guess it (RFC 5880 section 9).
+            let number = (self.random() >> 32) as u32;
+            if let Some(number) = NonZeroU32::new(number)
+                && !taken(self, number.get())
+            {
+                return number;
+            }
+        }
+    }
+
+    /// SplitMix64.
+    fn random(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+impl Entry {
+    /// Keeps the report true; whether that took a change.
+    fn note(&mut self, change: Option<Change>, now: Duration) -> bool {
+        if let Some(change) = change {
+            self.report.since = now;
+            if change.from == State::Up {
+                self.report.downs += 1;
+                self.report.last_down = Some(change);
+            }
+        }
+        let (remote_state, negotiated) = (self.session.remote_state(), self.session.negotiated());
+        let before = (self.report.remote_state, self.report.negotiated);
+        self.report.state = self.session.state();
+        self.report.diagnostic = self.session.diagnostic();
+        (self.report.remote_state, self.report.negotiated) = (remote_state, negotiated);
+        change.is_some() || before != (remote_state, negotiated)
+    }
+
+    fn outgoing(&self, packet: Packet) -> Outgoing {
+        Outgoing {
+            packet,
+            local: self.target.local,
+            remote: self.target.remote,
+            index: self.index,
+        }
+    }
+
+    fn goodbye(&mut self, now: Duration) -> Vec<Outgoing> {
+        self.session.shut();
+        let last = self.session.transmit(now).filter(|_| self.index != 0);
+        let last = last.map(|packet| self.outgoing(packet));
+        last.into_iter().cycle().take(GOODBYES).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use routemesh_bfd::Timers;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn target(last: u8, link: &str) -> Target {
+        Target {
+            local: IpAddr::from([10, 0, 0, 1]),
+            remote: IpAddr::from([10, 0, 0, last]),
+            link: link.to_owned(),
+            timers: Timers {
+                interval: Duration::from_millis(300),
+                multiplier: 3,
+            },
+        }
+    }
+
+    /// Peers a and b on interfaces 1 and 2.
+    fn sessions() -> Sessions {
+        let mut sessions = Sessions::new(7);
+        let targets = [("a", target(2, "one")), ("b", target(3, "two"))];
+        let targets = targets.map(|(peer, target)| (peer.into(), target));
+        assert_eq!(sessions.configure(targets.into(), NOW), []);
+        sessions.links_are([("one".to_owned(), 1), ("two".to_owned(), 2)].into());
+        sessions
+    }
+
+    fn said(state: State, your_discriminator: u32) -> Packet {
+        let mut peer = Session::new(target(2, "").timers, NonZeroU32::MIN, 1);
+        Packet {
+            state,
+            your_discriminator,
+            ..peer.transmit(NOW).unwrap()
+        }
+    }
+
+    fn state(sessions: &Sessions, peer: &str) -> State {
+        sessions.reports(None)[&PeerId::from(peer)].state
+    }
+
+    #[test]
+    fn a_packet_counts_for_its_session_over_its_interface_and_between_its_addresses() {
+        let ours = sessions().all[&PeerId::from("a")]
+            .session
+            .discriminator()
+            .get();
+        let from = |source: u8, destination: u8, index| Origin {
+            source: IpAddr::from([10, 0, 0, source]),
+            destination: IpAddr::from([10, 0, 0, destination]),
+            index,
+        };
+        let table = [
+            (from(2, 1, 1), 0, true),
+            (from(2, 1, 1), ours, true),
+            (from(2, 1, 2), 0, false),
+            (from(2, 1, 2), ours, false),
+            (from(3, 1, 1), ours, false),
+            (from(3, 1, 1), 0, false),
+            (from(2, 9, 1), 0, false),
+            (from(2, 1, 1), ours ^ 1, false),
+            (from(9, 1, 1), 0, false),
+        ];
+        for (origin, discriminator, counts) in table {
+            let mut sessions = sessions();
+            sessions.receive(&said(State::Down, discriminator), origin, NOW);
+            let expected = if counts { State::Init } else { State::Down };
+            assert_eq!(state(&sessions, "a"), expected, "{origin:?}");
+            assert_eq!(state(&sessions, "b"), State::Down, "{origin:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_without_the_interface_and_all_of_it_over_that() {
+        let mut sessions = sessions();
+        sessions.links_are([("one".to_owned(), 0)].into());
+        let mut out = Vec::new();
+        sessions.due(NOW, &mut out);
+        let to: Vec<_> = out.iter().map(|(_, it)| (it.remote, it.index)).collect();
+        assert_eq!(to, [(IpAddr::from([10, 0, 0, 3]), 2)]);
+        let reports = sessions.reports(None);
+        let problem = reports[&PeerId::from("a")].problem.clone();
+        assert_eq!(problem.unwrap(), "there is no interface one");
+        // It is back, as another one.
+        sessions.links_are([("one".to_owned(), 9)].into());
+        let origin = Origin {
+            source: IpAddr::from([10, 0, 0, 2]),
+            destination: IpAddr::from([10, 0, 0, 1]),
+            index: 9,
+        };
+        sessions.receive(&said(State::Down, 0), origin, NOW);
+        assert_eq!(state(&sessions, "a"), State::Init);
+    }
+
+    #[test]
+    fn who_stays_is_not_disturbed_and_who_goes_is_told() {
+        let mut sessions = sessions();
+        let origin = Origin {
+            source: IpAddr::from([10, 0, 0, 2]),
+            destination: IpAddr::from([10, 0, 0, 1]),
+            index: 1,
+        };
+        sessions.receive(&said(State::Init, 0), origin, NOW);
+        assert_eq!(state(&sessions, "a"), State::Up);
+        let mut faster = target(2, "one");
+        faster.timers.multiplier = 5;
+        let goodbyes = sessions.configure([("a".into(), faster)].into(), NOW);
+        assert_eq!(goodbyes.len(), GOODBYES);
+        assert!(goodbyes.iter().all(|it| it.index == 2));
+        assert_eq!(goodbyes[0].packet.state, State::AdminDown);
+        assert_eq!(state(&sessions, "a"), State::Up);
+        // Another address is another session.
+        let moved = target(4, "one");
+        let goodbyes = sessions.configure([("a".into(), moved)].into(), NOW);
+        assert_eq!(goodbyes[0].remote, IpAddr::from([10, 0, 0, 2]));
+        assert_eq!(state(&sessions, "a"), State::Down);
+        assert!(!sessions.is_empty());
+        assert_eq!(sessions.stop(NOW).len(), GOODBYES);
+        assert!(sessions.is_empty());
+    }
+}

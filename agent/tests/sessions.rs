@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use routemesh_agent::bgp::Bgp;
 use routemesh_agent::bgp::setup::{Range, Setup, Transport};
 use routemesh_agent::kernel::Kernel;
+use routemesh_agent::liveness::Sign;
 use routemesh_agent::netns::Netns;
 use routemesh_bgp::{PeerConfig, PeerState, SpeakerConfig};
 use space::{Space, run};
@@ -91,7 +92,7 @@ async fn wait_until_up(bgp: &Bgp, peer: &str) {
     let what = format!("a session with {peer}");
     let up = async || {
         // No pause between attempts need pass.
-        bgp.alive(peer).await;
+        bgp.sign(peer, Sign::Interface(true)).await;
         state(bgp, peer).await == Some(PeerState::Established)
     };
     wait_for(&what, up).await;
@@ -121,7 +122,7 @@ fn counter(space: &Space, name: &str) -> u64 {
 async fn wait_until_refused(space: &Space, reason: &str, bgp: &Bgp, peer: &str) {
     let before = counter(space, reason);
     let more = async || {
-        bgp.alive(peer).await;
+        bgp.sign(peer, Sign::Interface(true)).await;
         counter(space, reason) >= before + 2
     };
     wait_for(&format!("{peer} refused by {reason}"), more).await;

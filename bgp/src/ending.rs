@@ -63,6 +63,11 @@ impl Ending {
         self
     }
 
+    /// Whether the peer may have restarted, or be about to.
+    pub fn is_restart(&self) -> bool {
+        matches!(self, Self::Closed | Self::Superseded)
+    }
+
     /// Whether nothing was heard of the peer for the hold time.
     pub fn is_silence(&self) -> bool {
         matches!(self, Self::Sent(it) if it.code == code::HOLD_TIMER_EXPIRED)

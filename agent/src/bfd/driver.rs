@@ -160,10 +160,9 @@ impl Driver {
     fn receive(&mut self) {
         let now = self.now();
         for sockets in &mut self.sockets {
-            for received in std::iter::from_fn(|| sockets.receive()).take(PACKETS) {
-                if let Ok((packet, origin)) = received {
-                    self.sessions.receive(&packet, origin, now);
-                }
+            let received = std::iter::from_fn(|| sockets.receive()).take(PACKETS);
+            for (packet, origin) in received.flatten() {
+                self.sessions.receive(&packet, origin, now);
             }
         }
     }

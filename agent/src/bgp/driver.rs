@@ -428,7 +428,7 @@ impl Driver {
                                 self.pronounce(verdict.map(|verdict| (peer, verdict)));
                             }
                         }
-                        Event::Down { peer, .. } => {
+                        Event::Down { peer, ending, .. } if ending.is_restart() => {
                             let now = self.now();
                             self.health.liveness.restarts(&peer, now);
                         }

@@ -24,6 +24,8 @@ use ipnet::IpNet;
 use routemesh_bgp::PeerState;
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
@@ -44,7 +46,7 @@ const REFUSALS: usize = 100;
 
 /// One gateway's kernel and its BGP speaker.
 pub struct Gateway {
-    kernel: Kernel,
+    kernel: Arc<Kernel>,
     bgp: Bgp,
     news: mpsc::Receiver<News>,
     dataplane: Dataplane,
@@ -52,6 +54,8 @@ pub struct Gateway {
     under_way: VecDeque<(Work, Begun)>,
     /// What it has done.
     answers: VecDeque<(Work, Answers)>,
+    /// How often nexthops of lost peers were taken away beside a pass.
+    losses: u64,
     usable: BTreeSet<String>,
     problems: Vec<Problem>,
     tried: Vec<Op>,
@@ -130,12 +134,13 @@ impl Gateway {
         let forwarded = routes.iter().map(|(prefix, _)| (prefix, true));
         bgp.installed(forwarded.collect()).await;
         Ok(Self {
-            kernel,
+            kernel: Arc::new(kernel),
             bgp,
             news,
             dataplane,
             under_way: VecDeque::new(),
             answers: VecDeque::new(),
+            losses: 0,
             usable: BTreeSet::new(),
             problems: Vec::new(),
             tried: Vec::new(),
@@ -269,8 +274,7 @@ impl Gateway {
     ) -> Result<Pass, kernel::Error> {
         self.land().await;
         let mut problems = seen.problems.clone();
-        let observed = self.kernel.objects().await?;
-        let links = with_routers(links(&observed), config, &self.kernel).await?;
+        let (observed, links) = self.observe(config).await?;
         self.tell_bgp(config, &links).await;
         let ways = Ways::new(config, &links);
         self.dataplane
@@ -294,20 +298,24 @@ impl Gateway {
         let ops = plan::plan(&desired, self.dataplane.state(), rest);
         let failed = self.perform(&ops).await;
         // Last: before the `unreachable` routes are there, nothing is forwarded.
-        if let Err(error) = self.kernel.set(kernel::forwarding()).await {
+        let kernel = self.kernel.clone();
+        let set = self.meanwhile(kernel.set(kernel::forwarding())).await;
+        if let Err(error) = set {
             problems.push(problem("kernel settings", &error));
         }
         let in_kernel = self.dataplane.state();
         let definitions = charon::definitions(config, identity);
         want(wanted, definitions, &desired, in_kernel);
-        if let Err(error) = self.kernel.set(kernel::tunnels(&in_kernel.links)).await {
+        let tunnels = kernel::tunnels(&in_kernel.links);
+        if let Err(error) = self.meanwhile(kernel.set(tunnels)).await {
             problems.push(problem("kernel settings", &error));
         }
         if self.worked >= MUCH && self.dataplane.at_rest() {
             self.worked = 0;
             memory::give_back();
         }
-        let view = self.bgp.view().await;
+        let bgp = self.bgp.clone();
+        let view = self.meanwhile(bgp.view()).await;
         for next_hop in self.dataplane.unresolved() {
             let reason = "it is on no subnet of this gateway: give the interface an address there";
             problems.push(remark(format!("next hop {next_hop}"), reason));
@@ -339,6 +347,42 @@ impl Gateway {
             now: self.bgp.age(),
         });
         Ok(Pass { status, again })
+    }
+
+    /// Waits for a step of a pass. A peer that is lost meanwhile does not wait for its end.
+    async fn meanwhile<T>(&mut self, step: impl Future<Output = T>) -> T {
+        let mut step = pin!(step);
+        loop {
+            tokio::select! {
+                biased;
+                Some(news) = self.news.recv() => {
+                    self.dataplane.news(news);
+                    if let Some(work) = self.dataplane.urgent() {
+                        self.losses += 1;
+                        self.begin(work).await;
+                        self.land().await;
+                    }
+                }
+                done = &mut step => return done,
+            }
+        }
+    }
+
+    /// The kernel, routes excepted, as it is after the last loss of a peer.
+    async fn observe(&mut self, config: &Config) -> Result<(Observed, Links), kernel::Error> {
+        let kernel = self.kernel.clone();
+        loop {
+            let losses = self.losses;
+            let look = async {
+                let observed = kernel.objects().await?;
+                let links = with_routers(links(&observed), config, &kernel).await?;
+                Ok((observed, links))
+            };
+            let seen = self.meanwhile(look).await;
+            if seen.is_err() || self.losses == losses {
+                return seen;
+            }
+        }
     }
 
     /// Tells the speaker who its peers are, and which of them cannot or can again be reached.
@@ -376,26 +420,12 @@ impl Gateway {
         result
     }
 
-    /// A peer that is lost meanwhile does not wait for the end of it.
     async fn list_all(&mut self, config: &Config) -> Result<(), kernel::Error> {
         let mut foreign = Foreign::new(&self.dataplane.state().links);
         let mut listing = self.kernel.routes();
         self.dataplane.begin_listing();
-        loop {
-            tokio::select! {
-                biased;
-                Some(news) = self.news.recv() => {
-                    self.dataplane.news(news);
-                    if let Some(work) = self.dataplane.urgent() {
-                        self.begin(work).await;
-                        self.land().await;
-                    }
-                }
-                piece = listing.recv() => match piece {
-                    Some(piece) => compare(piece?, &mut self.dataplane, &mut foreign, config),
-                    None => break,
-                }
-            }
+        while let Some(piece) = self.meanwhile(listing.recv()).await {
+            compare(piece?, &mut self.dataplane, &mut foreign, config);
         }
         self.dataplane.end_listing();
         self.foreign = foreign.best();
@@ -408,7 +438,8 @@ impl Gateway {
             info!("{} changes in the kernel", ops.len());
         }
         ops.iter().for_each(|op| debug!("{op}"));
-        let results = self.kernel.apply(ops).await;
+        let kernel = self.kernel.clone();
+        let results = self.meanwhile(kernel.apply(ops)).await;
         let done = ops.iter().zip(&results).filter(|(_, it)| it.is_ok());
         done.for_each(|(op, _)| self.dataplane.was_done(op));
         failures(results)

@@ -322,6 +322,30 @@ async fn a_refusal_names_the_object_and_repeats_the_kernel() {
 }
 
 #[tokio::test]
+async fn what_is_begun_is_done_in_order() {
+    let space = with_wan();
+    let kernel = open(&space);
+    let route = |number| put_route(&format!("10.1.{number}.0/24"), Target::Group(GROUP));
+    let missing = put_route("10.2.0.0/24", Target::Group(id(7)));
+    let mut routes: Vec<Op> = (0..3).map(route).collect();
+    routes.insert(1, missing);
+    let delete = vec![Op::DelGroup { id: GROUP }];
+    let works = [two_paths(), routes, delete].map(std::sync::Arc::new);
+    let begun = works.clone().map(|ops| kernel.begin(ops));
+    let mut refused = Vec::new();
+    for (ops, mut begun) in works.iter().zip(begun) {
+        let answers = begun.answer().await;
+        let results = kernel.judge(ops, answers).await;
+        assert_eq!(results.len(), ops.len());
+        refused.extend(results.into_iter().filter_map(Result::err));
+    }
+    // The group was there before the routes, and took them along afterwards.
+    let refused: Vec<&Op> = refused.iter().map(|error| &error.op).collect();
+    assert_eq!(refused, [&works[1][1]]);
+    assert_eq!(space.json("route show proto 82").len(), 0);
+}
+
+#[tokio::test]
 async fn replacing_changes_in_place() {
     let space = with_wan();
     let kernel = open(&space);

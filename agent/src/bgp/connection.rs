@@ -164,6 +164,8 @@ async fn read(conn: ConnId, reader: OwnedReadHalf, sink: &Sink) -> io::Result<()
         if sink.io.send(received).await.is_err() {
             return Ok(());
         }
+        // In turns: a prefix that waits for a second peer to tell of it waits for that one's bytes.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -248,6 +250,32 @@ mod tests {
             }
         }
         assert_eq!(all, 3 * EACH);
+    }
+
+    #[tokio::test]
+    async fn connections_are_read_in_turns() {
+        let (sink, mut events) = sink();
+        let mut connections = Vec::new();
+        for _ in 0..2 {
+            let (ours, mut peers) = connection().await;
+            // As much as the sockets take.
+            let much = vec![0; 64 << 20];
+            let filled = timeout(Duration::from_millis(200), peers.write_all(&much)).await;
+            assert!(filled.is_err());
+            connections.push((ours, peers));
+        }
+        let mut open = Vec::new();
+        for (number, (ours, peers)) in connections.into_iter().enumerate() {
+            let outbox = serve(ConnId(number as u64), ours, sink.clone());
+            open.push((outbox, peers));
+        }
+        let mut reads = [0; 2];
+        for _ in 0..8 {
+            if let Io::Received { conn, .. } = next(&mut events).await {
+                reads[conn.0 as usize] += 1;
+            }
+        }
+        assert!(reads.iter().all(|reads| *reads >= 3), "{reads:?}");
     }
 
     #[tokio::test]

@@ -336,4 +336,24 @@ mod tests {
         assert_eq!(told(&mut news), Some(vec![(prefix, 3)]));
         assert_eq!(feed.deadline(), None);
     }
+
+    #[test]
+    fn what_all_have_told_of_is_told_once() {
+        let mut speaker = speaker();
+        let (sender, mut news) = mpsc::channel(QUEUE);
+        let mut feed = Feed::new(sender);
+        feed.peers(&speaker);
+        let prefix: IpNet = "10.1.0.0/16".parse().unwrap();
+        for peer in 2..=4 {
+            assert_eq!(told(&mut news), None);
+            hear(&mut speaker, peer, prefix, START);
+            feed.hand_out(&mut speaker, true, START);
+        }
+        assert_eq!(told(&mut news), Some(vec![(prefix, 3)]));
+        // Neither when somebody has told all, nor when the wait would be over.
+        feed.peers(&speaker);
+        assert_eq!(feed.deadline(), None);
+        feed.hand_out(&mut speaker, true, START + PATIENCE);
+        assert_eq!(told(&mut news), None);
+    }
 }

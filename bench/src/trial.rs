@@ -14,7 +14,7 @@ use crate::watch::{Count, Watch};
 use std::time::Duration;
 
 /// How long daemons may settle before their memory is looked at, where there is much of it.
-const SETTLE: Duration = Duration::from_secs(5);
+const SETTLE: Duration = Duration::from_secs(2);
 const MUCH: u32 = 100_000;
 /// After this long without a packet at the lost peer there will be none.
 const QUIET: Duration = Duration::from_millis(500);
@@ -76,7 +76,7 @@ impl Trial {
         self.sent(&mut peers, "announced")?;
         watch.verify(self.both())?;
 
-        pause(if count < MUCH { SETTLE / 10 } else { SETTLE })?;
+        pause(if count < MUCH { SETTLE / 4 } else { SETTLE })?;
         tell(Figure::Memory, running.resident()? as f64);
 
         let began = self.all(&mut peers, ["withdraw", "withdrawing"])?;

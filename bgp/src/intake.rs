@@ -14,6 +14,10 @@ const STALE_LIMIT: Duration = Duration::from_secs(360);
 /// A peer without End-of-RIB has sent all its routes when no UPDATE came for this long.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// What a refresh did not bring again goes at its end, but not more often than this: each time is a walk
+/// over the table, and the two marks cost the peer 46 bytes.
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
+
 /// Paths of a family that are kept from a session that is gone, or that are being sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
@@ -44,6 +48,8 @@ pub(crate) struct Intake {
     pub(crate) end_of_rib: BTreeSet<Family>,
     /// Families whose long-lived time ended in this session, before their End-of-RIB.
     overdue: BTreeSet<Family>,
+    /// When a refresh last ended of which paths had to go.
+    refreshed: BTreeMap<Family, Time>,
     /// It was told that the peer has too many paths to a prefix in this session.
     pub(crate) paths_ignored: bool,
     /// When the last UPDATE of this session came, or the session itself.
@@ -189,9 +195,29 @@ impl Intake {
         true
     }
 
-    /// The peer has sent all of a family again: true if paths of it are still stale, and must go.
-    pub(crate) fn refresh_ends(&mut self, family: Family, negotiated: &Negotiated) -> bool {
-        self.may_refresh(family, negotiated) && self.stale.remove(&family).is_some()
+    /// The peer has sent all of a family again: true if paths of it are still stale, and must go now.
+    pub(crate) fn refresh_ends(
+        &mut self,
+        family: Family,
+        negotiated: &Negotiated,
+        now: Time,
+    ) -> bool {
+        if !self.may_refresh(family, negotiated) {
+            return false;
+        }
+        let Some(kept) = self.stale.get_mut(&family) else {
+            return false;
+        };
+        let last = self.refreshed.get(&family);
+        if let Some(next) = last
+            .map(|last| *last + REFRESH_PAUSE)
+            .filter(|it| *it > now)
+        {
+            kept.until = next;
+            return false;
+        }
+        self.refreshed.insert(family, now);
+        self.stale.remove(&family).is_some()
     }
 
     /// Not where a peer with End-of-RIB has not sent all for the first time: what is stale then is

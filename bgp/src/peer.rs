@@ -210,7 +210,7 @@ impl Peer {
             Refresh::Begin if intake.refresh_begins(family, negotiated, now) => {
                 Happening::RefreshBegins(family)
             }
-            Refresh::End if intake.refresh_ends(family, negotiated) => {
+            Refresh::End if intake.refresh_ends(family, negotiated, now) => {
                 Happening::RefreshEnds(family)
             }
             Refresh::Begin | Refresh::End => Happening::Nothing,

@@ -200,8 +200,18 @@ impl Sources {
         let Some(live) = peer.live.as_mut().map(|it| it.of_mut(family)) else {
             return;
         };
-        let states = peer.sources.iter().filter_map(|at| self.records.get(*at));
-        let refreshing = states.filter(|it| it.state == State::Refreshing).count();
+        let mut refreshing = 0;
+        for at in &peer.sources {
+            if let Some(record) = self.records.get_mut(*at)
+                && record.state == State::Refreshing
+            {
+                refreshing += usize::from(record.paths > 0);
+                if record.paths == 0 {
+                    record.state = State::Dead;
+                    self.dirty = true;
+                }
+            }
+        }
         let Some(old) = self.records.get_mut(*live) else {
             return;
         };

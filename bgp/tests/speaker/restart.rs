@@ -674,3 +674,29 @@ fn a_refresh_with_marks_drops_what_is_not_sent_again() {
     }
     assert_eq!(routes(&solo), 1);
 }
+
+/// Each removal is a walk over the table: whoever refreshes again and again has it done once a second.
+#[test]
+fn refreshes_in_a_row_drop_what_they_do_not_bring_a_second_later() {
+    let routes = |solo: &Solo| solo.speaker.loc_rib().count();
+    let mark = |refresh| Message::RouteRefresh(Family::Ipv4, refresh);
+    let mut open = their_open();
+    open.capabilities.enhanced_route_refresh = true;
+    open.capabilities.graceful_restart = None;
+    let mut solo = Solo::new();
+    solo.establish_with(1, open);
+    let refresh = |solo: &mut Solo| {
+        solo.receive(FIRST, &announcement("10.0.1.0/24"));
+        solo.receive(FIRST, &mark(Refresh::Begin));
+        solo.receive(FIRST, &mark(Refresh::End));
+    };
+    refresh(&mut solo);
+    assert_eq!(routes(&solo), 0);
+    for _ in 0..10 {
+        refresh(&mut solo);
+        assert_eq!(routes(&solo), 1);
+    }
+    solo.pass(Duration::from_secs(1));
+    solo.outputs();
+    assert_eq!(routes(&solo), 0);
+}

@@ -46,7 +46,7 @@ pub(crate) fn select(mut left: Candidates<'_>) -> Candidates<'_> {
     left
 }
 
-/// RFC 9494 section 4.3: before all else, a path kept for long is worse than any other.
+/// RFC 9494 section 4.4: before all else, a path kept for long is worse than any other.
 fn is_last_resort(path: &Candidate<'_>) -> bool {
     path.last_resort || path.attributes.communities.contains(&LLGR_STALE)
 }

@@ -153,9 +153,6 @@ impl Target {
             Winner::Local => Attributes::default(),
             Winner::Learnt(path) => path.attributes.as_ref().clone(),
         };
-        if is_last_resort(winner) && !attributes.communities.contains(&LLGR_STALE) {
-            attributes.communities.push(LLGR_STALE);
-        }
         if self.internal {
             attributes.local_pref.get_or_insert(DEFAULT_LOCAL_PREF);
             if let Winner::Learnt(path) = winner
@@ -181,6 +178,10 @@ impl Target {
             }
         }
         policy.apply(matched, &mut attributes, self.asn);
+        // RFC 9494 section 4.3: no policy takes that away.
+        if is_last_resort(winner) && !attributes.communities.contains(&LLGR_STALE) {
+            attributes.communities.push(LLGR_STALE);
+        }
         if self.drain {
             // RFC 8326 section 4. Inside the AS the preference says so as well.
             if !attributes.communities.contains(&GRACEFUL_SHUTDOWN) {

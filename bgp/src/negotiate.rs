@@ -86,7 +86,7 @@ pub(crate) fn negotiate(
         }
     };
     let long_lived = |family: Family| {
-        // RFC 9494 section 3.1: not without graceful restart.
+        // RFC 9494 section 4.5: not without graceful restart.
         they.graceful_restart.as_ref()?;
         let (we, they) = (*we.long_lived.of(family), *they.long_lived.of(family));
         let (we, they) = (we?, they?);

@@ -6,7 +6,7 @@ use crate::interface::Output;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// The shortest SendHoldTime (RFC 9687 section 3.1).
+/// The shortest SendHoldTime (RFC 9687 section 4.4).
 const SEND_HOLD: Duration = Duration::from_secs(8 * 60);
 
 /// The sending side of a connection.
@@ -58,7 +58,7 @@ impl Outbound {
     }
 
     /// When the peer has taken nothing for too long: the larger of eight minutes and twice the
-    /// hold time, never without a hold time (RFC 9687 section 3.1).
+    /// hold time, never without a hold time (RFC 9687 section 4.4).
     pub(crate) fn deadline(&self, hold_time: Duration) -> Option<Time> {
         let send_hold = SEND_HOLD.max(hold_time * 2);
         let waiting = self.waiting.filter(|_| !hold_time.is_zero());

@@ -183,7 +183,7 @@ impl Sources {
         });
     }
 
-    /// Stale paths of these families become a last resort (RFC 9494 section 4.3).
+    /// Stale paths of these families become a last resort (RFC 9494 section 4.2).
     pub(crate) fn keep_long(&mut self, peer: &PeerId, families: &BTreeSet<Family>) {
         self.change(peer, |record| {
             let over = record.state == State::Stale && families.contains(&record.family);

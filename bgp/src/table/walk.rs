@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The path must not be kept for long (RFC 9494 section 4.4).
+/// The path must not be kept for long (RFC 9494 section 4.2).
 const NO_LLGR: u32 = 0xffff_0007;
 
 impl Table {
@@ -64,7 +64,7 @@ impl Table {
     }
 
     /// Stale paths of the peer become a last resort, but for those that ask not to be one (RFC 9494
-    /// section 4.3).
+    /// section 4.2).
     pub(crate) fn keep_long(&mut self, peer: &PeerId, families: &BTreeSet<Family>) {
         self.sources.keep_long(peer, families);
         self.choices.clear();

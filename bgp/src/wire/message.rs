@@ -153,7 +153,7 @@ pub struct Capabilities {
     pub long_lived: PerFamily<Option<LongLived>>,
 }
 
-/// Long-lived graceful restart of one family (RFC 9494 section 4.1).
+/// Long-lived graceful restart of one family (RFC 9494 section 3.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LongLived {
     /// F: the speaker kept forwarding.

@@ -33,7 +33,7 @@ const NOTIFICATION: u16 = 0x4000;
 const RESTART_TIME: u16 = 0x0fff;
 /// F, forwarding was kept. RFC 9494 has the same.
 const FORWARDING_KEPT: u8 = 0x80;
-/// The longest time to keep stale paths: 24 bits (RFC 9494 section 3).
+/// The longest time to keep stale paths: 24 bits (RFC 9494 section 3.1).
 const LONGEST_STALE: u32 = 0xff_ffff;
 
 fn error(subcode: u8, data: &[u8]) -> Notification {

@@ -435,6 +435,11 @@ fn a_path_kept_for_long_is_marked_and_told_to_who_understands() {
         peers(&list)(config);
         of(config, 3).long_lived = Duration::from_secs(1000);
         of(config, 5).long_lived = Duration::from_secs(1000);
+        // The mark is not one of those that a policy takes away.
+        of(config, 5).export = policy(Changes {
+            clear_communities: true,
+            ..Changes::default()
+        });
     });
     solo.speaker.originate(BTreeSet::new(), solo.now);
     for (number, asn) in list {

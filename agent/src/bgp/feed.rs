@@ -124,6 +124,10 @@ impl Feed {
                 self.unanswered += 1;
             }
         }
+        if self.held.is_empty() {
+            self.waiting.clear();
+            self.held.shrink_to(BATCH);
+        }
         let told_all = self.held.is_empty() && !speaker.has_changes();
         let review = self.review;
         let level = (review, settled);
@@ -160,10 +164,6 @@ impl Feed {
         waiting.retain(|prefix| self.held.insert(*prefix));
         if !waiting.is_empty() {
             self.waiting.push_back((now, waiting));
-        }
-        if self.held.is_empty() {
-            self.waiting.clear();
-            self.held.shrink_to(BATCH);
         }
         batch
     }

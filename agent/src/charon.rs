@@ -12,7 +12,7 @@ use crate::problem::{problem, remark};
 use crate::state::{Connection, LinkKind};
 use crate::state_dir::StateDir;
 use crate::vici::heal::{self, Action, History};
-use crate::vici::{self, Bind, ChildState, Definition, Event, IkeSa, Secret, Vici};
+use crate::vici::{self, Bind, ChildSa, ChildState, Definition, Event, IkeSa, Secret, Vici};
 use routemesh_proto::{Identity, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -93,12 +93,17 @@ fn bind(tunnel: &Tunnel) -> Bind {
 
 /// The SA has a child that takes this tunnel's packets.
 pub fn carries(sa: &IkeSa, tunnel: &Tunnel) -> bool {
-    installed(sa, bind(tunnel))
+    installed(sa, tunnel).next().is_some()
 }
 
-fn installed(sa: &IkeSa, bind: Bind) -> bool {
-    let mut children = sa.children.iter();
-    children.any(|child| child.state == ChildState::Installed && child.bind == Some(bind))
+/// The children of an SA that take a tunnel's packets.
+pub fn installed<'a>(sa: &'a IkeSa, tunnel: &Tunnel) -> impl Iterator<Item = &'a ChildSa> {
+    bound(sa, bind(tunnel))
+}
+
+fn bound(sa: &IkeSa, bind: Bind) -> impl Iterator<Item = &ChildSa> {
+    let installed = sa.children.iter();
+    installed.filter(move |it| it.state == ChildState::Installed && it.bind == Some(bind))
 }
 
 /// The interface that a connection's name begins with.
@@ -195,7 +200,10 @@ impl Keeper {
             let Some(definition) = definitions.get(&name) else {
                 continue;
             };
-            let there = charon.sas.iter().any(|sa| installed(sa, definition.bind));
+            let there = charon
+                .sas
+                .iter()
+                .any(|sa| bound(sa, definition.bind).next().is_some());
             self.bgp.sign(&name, Sign::Sa(there)).await;
             if !there {
                 dead.insert(name);

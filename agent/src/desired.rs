@@ -6,6 +6,7 @@
 
 use crate::config::Config;
 use crate::kernel::Op;
+use crate::mtu;
 use crate::peers;
 use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
 use hashbrown::HashMap;
@@ -14,10 +15,6 @@ use routemesh_bgp::{Hop, PeerId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-
-/// MTU of tunnel interfaces: that of the usual outer path. Path MTU discovery takes off what ESP
-/// needs; a smaller value here would be a guess that is wrong for other ciphers.
-const MTU: u32 = 1500;
 
 /// What is known of the overlay's interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,15 +40,19 @@ impl Links {
     }
 }
 
-/// The interfaces and `unreachable` routes that there should be. What stands on the interfaces
-/// follows from the Loc-RIB.
-pub fn desired(config: &Config) -> State {
+/// The interfaces, with their MTUs by number of the tunnel, and the `unreachable` routes that there
+/// should be. What stands on the interfaces follows from the Loc-RIB.
+pub fn desired(config: &Config, mtus: &BTreeMap<u32, u32>) -> State {
+    let link = |(number, tunnel)| {
+        let mtu = mtus.get(number).copied();
+        link(tunnel, mtu.unwrap_or(mtu::IPV6_MINIMUM))
+    };
     let barrier = |prefix| {
         let metric = ours::METRIC_UNREACHABLE;
         (RouteKey { prefix, metric }, Target::Unreachable)
     };
     State {
-        links: config.tunnels.values().map(link).collect(),
+        links: config.tunnels.iter().map(link).collect(),
         barriers: config.elsewhere().map(barrier).collect(),
         ..State::default()
     }
@@ -68,12 +69,12 @@ pub fn keep_links(state: &mut State, observed: &State, in_charon: Option<&BTreeS
     }
 }
 
-fn link(tunnel: &crate::config::Tunnel) -> (String, Link) {
+fn link(tunnel: &crate::config::Tunnel, mtu: u32) -> (String, Link) {
     let link = Link {
         side: Side::Overlay,
         kind: tunnel.kind.clone(),
         up: true,
-        mtu: MTU,
+        mtu,
         // 127 is a valid length: never an error, but no panic either if it were.
         addresses: IpNet::new(IpAddr::V6(tunnel.local), 127)
             .into_iter()
@@ -466,7 +467,7 @@ mod tests {
 
     #[test]
     fn what_no_tunnel_serves_is_unreachable_and_our_own_is_not() {
-        let barriers = desired(&config()).barriers;
+        let barriers = desired(&config(), &BTreeMap::new()).barriers;
         let prefixes: Vec<String> = barriers.keys().map(|it| it.prefix.to_string()).collect();
         assert_eq!(prefixes, ["10.0.2.0/24", "2001:db8:a2::/64"]);
         let worst = |(key, target): (&RouteKey, &Target)| {
@@ -512,18 +513,18 @@ mod tests {
 
     #[test]
     fn tunnels_become_links_with_their_interconnect() {
-        let addresses = &desired(&config()).links["rm1"].addresses;
+        let addresses = &desired(&config(), &BTreeMap::new()).links["rm1"].addresses;
         let first = addresses.first().map(ToString::to_string);
         assert_eq!(first, Some("2001:db8:ff::2/127".into()));
     }
 
     #[test]
     fn an_interface_goes_only_after_all_that_charon_has_for_it() {
-        let mut observed = desired(&config());
+        let mut observed = desired(&config(), &BTreeMap::new());
         let old = observed.links["rm1"].clone();
         observed.links.insert("rm9".into(), old);
         let kept = |in_charon: Option<&BTreeSet<&str>>| {
-            let mut state = desired(&config());
+            let mut state = desired(&config(), &BTreeMap::new());
             keep_links(&mut state, &observed, in_charon);
             state.links.contains_key("rm9")
         };

@@ -6,7 +6,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`config`], [`peers`], [`desired`], [`plan`], [`dataplane`], [`status`], [`vici::heal`] | decide: pure functions over values |
+//! | [`config`], [`peers`], [`mtu`], [`desired`], [`plan`], [`dataplane`], [`status`], [`vici::heal`] | decide: pure functions over values |
 //! | [`kernel`], [`netns`], [`vici`], [`bgp`], [`control`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
@@ -23,6 +23,7 @@ pub mod liveness;
 pub mod memory;
 #[cfg(test)]
 mod model;
+pub mod mtu;
 pub mod netns;
 pub mod peers;
 pub mod plan;

@@ -10,9 +10,10 @@ use crate::charon::{self, Definitions, Seen};
 use crate::config::Config;
 use crate::dataplane::{Dataplane, News, Work};
 use crate::desired::{self, Links, Ways};
-use crate::kernel::{self, Answers, Begun, Claim, Foreign, Kernel, Observed, Op, Route};
+use crate::kernel::{self, Answers, Begun, Claim, Foreign, Kernel, Observed, Op, Paths, Route};
 use crate::liveness::Sign;
 use crate::memory;
+use crate::mtu;
 use crate::peers;
 use crate::plan;
 use crate::problem::{problem, remark};
@@ -61,6 +62,8 @@ pub struct Gateway {
     tried: Vec<Op>,
     /// Routes of other programs.
     foreign: BTreeMap<IpNet, u8>,
+    /// Between the endpoints.
+    paths: Paths,
     originated: BTreeSet<IpNet>,
     /// What the kernel refused since the last review, and when that is tried again.
     refused: Vec<Problem>,
@@ -145,6 +148,7 @@ impl Gateway {
             problems: Vec::new(),
             tried: Vec::new(),
             foreign,
+            paths: Paths::default(),
             originated,
             refused: Vec::new(),
             retry: None,
@@ -291,7 +295,8 @@ impl Gateway {
             problems.push(problem("kernel routes", &failure));
         }
         self.originate(config).await;
-        let mut desired = desired::desired(config);
+        let mtus = self.mtus(config, seen, &mut problems).await;
+        let mut desired = desired::desired(config, &mtus);
         let in_charon = seen.charon.as_ref().map(charon::Charon::links);
         desired::keep_links(&mut desired, self.dataplane.state(), in_charon.as_ref());
         let rest = self.dataplane.settled() && self.dataplane.at_rest();
@@ -395,6 +400,25 @@ impl Gateway {
             }
         }
         self.usable.clone_from(&links.usable);
+    }
+
+    /// The MTU of each tunnel, by its number.
+    async fn mtus(
+        &mut self,
+        config: &Config,
+        seen: &Seen,
+        problems: &mut Vec<Problem>,
+    ) -> BTreeMap<u32, u32> {
+        let sas = seen.charon.as_ref().map_or(&[][..], |charon| &charon.sas);
+        let carriers = mtu::carriers(config, sas);
+        let ends = carriers.values().map(|carrier| carrier.ends).collect();
+        if let Err(failure) = self.paths.look(&self.kernel, ends).await {
+            problems.push(problem("paths between endpoints", &failure));
+        }
+        let links = &self.dataplane.state().links;
+        let (mtus, small) = mtu::mtus(config, &carriers, self.paths.mtus(), links);
+        problems.extend(small);
+        mtus
     }
 
     async fn originate(&mut self, config: &Config) {

@@ -870,3 +870,49 @@ async fn namespaces_are_entered_on_a_thread_of_their_own() {
         "{error}"
     );
 }
+
+/// A path's MTU is its interface's, a route's own, or what path MTU discovery found.
+#[tokio::test]
+async fn the_mtu_of_a_path_is_what_the_kernel_goes_by() {
+    let space = with_wan();
+    let inside = Netns::named(&space.0).expect("it is there");
+    let kernel = inside.run(|| Kernel::open(None)).expect("a thread");
+    let kernel = kernel.expect("kernel opens");
+    let address = |text: &str| text.parse::<std::net::IpAddr>().expect("an address");
+    let pairs = [
+        ("192.0.2.1", "198.51.100.7"),
+        ("2001:db8:ff::1", "2001:db8:7::7"),
+    ];
+    for (local, remote) in pairs {
+        let (local, remote) = (address(local), address(remote));
+        let mtu = async || kernel.path_mtu(local, remote).await.expect("it is told");
+        assert_eq!(mtu().await, None, "no route to {remote}");
+        let (prefix, via) = match remote.is_ipv6() {
+            true => ("2001:db8:7::/64", "2001:db8:ff::fe"),
+            false => ("198.51.100.0/24", "192.0.2.254"),
+        };
+        space.ip(&format!("route add {prefix} via {via} dev wan"));
+        assert_eq!(mtu().await, Some(1500));
+        space.ip("link set wan mtu 1420");
+        assert_eq!(mtu().await, Some(1420));
+        space.ip(&format!(
+            "route replace {prefix} via {via} dev wan mtu 1400"
+        ));
+        assert_eq!(mtu().await, Some(1400));
+        let elsewhere = address(if remote.is_ipv6() {
+            "2001:db8:ff::9"
+        } else {
+            "192.0.2.9"
+        });
+        let absent = kernel
+            .path_mtu(elsewhere, remote)
+            .await
+            .expect("it is told");
+        assert_eq!(
+            absent.filter(|_| !remote.is_ipv6()),
+            None,
+            "not our address"
+        );
+        space.ip("link set wan mtu 1500");
+    }
+}

@@ -119,6 +119,14 @@ pub(super) fn get(name: &str) -> Request {
     )
 }
 
+/// Asks for one interface by its index.
+pub(super) fn get_index(index: u32) -> Request {
+    Request::new(
+        RouteNetlinkMessage::GetLink(LinkUnspec::new_with_index(index).build()),
+        0,
+    )
+}
+
 /// Asks for all interfaces, without their counters.
 pub(super) fn dump() -> Request {
     let mut message = LinkMessage::default();

@@ -53,6 +53,7 @@ fn child(unique_id: u32, name: &str, state: ChildState) -> ChildSa {
         installed: Some(Duration::ZERO),
         rekey_in: None,
         algorithms: String::new(),
+        esp: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::definition::Bind;
 use super::message::Message;
 use crate::state::ours;
+use routemesh_proto::Esp;
 use std::time::Duration;
 
 /// An IKE_SA of ours.
@@ -76,6 +77,8 @@ pub struct ChildSa {
     pub rekey_in: Option<Duration>,
     /// Encryption, integrity and group as charon names them, joined by slashes.
     pub algorithms: String,
+    /// The sizes of its packets, where these algorithms are known.
+    pub esp: Option<Esp>,
 }
 
 /// State of a CHILD_SA.
@@ -166,6 +169,9 @@ fn child(key: &str, section: &Message) -> ChildSa {
         installed: number(section, "install-time").map(Duration::from_secs),
         rekey_in: number(section, "rekey-time").map(Duration::from_secs),
         algorithms: algorithms(section),
+        esp: section
+            .get_text("encr-alg")
+            .and_then(|cipher| Esp::negotiated(cipher, section.get_text("integ-alg"))),
     }
 }
 

@@ -72,7 +72,8 @@ pub fn status(facts: Facts) -> proto::Status {
 
 fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
     let link = tunnel.link();
-    let interface = match facts.state.links.get(&link) {
+    let observed = facts.state.links.get(&link);
+    let interface = match observed {
         None => "missing",
         Some(_) if facts.usable.contains(&link) => "up",
         Some(_) => "down",
@@ -85,6 +86,7 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         bgp: Some(bgp(facts, &tunnel.name())),
         bfd: bfd(facts, &tunnel.name()),
         liveness: Some(liveness(facts, &tunnel.name())),
+        mtu: observed.map_or(0, |link| link.mtu),
     }
 }
 

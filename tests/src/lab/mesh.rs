@@ -210,7 +210,7 @@ fn controller_url() -> String {
 }
 
 /// The path of one of our programs: release builds, unless `ROUTEMESH_BIN` says otherwise.
-fn program(name: &str) -> Result<String> {
+pub fn program(name: &str) -> Result<String> {
     let dir = std::env::var_os("ROUTEMESH_BIN").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
         PathBuf::from,

@@ -6,6 +6,7 @@
 mod announce;
 mod disturb;
 mod faults;
+mod mtu;
 mod steady;
 
 use std::time::Instant;

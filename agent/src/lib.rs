@@ -18,6 +18,7 @@ pub mod control;
 pub mod dataplane;
 pub mod desired;
 pub mod fib;
+pub mod firewall;
 pub mod kernel;
 pub mod liveness;
 pub mod memory;

@@ -75,6 +75,9 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         sites: spec.sites.iter().map(owned).collect(),
         routers: gateway.routers.iter().map(router).collect(),
         tunnels,
+        firewall: gateway.firewall.to_string(),
+        services: gateway.services.iter().map(ToString::to_string).collect(),
+        ipsec_from: gateway.ipsec_from.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -10,6 +10,7 @@ mod identity;
 mod policy;
 mod route_protocol;
 mod secret;
+mod service;
 
 pub use change::{ChangeError, diff, patch};
 pub use esp::{Esp, Outer};
@@ -17,6 +18,7 @@ pub use identity::{Identity, IdentityError};
 pub use policy::{Community, PrefixRange, TextError};
 pub use route_protocol::route_protocol;
 pub use secret::Secret;
+pub use service::{NoService, Service, Transport};
 
 #[allow(missing_docs, clippy::doc_markdown)]
 mod v1 {

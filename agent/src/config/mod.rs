@@ -10,7 +10,7 @@ pub use router::{MAX_PREFIXES, Router, Whereabouts};
 use crate::state::{LinkKind, ours};
 use ipnet::IpNet;
 use routemesh_bfd::Timers;
-use routemesh_proto as proto;
+use routemesh_proto::{self as proto, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -49,6 +49,23 @@ pub struct Config {
     pub routers: Vec<Router>,
     /// Tunnels by number.
     pub tunnels: BTreeMap<u32, Tunnel>,
+    /// What becomes of packets that the mesh does not allow.
+    pub firewall: Mode,
+    /// What of this gateway itself other sites may use.
+    pub services: BTreeSet<Service>,
+    /// Whence IKE and ESP are taken besides the tunnels' far endpoints.
+    pub ipsec_from: Vec<IpNet>,
+}
+
+/// What becomes of packets that the mesh does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// They are dropped and counted.
+    Enforce,
+    /// They are counted.
+    Observe,
+    /// Nobody looks.
+    Off,
 }
 
 /// One end of a tunnel.
@@ -247,6 +264,25 @@ impl TryFrom<&proto::Config> for Config {
             sites,
             routers,
             tunnels,
+            firewall: match raw.firewall.as_str() {
+                "" | "enforce" => Mode::Enforce,
+                "observe" => Mode::Observe,
+                "off" => Mode::Off,
+                other => return Err(fields.wrong("firewall", other, "enforce, observe or off")),
+            },
+            services: raw
+                .services
+                .iter()
+                .map(|text| {
+                    let expected = "a service like tcp/22 or udp/5000-5010";
+                    fields.parse("services", text, expected)
+                })
+                .collect::<Result<_, _>>()?,
+            ipsec_from: raw
+                .ipsec_from
+                .iter()
+                .map(|text| fields.parse("ipsec_from", text, "a prefix"))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -380,7 +416,16 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_by_name() {
         type Spoil = fn(&mut proto::Config);
-        let cases: [(Spoil, &str); 19] = [
+        let cases: [(Spoil, &str); 22] = [
+            (|c| c.firewall = "on".into(), "config: firewall is \"on\""),
+            (
+                |c| c.services = vec!["ssh".into()],
+                "config: services is \"ssh\"",
+            ),
+            (
+                |c| c.ipsec_from = vec!["office".into()],
+                "config: ipsec_from is \"office\"",
+            ),
             (|c| c.asn = 0, "config: asn is \"0\""),
             (|c| c.hold_time = 2, "config: hold_time is \"2\""),
             (|c| c.gateway = "a/b".into(), "config: gateway is \"a/b\""),

@@ -151,6 +151,11 @@ impl Kernel {
         named.is_some_and(|named| !named.is_ok_and(|named| named.is(&self.netns)))
     }
 
+    /// The underlay's namespace.
+    pub fn underlay(&self) -> &Netns {
+        &self.own
+    }
+
     /// The overlay's namespace, for the sockets that belong there.
     pub fn overlay(&self) -> &Netns {
         &self.netns

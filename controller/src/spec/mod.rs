@@ -17,7 +17,7 @@ pub use router::{Router, Whereabouts};
 pub use values::check_name;
 
 use ipnet::{IpNet, Ipv6Net};
-use routemesh_proto::Bfd;
+use routemesh_proto::{Bfd, Service};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -80,6 +80,24 @@ pub struct Gateway {
     pub routers: Vec<Router>,
     /// Kernel route protocols that it announces.
     pub announce: Vec<String>,
+    /// What becomes of packets that the mesh does not allow.
+    pub firewall: Firewall,
+    /// What of the gateway itself other sites may use.
+    pub services: Vec<Service>,
+    /// Whence it takes IKE and ESP besides the other gateways' endpoints.
+    pub ipsec_from: Vec<IpNet>,
+}
+
+/// What becomes of packets that the mesh does not allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Firewall {
+    /// They are dropped and counted.
+    #[default]
+    Enforce,
+    /// They are counted.
+    Observe,
+    /// Nobody looks.
+    Off,
 }
 
 /// Where a gateway is reached from outside.
@@ -134,6 +152,16 @@ impl fmt::Display for Family {
         f.write_str(match self {
             Self::Ipv4 => "IPv4",
             Self::Ipv6 => "IPv6",
+        })
+    }
+}
+
+impl fmt::Display for Firewall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enforce => "enforce",
+            Self::Observe => "observe",
+            Self::Off => "off",
         })
     }
 }

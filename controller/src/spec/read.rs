@@ -2,11 +2,21 @@
 
 use super::place::{At, Lines, Place, SpecError, quote};
 use super::reader::{Reader, TWICE, Table, Value};
-use super::{Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, bfd, values};
+use super::{
+    Firewall, Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, bfd, values,
+};
 use ipnet::{IpNet, Ipv6Net};
+use routemesh_proto::Service;
 use std::net::Ipv6Addr;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+/// What a gateway has that says nothing else.
+struct Defaults {
+    asn: u32,
+    firewall: Firewall,
+    services: Vec<Service>,
+}
 
 /// Beyond this, only the first syntax error is looked for.
 const RECOVERABLE: usize = 1 << 20;
@@ -43,7 +53,7 @@ impl<'t> Reader<'t> {
             Some((key, value)) => (self.lines.place(key.span().start), value.get_ref()),
             None => (Place { line: 1, column: 1 }, &none),
         };
-        const KNOWN: [&str; 7] = [
+        const KNOWN: [&str; 9] = [
             "as",
             "interconnect",
             "tunnel",
@@ -51,6 +61,8 @@ impl<'t> Reader<'t> {
             "esp_proposals",
             "hold_time",
             "bfd",
+            "firewall",
+            "services",
         ];
         let mesh = self.table("[mesh]".to_owned(), place, value, &KNOWN)?;
         let asn = self.required(&mesh, "as", "the AS of the mesh, like as = 65000");
@@ -88,7 +100,12 @@ impl<'t> Reader<'t> {
             Some(value) => self.bfd(value).map(|bfd| bfd.value),
             None => Some(bfd::DEFAULT),
         };
-        let sites = self.sites(root, asn.unwrap_or_default());
+        let defaults = Defaults {
+            asn: asn.unwrap_or_default(),
+            firewall: self.firewall(&mesh).unwrap_or_default(),
+            services: self.services(&mesh).unwrap_or_default(),
+        };
+        let sites = self.sites(root, &defaults);
         // What stands in for a value that was reported only serves to look for more errors.
         Some(MeshSpec {
             asn: asn.unwrap_or_default(),
@@ -122,7 +139,7 @@ impl<'t> Reader<'t> {
         read.map(|proposal| proposal.value).collect()
     }
 
-    fn sites(&mut self, root: &DeTable<'t>, default_asn: u32) -> Vec<Site> {
+    fn sites(&mut self, root: &DeTable<'t>, defaults: &Defaults) -> Vec<Site> {
         let named = match root.get_key_value("sites") {
             Some((key, value)) => {
                 let place = self.lines.place(key.span().start);
@@ -139,11 +156,11 @@ impl<'t> Reader<'t> {
         }
         named
             .into_iter()
-            .filter_map(|(name, value)| self.site(name, value, default_asn))
+            .filter_map(|(name, value)| self.site(name, value, defaults))
             .collect()
     }
 
-    fn site(&mut self, name: At<String>, value: &DeValue<'t>, default_asn: u32) -> Option<Site> {
+    fn site(&mut self, name: At<String>, value: &DeValue<'t>, defaults: &Defaults) -> Option<Site> {
         let what = format!("site {}", quote(&name));
         let table = self.table(what, name.place, value, &["as", "prefixes", "gateways"])?;
         let own = table.get("as");
@@ -175,19 +192,32 @@ impl<'t> Reader<'t> {
             );
         }
         Some(Site {
-            asn: asn.unwrap_or(default_asn),
+            asn: asn.unwrap_or(defaults.asn),
             prefixes,
             gateways: named
                 .into_iter()
-                .filter_map(|(name, value)| self.gateway(name, value))
+                .filter_map(|(name, value)| self.gateway(name, value, defaults))
                 .collect(),
             name,
         })
     }
 
-    fn gateway(&mut self, name: At<String>, value: &DeValue<'t>) -> Option<Gateway> {
+    fn gateway(
+        &mut self,
+        name: At<String>,
+        value: &DeValue<'t>,
+        defaults: &Defaults,
+    ) -> Option<Gateway> {
         let what = format!("gateway {}", quote(&name));
-        let known = ["endpoints", "overlay", "routers", "announce"];
+        let known = [
+            "endpoints",
+            "overlay",
+            "routers",
+            "announce",
+            "firewall",
+            "services",
+            "ipsec_from",
+        ];
         let table = self.table(what, name.place, value, &known)?;
         let cure = "list its outer addresses, like endpoints = [\"2001:db8:1::1\"]";
         let endpoints = match self.required(&table, "endpoints", cure) {
@@ -225,13 +255,41 @@ impl<'t> Reader<'t> {
             None if table.get("routers").is_none() => vec!["kernel".to_owned()],
             None => Vec::new(),
         };
+        let ipsec_from = match table.get("ipsec_from") {
+            Some(value) => {
+                let written = self.array("ipsec_from", value, 256, None);
+                let read = |value| self.text("a prefix", value, values::outside);
+                let read = written.into_iter().filter_map(read);
+                read.map(|net| net.value).collect()
+            }
+            None => Vec::new(),
+        };
         Some(Gateway {
             name,
             endpoints,
             overlay: overlay.map(|overlay| overlay.value),
             routers,
             announce,
+            firewall: self.firewall(&table).unwrap_or(defaults.firewall),
+            services: self
+                .services(&table)
+                .unwrap_or_else(|| defaults.services.clone()),
+            ipsec_from,
         })
+    }
+
+    fn firewall(&mut self, table: &Table<'_, 't>) -> Option<Firewall> {
+        let value = table.get("firewall")?;
+        let mode = self.text("firewall", value, values::firewall)?;
+        Some(mode.value)
+    }
+
+    fn services(&mut self, table: &Table<'_, 't>) -> Option<Vec<Service>> {
+        let value = table.get("services")?;
+        let written = self.array("services", value, 64, None);
+        let read = |value| self.text("a service", value, values::service);
+        let read = written.into_iter().filter_map(read);
+        Some(read.map(|service| service.value).collect())
     }
 
     fn endpoint(&mut self, value: &Value<'t>) -> Option<At<OuterAddress>> {

@@ -1,9 +1,9 @@
 //! Texts of a specification -> values. An error is the reason, and says what would be right.
 
 use super::place::quote;
-use super::{Family, OuterAddress};
+use super::{Family, Firewall, OuterAddress};
 use ipnet::{IpNet, Ipv6Net};
-use routemesh_proto::{CONTROLLER_NAME, Esp};
+use routemesh_proto::{CONTROLLER_NAME, Esp, NoService, Service};
 use std::net::IpAddr;
 
 /// Our own route protocol, which the agent never takes from the kernel.
@@ -192,6 +192,40 @@ pub(super) fn family(text: &str) -> Result<Family, String> {
             "{} is not a family: write \"ipv4\" or \"ipv6\"",
             quote(other)
         )),
+    }
+}
+
+/// What becomes of packets that the mesh does not allow.
+pub(super) fn firewall(text: &str) -> Result<Firewall, String> {
+    match text {
+        "enforce" => Ok(Firewall::Enforce),
+        "observe" => Ok(Firewall::Observe),
+        "off" => Ok(Firewall::Off),
+        other => Err(format!(
+            "{} is not a mode of the firewall: write \"enforce\", \"observe\" or \"off\"",
+            quote(other)
+        )),
+    }
+}
+
+/// A port, or several, that a gateway serves.
+pub(super) fn service(text: &str) -> Result<Service, String> {
+    text.parse().map_err(|NoService| {
+        format!(
+            "{} is not a service: write one like \"tcp/22\" or \"udp/5000-5010\"",
+            quote(text)
+        )
+    })
+}
+
+/// Whence IPsec may come.
+pub(super) fn outside(text: &str) -> Result<IpNet, String> {
+    let net = prefix(text)?;
+    match special(net) {
+        // Everybody.
+        _ if net.prefix_len() == 0 => Ok(net),
+        Some(why) => Err(format!("{net} is {why}: nobody sends from there")),
+        None => Ok(net),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::charon::{self, Definitions, Seen};
 use crate::config::Config;
 use crate::dataplane::{Dataplane, News, Work};
 use crate::desired::{self, Links, Ways};
+use crate::firewall::{self, Firewall};
 use crate::kernel::{self, Answers, Begun, Claim, Foreign, Kernel, Observed, Op, Paths, Route};
 use crate::liveness::Sign;
 use crate::memory;
@@ -51,6 +52,7 @@ pub struct Gateway {
     bgp: Bgp,
     news: mpsc::Receiver<News>,
     dataplane: Dataplane,
+    firewall: Firewall,
     /// What the kernel is doing, in order.
     under_way: VecDeque<(Work, Begun)>,
     /// What it has done.
@@ -133,6 +135,7 @@ impl Gateway {
         }
         let originated = peers::originated(config, &foreign);
         let overlay = kernel.overlay().clone();
+        let firewall = Firewall::start(kernel.underlay(), &overlay);
         let (bgp, news) = Bgp::start(overlay, setup, originated.clone(), restarting);
         let forwarded = routes.iter().map(|(prefix, _)| (prefix, true));
         bgp.installed(forwarded.collect()).await;
@@ -141,6 +144,7 @@ impl Gateway {
             bgp,
             news,
             dataplane,
+            firewall,
             under_way: VecDeque::new(),
             answers: VecDeque::new(),
             losses: 0,
@@ -170,6 +174,11 @@ impl Gateway {
     /// The kernel, whose events are a reason for a pass.
     pub fn kernel(&self) -> &Kernel {
         &self.kernel
+    }
+
+    /// The packet filter, whose changes are a reason for a pass.
+    pub fn firewall(&self) -> &Firewall {
+        &self.firewall
     }
 
     /// Routes may not be as they were: they are listed in a pass to come.
@@ -299,6 +308,12 @@ impl Gateway {
         let mut desired = desired::desired(config, &mtus);
         let in_charon = seen.charon.as_ref().map(charon::Charon::links);
         desired::keep_links(&mut desired, self.dataplane.state(), in_charon.as_ref());
+        let in_kernel = &self.dataplane.state().links;
+        self.firewall.want(config, in_kernel, seen.charon.as_ref());
+        let firewall = self.firewall.seen();
+        // No interface before its rules.
+        let may_be = |link: &str| in_kernel.contains_key(link) || firewall.guards(config, link);
+        desired.links.retain(|link, _| may_be(link));
         let rest = self.dataplane.settled() && self.dataplane.at_rest();
         let ops = plan::plan(&desired, self.dataplane.state(), rest);
         let failed = self.perform(&ops).await;
@@ -339,6 +354,7 @@ impl Gateway {
         }
         problems.extend(failed);
         problems.extend(self.refused.iter().cloned());
+        problems.extend(firewall.problems);
         self.tried = ops;
         self.log(&problems);
         let status = status::status(Facts {
@@ -348,6 +364,7 @@ impl Gateway {
             sas: seen.charon.as_ref().map(|c| c.sas.as_slice()),
             view: &view,
             originated: &self.originated,
+            invalid: &firewall.counts,
             problems,
             now: self.bgp.age(),
         });
@@ -521,6 +538,7 @@ pub async fn down(
     let mut problems = charon::down(vici, state_dir).await;
     let observed = state(&kernel.observe().await?);
     problems.extend(failures(kernel.apply(&plan::teardown(&observed)).await));
+    problems.extend(firewall::down(kernel.underlay(), kernel.overlay()).await);
     Ok(problems)
 }
 

@@ -119,6 +119,7 @@ async fn live(
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run(connections, seen));
     let mut bgp_changes = gateway.bgp().changes();
+    let mut firewall = gateway.firewall().changes();
     let overlay = in_force.borrow().as_ref().map(|f| f.config.overlay.clone());
     loop {
         let Some(config) = in_force
@@ -186,6 +187,13 @@ async fn live(
                     Ok(()) => due = soon(due),
                     Err(_) => {
                         error!("the loop over charon has ended unexpectedly");
+                        return Ended::Failed;
+                    }
+                },
+                changed = firewall.changed() => match changed {
+                    Ok(()) => due = soon,
+                    Err(_) => {
+                        error!("the loop over the packet filter has ended unexpectedly");
                         return Ended::Failed;
                     }
                 },

@@ -3,6 +3,7 @@
 use crate::bgp::View;
 use crate::charon::carries;
 use crate::config::{Config, Tunnel, Whereabouts};
+use crate::firewall::{Count, Counter};
 use crate::liveness::Life;
 use crate::state::{Nexthop, NexthopId, State};
 use crate::vici::{IkeSa, IkeState};
@@ -27,6 +28,8 @@ pub struct Facts<'a> {
     pub view: &'a View,
     /// The prefixes that begin here.
     pub originated: &'a BTreeSet<IpNet>,
+    /// Packets that the mesh does not allow.
+    pub invalid: &'a BTreeMap<Counter, Count>,
     /// What could not be done.
     pub problems: Vec<proto::Problem>,
     /// Time since the speaker's start, as in its `since`.
@@ -66,6 +69,7 @@ pub fn status(facts: Facts) -> proto::Status {
         announced_total,
         routes_total,
         rejected_total: facts.view.peers.values().map(|it| it.rejected as u64).sum(),
+        invalid: invalid(&facts, |counter| *counter == Counter::Stranger),
         problems: facts.problems,
     }
 }
@@ -87,7 +91,23 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         bfd: bfd(facts, &tunnel.name()),
         liveness: Some(liveness(facts, &tunnel.name())),
         mtu: observed.map_or(0, |link| link.mtu),
+        invalid: invalid(
+            facts,
+            |counter| matches!(counter, Counter::Tunnel(name, _) if *name == link),
+        ),
     }
+}
+
+/// Of the counters that are of interest, those that have counted.
+fn invalid(facts: &Facts, of_interest: impl Fn(&Counter) -> bool) -> Vec<proto::Invalid> {
+    let counters = facts.invalid.iter();
+    let counted = counters.filter(|(counter, count)| count.packets > 0 && of_interest(counter));
+    counted
+        .map(|(counter, count)| proto::Invalid {
+            reason: counter.text().to_owned(),
+            packets: count.packets,
+        })
+        .collect()
 }
 
 fn ike(sas: Option<&[IkeSa]>, tunnel: &Tunnel) -> &'static str {

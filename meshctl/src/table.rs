@@ -7,7 +7,8 @@ pub(crate) use routes::{rejected, routes};
 use crate::mtu::Sizes;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use routemesh_proto::{
-    BgpStatus, Edge, End, GatewayView, PrefixPaths, PrefixView, Problem, Topology, TunnelStatus,
+    BgpStatus, Edge, End, GatewayView, Invalid, PrefixPaths, PrefixView, Problem, Topology,
+    TunnelStatus,
 };
 use std::collections::BTreeMap;
 
@@ -109,7 +110,8 @@ pub(crate) fn topology(topology: &Topology, look: Look) -> String {
     if !topology.prefixes.is_empty() {
         parts.push(prefixes(&topology.prefixes, look));
     }
-    let complaints = topology.gateways.iter().filter(|view| view.verdict != "ok");
+    let complains = |view: &&GatewayView| view.verdict != "ok" || !view.invalid.is_empty();
+    let complaints = topology.gateways.iter().filter(complains);
     let complaints: Vec<GatewayView> = complaints.cloned().collect();
     if !complaints.is_empty() {
         parts.push(gateways(&complaints, look));
@@ -166,7 +168,7 @@ fn edges(edges: &[Edge], look: Look) -> String {
             Cell::new(both(view(bfd))),
             Cell::new(both(view(bgp))),
             Cell::new(both(view(accepted))),
-            Cell::new(&edge.reason),
+            Cell::new(reasons(edge)),
         ]);
     }
     table.trim_fmt() + "\n"
@@ -179,6 +181,27 @@ fn bfd(status: &TunnelStatus) -> String {
         Some(bfd) if bfd.state == "Up" => format!("Up {} ms", bfd.detection_time),
         Some(bfd) => bfd.state.clone(),
     }
+}
+
+/// Why it is not up, and what its ends hold to be invalid.
+fn reasons(edge: &Edge) -> String {
+    let ends = [edge.a.as_ref(), edge.b.as_ref()].into_iter().flatten();
+    let at_end = |end: &End| {
+        let packets = end
+            .status
+            .as_ref()
+            .map_or(&[][..], |status| &status.invalid);
+        invalid(packets).map(|text| format!("{}: {text}", end.gateway))
+    };
+    let reason = Some(edge.reason.clone()).filter(|reason| !reason.is_empty());
+    let reasons: Vec<String> = reason.into_iter().chain(ends.filter_map(at_end)).collect();
+    reasons.join("\n")
+}
+
+fn invalid(packets: &[Invalid]) -> Option<String> {
+    let words = |it: &Invalid| format!("{} {}", it.packets, it.reason);
+    let words: Vec<String> = packets.iter().map(words).collect();
+    (!words.is_empty()).then(|| format!("invalid packets: {}", words.join(", ")))
 }
 
 /// A warning from three quarters of what the peer may announce, as in the agent's log.
@@ -258,6 +281,8 @@ pub(crate) fn gateways(gateways: &[GatewayView], look: Look) -> String {
         let mut reasons = vec![view.reason.clone()];
         let more = view.problems.iter().skip(1);
         reasons.extend(more.map(|Problem { object, reason }| format!("{object}: {reason}")));
+        reasons.extend(invalid(&view.invalid));
+        reasons.retain(|reason| !reason.is_empty());
         table.add_row(vec![
             Cell::new(&view.name),
             Cell::new(&view.site),

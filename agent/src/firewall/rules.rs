@@ -72,8 +72,7 @@ impl Reason {
         }
     }
 
-    /// For people.
-    pub fn text(self) -> &'static str {
+    fn text(self) -> &'static str {
         match self {
             Self::Spoofed => "in: source not of the far site",
             Self::NotHere => "in: destination not of this site",
@@ -92,6 +91,14 @@ impl Counter {
         match self {
             Self::Stranger => STRANGER.to_owned(),
             Self::Tunnel(link, reason) => format!("{link}_{}", reason.key()),
+        }
+    }
+
+    /// For people: what it counts.
+    pub fn text(&self) -> &'static str {
+        match self {
+            Self::Stranger => "IKE or ESP from an address that is no endpoint",
+            Self::Tunnel(_, reason) => reason.text(),
         }
     }
 

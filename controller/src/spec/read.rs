@@ -2,9 +2,7 @@
 
 use super::place::{At, Lines, Place, SpecError, quote};
 use super::reader::{Reader, TWICE, Table, Value};
-use super::{
-    Firewall, Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, bfd, values,
-};
+use super::{Firewall, Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, bfd, values};
 use ipnet::{IpNet, Ipv6Net};
 use routemesh_proto::Service;
 use std::net::Ipv6Addr;

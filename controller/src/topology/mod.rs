@@ -69,6 +69,7 @@ fn gateway_view(
         reported: report.map(|report| report.age.as_secs()),
         routers: status.map_or(Vec::new(), |status| status.routers.clone()),
         problems: status.map_or(Vec::new(), |status| status.problems.clone()),
+        invalid: status.map_or(Vec::new(), |status| status.invalid.clone()),
         endpoints: gateway.endpoints.iter().map(|e| e.text()).collect(),
     }
 }

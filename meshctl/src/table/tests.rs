@@ -41,6 +41,13 @@ fn via(gateway: &str, via: &[&str]) -> PrefixPaths {
 
 #[test]
 fn a_mesh_at_three_in_the_morning() {
+    let mut spoofed = end("V3-1", "up", "Established", 4);
+    if let Some(status) = spoofed.as_mut().and_then(|end| end.status.as_mut()) {
+        status.invalid.push(Invalid {
+            reason: "in: source not of the far site".to_owned(),
+            packets: 12,
+        });
+    }
     let silent = Some(End {
         gateway: "V2-1".to_owned(),
         ..End::default()
@@ -59,13 +66,7 @@ fn a_mesh_at_three_in_the_morning() {
             ..GatewayView::default()
         }],
         edges: vec![
-            edge(
-                1,
-                end("V1-1", "up", "Established", 2),
-                end("V3-1", "up", "Established", 4),
-                "up",
-                "",
-            ),
+            edge(1, end("V1-1", "up", "Established", 2), spoofed, "up", ""),
             edge(
                 3,
                 end("V1-1", "connecting", "Idle", 0),
@@ -83,7 +84,7 @@ fn a_mesh_at_three_in_the_morning() {
     };
     let expected = "\
 TUNNEL  A     B     VERDICT  IKE             BFD        BGP          PREFIXES  REASON
-1       V1-1  V3-1  up       up              Up 900 ms  Established  2 / 4
+1       V1-1  V3-1  up       up              Up 900 ms  Established  2 / 4     V3-1: invalid packets: 12 in: source not of the far site
 3       V1-1  V2-1  down     connecting / -  -          Idle / -     0 / -     V2-1: last report 45 s ago; V1-1: IKE connecting
 
 PREFIX       SITE  ANNOUNCED BY  PATHS IN USE

@@ -29,6 +29,7 @@ use rules::Table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -94,7 +95,7 @@ impl Firewall {
         }
         let mut task = JoinSet::new();
         for place in &places {
-            match monitor::watch(&place.netns, changed.clone()) {
+            match monitor::watch(&place.netns, place.transactions.clone(), changed.clone()) {
                 Ok(monitor) => drop(task.spawn(monitor)),
                 // Where this cannot be had, nft has more to say.
                 Err(error) => warn!("changes of the packet filter go unnoticed: {error}"),
@@ -175,6 +176,8 @@ struct Place {
     netns: Netns,
     underlay: bool,
     overlay: bool,
+    /// Seen here, whoever's.
+    transactions: Arc<AtomicU64>,
     applied: Option<Applied>,
     counts: BTreeMap<Counter, Count>,
 }
@@ -182,7 +185,7 @@ struct Place {
 /// What was last made so.
 struct Applied {
     table: Option<Table>,
-    /// How nft prints it.
+    /// How nft prints it, where it is certain that nobody was faster.
     listing: Option<String>,
 }
 
@@ -192,6 +195,7 @@ impl Place {
             netns: netns.clone(),
             underlay,
             overlay,
+            transactions: Arc::default(),
             applied: None,
             counts: BTreeMap::new(),
         }
@@ -210,35 +214,38 @@ impl Place {
 
     /// Makes it so, if it is not. Where it was and is no more, somebody else has been here.
     async fn settle(&mut self, table: Option<Table>, doubt: bool) -> Result<(), Error> {
-        let before = self.applied.as_ref().filter(|it| it.table == table);
-        if let Some(before) = before {
-            let sure = table.is_none() || !doubt;
-            if sure || nft::list(&self.netns).await? == before.listing {
+        if let Some(before) = self.applied.as_ref().filter(|it| it.table == table) {
+            if table.is_none() || !doubt {
                 return Ok(());
             }
-            let netns = &self.netns;
-            warn!(
-                "somebody has changed table inet {} of network namespace {netns}: repairing it",
-                rules::TABLE
-            );
+            if let Some(listing) = &before.listing {
+                if nft::list(&self.netns).await?.as_ref() == Some(listing) {
+                    return Ok(());
+                }
+                let (name, netns) = (rules::TABLE, &self.netns);
+                warn!(
+                    "somebody has changed table inet {name} of network namespace {netns}: it is made anew"
+                );
+            }
         }
         self.applied = None;
-        let Some(table) = table else {
-            nft::delete(&self.netns).await?;
-            self.counts.clear();
-            self.applied = Some(Applied {
-                table: None,
-                listing: None,
-            });
-            return Ok(());
-        };
-        self.count().await?;
-        nft::put(&self.netns, &table, &self.counts).await?;
-        let listing = nft::list(&self.netns).await?;
-        self.applied = Some(Applied {
-            table: Some(table),
-            listing,
-        });
+        let mut listing = None;
+        match &table {
+            Some(table) => {
+                self.count().await?;
+                let transactions = self.transactions.load(Ordering::Relaxed);
+                nft::put(&self.netns, table, &self.counts).await?;
+                listing = nft::list(&self.netns).await?;
+                let seen = self.transactions.load(Ordering::Relaxed) - transactions;
+                // Another one than ours may have been to this table.
+                listing = listing.filter(|_| seen <= 1);
+            }
+            None => {
+                nft::delete(&self.netns).await?;
+                self.counts.clear();
+            }
+        }
+        self.applied = Some(Applied { table, listing });
         Ok(())
     }
 

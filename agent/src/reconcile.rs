@@ -577,7 +577,9 @@ fn want(
     };
     definitions.retain(|name, _| {
         let link = charon::link_of(name);
-        kind_and_side(in_kernel, link) == kind_and_side(desired, link)
+        let there = kind_and_side(in_kernel, link);
+        // One that waits for its rules is in neither.
+        there.is_some() && there == kind_and_side(desired, link)
     });
     wanted.send_if_modified(|before| {
         let changed = before.as_ref() != Some(&definitions);
@@ -669,13 +671,15 @@ mod tests {
         };
         let definitions: Definitions = [("rm1-V2-1".to_owned(), definition)].into();
         let desired = with_link(Side::Overlay);
-        let wants = |in_kernel: &State| {
+        let wants = |desired: &State, in_kernel: &State| {
             let (wanted, seen) = watch::channel(None);
-            want(&wanted, definitions.clone(), &desired, in_kernel);
+            want(&wanted, definitions.clone(), desired, in_kernel);
             seen.borrow().as_ref().map_or(0, Definitions::len)
         };
-        assert_eq!(wants(&State::default()), 0);
-        assert_eq!(wants(&with_link(Side::Underlay)), 0);
-        assert_eq!(wants(&desired), 1);
+        assert_eq!(wants(&desired, &State::default()), 0);
+        assert_eq!(wants(&desired, &with_link(Side::Underlay)), 0);
+        assert_eq!(wants(&desired, &desired), 1);
+        // Its rules are not in place yet.
+        assert_eq!(wants(&State::default(), &State::default()), 0);
     }
 }

@@ -3,7 +3,7 @@
 use crate::bgp::View;
 use crate::charon::carries;
 use crate::config::{Config, Tunnel, Whereabouts};
-use crate::firewall::{Count, Counter};
+use crate::firewall::{Count, Counter, Reason};
 use crate::liveness::Life;
 use crate::state::{Nexthop, NexthopId, State};
 use crate::vici::{IkeSa, IkeState};
@@ -69,7 +69,7 @@ pub fn status(facts: Facts) -> proto::Status {
         announced_total,
         routes_total,
         rejected_total: facts.view.peers.values().map(|it| it.rejected as u64).sum(),
-        invalid: invalid(&facts, |counter| *counter == Counter::Stranger),
+        invalid: invalid(&facts, [Counter::Stranger]),
         problems: facts.problems,
     }
 }
@@ -82,6 +82,7 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         Some(_) if facts.usable.contains(&link) => "up",
         Some(_) => "down",
     };
+    let of_link = |reason| Counter::Tunnel(link.clone(), reason);
     proto::TunnelStatus {
         number: tunnel.number,
         peer: tunnel.peer.clone(),
@@ -91,23 +92,20 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         bfd: bfd(facts, &tunnel.name()),
         liveness: Some(liveness(facts, &tunnel.name())),
         mtu: observed.map_or(0, |link| link.mtu),
-        invalid: invalid(
-            facts,
-            |counter| matches!(counter, Counter::Tunnel(name, _) if *name == link),
-        ),
+        invalid: invalid(facts, Reason::ALL.map(of_link)),
     }
 }
 
-/// Of the counters that are of interest, those that have counted.
-fn invalid(facts: &Facts, of_interest: impl Fn(&Counter) -> bool) -> Vec<proto::Invalid> {
-    let counters = facts.invalid.iter();
-    let counted = counters.filter(|(counter, count)| count.packets > 0 && of_interest(counter));
-    counted
-        .map(|(counter, count)| proto::Invalid {
+/// Of these counters, those that have counted.
+fn invalid(facts: &Facts, counters: impl IntoIterator<Item = Counter>) -> Vec<proto::Invalid> {
+    let tell = |counter: Counter| {
+        let count = facts.invalid.get(&counter)?;
+        (count.packets > 0).then(|| proto::Invalid {
             reason: counter.text().to_owned(),
             packets: count.packets,
         })
-        .collect()
+    };
+    counters.into_iter().filter_map(tell).collect()
 }
 
 fn ike(sas: Option<&[IkeSa]>, tunnel: &Tunnel) -> &'static str {

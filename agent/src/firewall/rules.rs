@@ -483,7 +483,7 @@ mod tests {
                 std::fs::write(&golden, &now).unwrap();
             }
             let kept = std::fs::read_to_string(&golden).unwrap();
-            assert_eq!(kept, now, "{}", golden.display());
+            assert!(kept == now, "{} is another by now", golden.display());
         }
     }
 

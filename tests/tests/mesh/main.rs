@@ -6,6 +6,7 @@
 mod announce;
 mod disturb;
 mod faults;
+mod firewall;
 mod mtu;
 mod steady;
 

@@ -191,7 +191,7 @@ async fn live(
                     }
                 },
                 changed = firewall.changed() => match changed {
-                    Ok(()) => due = soon,
+                    Ok(()) => due = soon(due),
                     Err(_) => {
                         error!("the loop over the packet filter has ended unexpectedly");
                         return Ended::Failed;

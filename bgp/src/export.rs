@@ -183,11 +183,15 @@ impl Target {
             attributes.communities.push(LLGR_STALE);
         }
         if self.drain {
-            // RFC 8326 section 4. Inside the AS the preference says so as well.
+            // RFC 8326 section 4. Inside the AS the preference says so as well; to another AS, of which
+            // many have no policy for the community, the MED does as far as it can.
             if !attributes.communities.contains(&GRACEFUL_SHUTDOWN) {
                 attributes.communities.push(GRACEFUL_SHUTDOWN);
             }
-            attributes.local_pref = self.internal.then_some(0);
+            match self.internal {
+                true => attributes.local_pref = Some(0),
+                false => attributes.med = Some(u32::MAX),
+            }
         }
         attributes
     }

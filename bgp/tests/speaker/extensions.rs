@@ -417,10 +417,15 @@ fn what_is_about_to_go_is_the_last_choice() {
         solo.speaker.configure(solo.config.clone(), solo.now);
         let told = told(solo);
         let shuts_down = |it: &Attributes| it.communities == [GRACEFUL_SHUTDOWN];
-        [5, 6].map(|number| (shuts_down(&told[&number]), told[&number].local_pref))
+        [5, 6].map(|number| {
+            let it = &told[&number];
+            (shuts_down(it), it.local_pref, it.med)
+        })
     };
-    assert_eq!(drain(&mut solo, true), [(true, None), (true, Some(0))]);
-    assert_eq!(drain(&mut solo, false), [(false, None), (false, Some(100))]);
+    let told = [(true, None, Some(u32::MAX)), (true, Some(0), None)];
+    assert_eq!(drain(&mut solo, true), told);
+    let told = [(false, None, None), (false, Some(100), None)];
+    assert_eq!(drain(&mut solo, false), told);
     assert!(solo.events.is_empty());
 }
 

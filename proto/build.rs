@@ -1,7 +1,7 @@
 //! Compiles routemesh.proto with protox, so that no protoc is needed.
 
 /// Fields that a config's TOML has only where they say something.
-const OPTIONAL: [&str; 29] = [
+const OPTIONAL: &[&str] = &[
     "Config.bfd",
     "Router.bfd",
     "Router.address",
@@ -17,6 +17,8 @@ const OPTIONAL: [&str; 29] = [
     "Router.long_lived",
     "Term.prefixes",
     "Term.family",
+    "Config.drain",
+    "Tunnel.drain",
     "Term.communities",
     "Term.origin_as",
     "Term.through_as",

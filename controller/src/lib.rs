@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod ca;
+pub mod drain;
 pub mod ids;
 pub mod mesh;
 pub mod render;

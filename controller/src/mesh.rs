@@ -1,5 +1,6 @@
 //! One generation of the mesh as the controller holds it.
 
+use crate::drain::Drains;
 use crate::ids::{Ids, gateway_names};
 use crate::render::render;
 use crate::spec::MeshSpec;
@@ -23,6 +24,8 @@ pub struct Mesh {
     pub ids: Ids,
     /// Who left.
     pub retired: Retired,
+    /// What is drained.
+    pub drains: Drains,
 }
 
 /// Who is retired once `spec` follows `before`.
@@ -40,6 +43,7 @@ pub fn retire(before: Option<&Mesh>, mut retired: Retired, spec: &MeshSpec) -> R
             routers: Vec::new(),
             announce: Vec::new(),
             sites: Vec::new(),
+            drain: false,
             ..config
         };
         retired.insert(name, idle);

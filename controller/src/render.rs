@@ -1,8 +1,9 @@
 //! (mesh, gateway) -> exactly what that gateway must run. Pure: equal in, equal out.
 
+use crate::drain::Drain;
 use crate::ids::{End, ends, interconnect, joined, router_id, tunnel_number};
 use crate::mesh::Mesh;
-use crate::spec::{Gateway, MeshSpec, Router, Site, Whereabouts};
+use crate::spec::{Gateway, Router, Site, Whereabouts};
 use routemesh_proto as proto;
 
 /// A tunnel, from the end with the smaller id to the other.
@@ -57,7 +58,7 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
     let lowest = own.iter().map(|end| end.id).min().unwrap_or_default();
     let mut tunnels: Vec<proto::Tunnel> = own
         .iter()
-        .flat_map(|own| ends.iter().filter_map(|far| tunnel(spec, own, far)))
+        .flat_map(|own| ends.iter().filter_map(|far| tunnel(mesh, own, far)))
         .collect();
     tunnels.sort_by_key(|tunnel| tunnel.number);
     proto::Config {
@@ -78,6 +79,7 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         firewall: gateway.firewall.to_string(),
         services: gateway.services.iter().map(ToString::to_string).collect(),
         ipsec_from: gateway.ipsec_from.iter().map(ToString::to_string).collect(),
+        drain: mesh.drains.contains(&Drain::gateway(&gateway.name)),
     }
 }
 
@@ -114,8 +116,10 @@ fn router(router: &Router) -> proto::Router {
     rendered
 }
 
-fn tunnel(spec: &MeshSpec, own: &End, far: &End) -> Option<proto::Tunnel> {
+fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
+    let spec = &mesh.spec;
     let pair = pair(own, far)?;
+    let drain = Drain::between(&own.gateway.name, &far.gateway.name);
     let initiate = pair.a.id == own.id;
     let (even, odd) = interconnect(spec.interconnect.value, pair.number);
     let (local, remote) = if initiate { (even, odd) } else { (odd, even) };
@@ -130,5 +134,6 @@ fn tunnel(spec: &MeshSpec, own: &End, far: &End) -> Option<proto::Tunnel> {
         local_address: local.to_string(),
         remote_address: remote.to_string(),
         initiate,
+        drain: mesh.drains.contains(&drain),
     })
 }

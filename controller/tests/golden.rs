@@ -75,6 +75,7 @@ fn examples_render_as_before() {
             text: text.into(),
             spec,
             retired: Retired::new(),
+            drains: Default::default(),
         };
         let rendered = mesh.spec.gateways().map(|(_, gateway)| {
             let mut config = render(&mesh, &gateway.name).unwrap();

@@ -42,6 +42,7 @@ fn mesh(known: &Ids, sites: &Sites) -> Mesh {
         text: text.into(),
         spec,
         retired: Retired::new(),
+        drains: Default::default(),
     }
 }
 

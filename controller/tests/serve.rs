@@ -10,8 +10,8 @@ use routemesh_proto::controller_message::Message;
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
     AgentMessage, ApplyReply, ApplyRequest, BgpStatus, Change, Config, ControllerMessage,
-    GetRoutesRequest, GetTopologyRequest, Hello, Identity, Route, Status, Topology, TunnelStatus,
-    agent_message, patch,
+    DrainRequest, GetRoutesRequest, GetTopologyRequest, Hello, Identity, Route, Status, Topology,
+    TunnelStatus, agent_message, patch,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -367,6 +367,62 @@ async fn a_restart_loses_nothing() {
 }
 
 #[tokio::test]
+async fn what_is_drained_stays_so_until_somebody_undrains_it_or_it_is_gone() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    let mut a = Agent::attach(&pki.gateway("A"), &controller.url, None)
+        .await
+        .unwrap();
+    let config = a.config().await;
+    assert!(!config.drain && config.tunnels.iter().all(|tunnel| !tunnel.drain));
+    let drain = async |controller: &Controller, gateway: &str, peer: &str, undo| {
+        let request = DrainRequest {
+            gateway: gateway.to_owned(),
+            peer: peer.to_owned(),
+            undo,
+        };
+        let reply = controller.operators(&pki).drain(request).await;
+        reply.map(tonic::Response::into_inner)
+    };
+    let reply = drain(&controller, "A", "", false).await.unwrap();
+    assert_eq!((reply.generation, reply.unchanged), (2, false));
+    assert!(a.change().await.header.unwrap().drain);
+    let reply = drain(&controller, "A", "", false).await.unwrap();
+    assert_eq!((reply.generation, reply.unchanged), (2, true));
+    // Whichever end is named first.
+    drain(&controller, "C", "A", false).await.unwrap();
+    let change = a.change().await;
+    let drained: Vec<_> = change.tunnels.iter().map(|t| (&*t.peer, t.drain)).collect();
+    assert_eq!(drained, [("C", true)]);
+    for (gateway, peer) in [("X", ""), ("A", "X"), ("A", "A")] {
+        let refused = drain(&controller, gateway, peer, false).await.unwrap_err();
+        assert_eq!(
+            refused.code(),
+            Code::NotFound,
+            "{gateway} {peer}: {refused}"
+        );
+    }
+
+    // A restart forgets nothing, nor does another specification; without C there is no tunnel to it.
+    controller.stop().await;
+    let controller = Controller::start(&pki.controller()).await;
+    assert_eq!(controller.topology(&pki).await.generation, 3);
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    let mut a = Agent::attach(&pki.gateway("A"), &controller.url, None)
+        .await
+        .unwrap();
+    let config = a.config().await;
+    assert!(config.drain && config.tunnels.iter().all(|tunnel| !tunnel.drain));
+    let view = controller.topology(&pki).await;
+    assert_eq!(view.gateways[0].drain, "draining");
+    drain(&controller, "A", "", true).await.unwrap();
+    assert!(!a.change().await.header.unwrap().drain);
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn who_leaves_the_mesh_takes_its_tunnels_down() {
     let pki = Pki::new();
     let controller = Controller::start(&pki.controller()).await;
@@ -501,6 +557,11 @@ async fn the_certificate_decides_who_may_what() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     let refused = as_operator
         .get_routes(GetRoutesRequest::default())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let refused = as_operator
+        .drain(DrainRequest::default())
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);

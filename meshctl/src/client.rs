@@ -2,8 +2,8 @@
 
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, GetRoutesRequest, GetTopologyRequest, Identity, IdentityError,
-    Routes, Topology,
+    ApplyReply, ApplyRequest, DrainReply, DrainRequest, GetRoutesRequest, GetTopologyRequest,
+    Identity, IdentityError, Routes, Topology,
 };
 use std::error::Error;
 use std::future::Future;
@@ -63,6 +63,11 @@ impl Client {
         let mut operators = self.operators.clone();
         self.call(operators.get_topology(GetTopologyRequest {}))
             .await
+    }
+
+    pub(crate) async fn drain(&self, request: DrainRequest) -> Result<DrainReply, CallError> {
+        let mut operators = self.operators.clone();
+        self.call(operators.drain(request)).await
     }
 
     pub(crate) async fn routes(&self, gateway: String) -> Result<Routes, CallError> {

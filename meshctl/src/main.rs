@@ -8,7 +8,7 @@ mod table;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::{CallError, Client};
-use routemesh_proto::{ApplyReply, TextError, Topology};
+use routemesh_proto::{ApplyReply, DrainRequest, TextError, Topology};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -44,6 +44,12 @@ enum Command {
     /// An edge is up only if both ends say so, and lately.
     #[command(after_help = "Exit status: 0 if every tunnel is up, 2 if one is not, 1 on errors.")]
     Topology(Output),
+    /// Let traffic leave a gateway, or the tunnels between two, without loss.
+    ///
+    /// It lasts until undrain, also over apply and restarts. `meshctl topology` says when traffic is gone.
+    Drain(Drain),
+    /// Let traffic come back to what was drained.
+    Undrain(Drain),
     /// List things.
     #[command(subcommand)]
     Get(Get),
@@ -74,6 +80,14 @@ enum Command {
 enum Get {
     /// Every gateway, its generation and what is wrong there.
     Gateways(Output),
+}
+
+#[derive(Args, Clone)]
+struct Drain {
+    /// The gateway.
+    gateway: String,
+    /// Only its tunnels to this gateway.
+    peer: Option<String>,
 }
 
 #[derive(Args, Clone, Copy)]
@@ -148,6 +162,8 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
                 return Ok(ExitCode::from(2));
             }
         }
+        Command::Drain(what) => drain(&client()?, what, false).await?,
+        Command::Undrain(what) => drain(&client()?, what, true).await?,
         Command::Get(Get::Gateways(Output { output })) => {
             let gateways = client()?.topology().await?.gateways;
             show(output, &gateways, |gateways| {
@@ -222,6 +238,18 @@ fn read(file: &Path) -> Result<(String, String), Failure> {
         Ok(text) => Ok((name, text)),
         Err(reason) => Err(Failure::Read { file: name, reason }),
     }
+}
+
+async fn drain(client: &Client, what: Drain, undo: bool) -> Result<(), Failure> {
+    let Drain { gateway, peer } = what;
+    let request = DrainRequest {
+        gateway,
+        peer: peer.unwrap_or_default(),
+        undo,
+    };
+    let reply = client.drain(request).await?;
+    let unchanged = if reply.unchanged { "unchanged, " } else { "" };
+    print(&format!("{unchanged}generation {}\n", reply.generation))
 }
 
 fn applied(reply: &ApplyReply) -> String {

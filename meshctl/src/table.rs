@@ -68,13 +68,22 @@ fn table(look: Look, header: &[&str]) -> Table {
     table
 }
 
-fn verdict(text: &str) -> Cell {
+fn verdict(text: &str, drain: &str) -> Cell {
     let colour = match text {
+        "up" | "ok" if !drain.is_empty() => Color::Yellow,
         "up" | "ok" => Color::Green,
         "unknown" | "stale" | "behind" | "never seen" | "degraded" => Color::Yellow,
         _ => Color::Red,
     };
-    Cell::new(text).fg(colour)
+    let words = [text, drain].into_iter().filter(|word| !word.is_empty());
+    Cell::new(words.collect::<Vec<_>>().join(", ")).fg(colour)
+}
+
+/// Why the verdict is what it is, and what keeps traffic from leaving.
+fn why(reason: &str, drain: &str, drain_reason: &str) -> Vec<String> {
+    let waits = (!drain_reason.is_empty()).then(|| format!("{drain}: {drain_reason}"));
+    let reason = (!reason.is_empty()).then(|| reason.to_owned());
+    reason.into_iter().chain(waits).collect()
 }
 
 /// What fits through tunnels.
@@ -110,7 +119,9 @@ pub(crate) fn topology(topology: &Topology, look: Look) -> String {
     if !topology.prefixes.is_empty() {
         parts.push(prefixes(&topology.prefixes, look));
     }
-    let complains = |view: &&GatewayView| view.verdict != "ok" || !view.invalid.is_empty();
+    let complains = |view: &&GatewayView| {
+        view.verdict != "ok" || !view.invalid.is_empty() || !view.drain.is_empty()
+    };
     let complaints = topology.gateways.iter().filter(complains);
     let complaints: Vec<GatewayView> = complaints.cloned().collect();
     if !complaints.is_empty() {
@@ -163,7 +174,7 @@ fn edges(edges: &[Edge], look: Look) -> String {
             Cell::new(edge.number),
             Cell::new(name(ends[0])),
             Cell::new(name(ends[1])),
-            verdict(&edge.verdict),
+            verdict(&edge.verdict, &edge.drain),
             Cell::new(both(view(|status| status.ike.clone()))),
             Cell::new(both(view(bfd))),
             Cell::new(both(view(bgp))),
@@ -183,7 +194,7 @@ fn bfd(status: &TunnelStatus) -> String {
     }
 }
 
-/// Why it is not up, and what its ends hold to be invalid.
+/// Why it is not up, what keeps traffic from leaving, and what its ends hold to be invalid.
 fn reasons(edge: &Edge) -> String {
     let ends = [edge.a.as_ref(), edge.b.as_ref()].into_iter().flatten();
     let at_end = |end: &End| {
@@ -193,8 +204,8 @@ fn reasons(edge: &Edge) -> String {
             .map_or(&[][..], |status| &status.invalid);
         invalid(packets).map(|text| format!("{}: {text}", end.gateway))
     };
-    let reason = Some(edge.reason.clone()).filter(|reason| !reason.is_empty());
-    let reasons: Vec<String> = reason.into_iter().chain(ends.filter_map(at_end)).collect();
+    let mut reasons = why(&edge.reason, &edge.drain, &edge.drain_reason);
+    reasons.extend(ends.filter_map(at_end));
     reasons.join("\n")
 }
 
@@ -278,15 +289,14 @@ pub(crate) fn gateways(gateways: &[GatewayView], look: Look) -> String {
     let mut table = table(look, &header);
     for view in gateways {
         let reported = view.reported.map_or("never".to_owned(), ago);
-        let mut reasons = vec![view.reason.clone()];
+        let mut reasons = why(&view.reason, &view.drain, &view.drain_reason);
         let more = view.problems.iter().skip(1);
         reasons.extend(more.map(|Problem { object, reason }| format!("{object}: {reason}")));
         reasons.extend(invalid(&view.invalid));
-        reasons.retain(|reason| !reason.is_empty());
         table.add_row(vec![
             Cell::new(&view.name),
             Cell::new(&view.site),
-            verdict(&view.verdict),
+            verdict(&view.verdict, &view.drain),
             Cell::new(view.generation),
             Cell::new(reported),
             Cell::new(&view.version),

@@ -5,8 +5,8 @@
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use routemesh_proto::operators_server::{Operators, OperatorsServer};
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, CONTROLLER_NAME, Edge, GetRoutesRequest, GetTopologyRequest, Routes,
-    Topology,
+    ApplyReply, ApplyRequest, CONTROLLER_NAME, DrainReply, DrainRequest, Edge, GetRoutesRequest,
+    GetTopologyRequest, Routes, Topology,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -55,6 +55,25 @@ impl Operators for Scripted {
             edges: self.edges.iter().map(edge).collect(),
             ..Topology::default()
         }))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        let DrainRequest {
+            gateway,
+            peer,
+            undo,
+        } = request.into_inner();
+        match (gateway.as_str(), peer.as_str()) {
+            ("V1-1", "") => Ok(Response::new(DrainReply {
+                generation: 7,
+                unchanged: false,
+            })),
+            ("V1-1", "V2-1") => Ok(Response::new(DrainReply {
+                generation: 7,
+                unchanged: undo,
+            })),
+            _ => Err(Status::not_found("no such gateway")),
+        }
     }
 
     async fn get_routes(&self, _: Request<GetRoutesRequest>) -> Result<Response<Routes>, Status> {
@@ -178,6 +197,25 @@ async fn topology_ends_with_what_it_found() {
     let (code, out, _) = mesh.run(&["topology", "--output", "json"], "").await;
     assert_eq!(code, 2);
     assert!(out.contains("\"verdict\": \"degraded\""), "{out}");
+}
+
+#[tokio::test]
+async fn drain_and_undrain_say_what_became_of_it() {
+    let mesh = Mesh::new(&[]).await;
+    let done = |text: &str| (0, text.to_owned(), String::new());
+    let table: [(&[&str], _); 3] = [
+        (&["drain", "V1-1"], done("generation 7\n")),
+        (&["drain", "V1-1", "V2-1"], done("generation 7\n")),
+        (
+            &["undrain", "V1-1", "V2-1"],
+            done("unchanged, generation 7\n"),
+        ),
+    ];
+    for (args, expected) in table {
+        assert_eq!(mesh.run(args, "").await, expected, "{args:?}");
+    }
+    let (code, _, error) = mesh.run(&["drain", "nobody"], "").await;
+    assert_eq!((code, error.as_str()), (1, "meshctl: no such gateway\n"));
 }
 
 #[tokio::test]

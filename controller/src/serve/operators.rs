@@ -3,12 +3,15 @@
 use super::require;
 use super::state::{ApplyError, State};
 use crate::ca::Role;
+use crate::drain::Drain;
 use crate::mesh::Mesh;
+use crate::render::pairs;
 use crate::spec::SpecErrors;
 use crate::topology::topology;
 use routemesh_proto::operators_server::Operators;
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, GetRoutesRequest, GetTopologyRequest, Routes, Topology,
+    ApplyReply, ApplyRequest, DrainReply, DrainRequest, GetRoutesRequest, GetTopologyRequest,
+    Routes, Topology,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, async_trait};
@@ -102,6 +105,58 @@ impl Operators for OperatorsService {
             tunnels: status.tunnels,
             routers: status.routers,
         }))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
+        let operator = require(&request, Role::Operator)?;
+        let DrainRequest {
+            gateway,
+            peer,
+            undo,
+        } = request.into_inner();
+        let mesh = self.mesh()?;
+        let drain = named(&mesh, &gateway, &peer).map_err(Status::not_found)?;
+        let state = self.state.clone();
+        let drained =
+            tokio::task::spawn_blocking(move || state.drain(&operator, drain, undo)).await;
+        match drained {
+            Ok(Ok(Some(reply))) => Ok(Response::new(reply)),
+            Ok(Ok(None)) => Err(Status::failed_precondition("there is no mesh yet")),
+            Ok(Err(error)) => {
+                error!("cannot drain: {error}");
+                Err(Status::internal(format!("nothing was changed: {error}")))
+            }
+            Err(panic) => {
+                error!("cannot drain: {panic}");
+                Err(Status::internal("the controller failed; its log says more"))
+            }
+        }
+    }
+}
+
+/// What an operator means, if the mesh has it.
+fn named(mesh: &Mesh, gateway: &str, peer: &str) -> Result<Drain, String> {
+    let names = [Some(gateway), Some(peer).filter(|peer| !peer.is_empty())];
+    for name in names.into_iter().flatten() {
+        if mesh.spec.gateway(name).is_none() {
+            return Err(format!(
+                "no gateway {name:?} is in the mesh: meshctl get gateways lists them"
+            ));
+        }
+    }
+    match peer {
+        "" => Ok(Drain::gateway(gateway)),
+        peer => {
+            let drain = Drain::between(gateway, peer);
+            let is = |a: &str, b: &str| Drain::between(a, b) == drain;
+            let mut pairs = pairs(mesh).into_iter();
+            match pairs.any(|pair| is(&pair.a.gateway.name, &pair.b.gateway.name)) {
+                true => Ok(drain),
+                false => Err(format!(
+                    "there is no tunnel between {gateway} and {peer}: meshctl topology lists them"
+                )),
+            }
+        }
     }
 }
 

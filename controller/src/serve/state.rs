@@ -1,5 +1,6 @@
 //! What the controller knows: the mesh in force, and the last report of each gateway.
 
+use crate::drain::{Drain, staying};
 use crate::ids::{self, tunnel_count};
 use crate::mesh::{Mesh, retire};
 use crate::spec::{self, SpecErrors};
@@ -89,13 +90,15 @@ impl State {
         let ids =
             ids::assign(&store.ids()?, &spec).map_err(|errors| SpecErrors::new(file, errors))?;
         let retired = retire(before.as_deref(), store.retired()?, &spec);
-        let generation = store.save(operator, file, text, &ids, &retired)?;
+        let drains = staying(store.drains()?, &spec);
+        let generation = store.save(operator, file, text, &ids, &retired, &drains)?;
         let mesh = Mesh {
             generation,
             text: text.into(),
             spec,
             ids,
             retired,
+            drains,
         };
         let reply = reply(&mesh, false);
         info!(
@@ -104,6 +107,46 @@ impl State {
         );
         self.mesh.send_replace(Some(Arc::new(mesh)));
         Ok(reply)
+    }
+
+    /// Drains what is named, or lets traffic come back to it: a generation of its own, with the same
+    /// specification. `None` without a mesh. Blocks on the disk.
+    pub fn drain(
+        &self,
+        operator: &str,
+        drain: Drain,
+        undo: bool,
+    ) -> Result<Option<proto::DrainReply>, StoreError> {
+        let mut store = lock(&self.store);
+        let before = self.mesh.borrow().clone();
+        let (Some(before), Some(revision)) = (before, store.current()?) else {
+            return Ok(None);
+        };
+        let mut mesh = before.as_ref().clone();
+        let changed = match undo {
+            true => mesh.drains.remove(&drain),
+            false => mesh.drains.insert(drain.clone()),
+        };
+        if changed {
+            let (file, text) = (&revision.file, revision.text.expose());
+            mesh.generation =
+                store.save(operator, file, text, &mesh.ids, &mesh.retired, &mesh.drains)?;
+            let verb = if undo { "undrained" } else { "drained" };
+            let (gateway, peer) = drain.names();
+            let peer = peer.map(|peer| format!(" to {peer}")).unwrap_or_default();
+            info!(
+                "generation {} by {operator}: {gateway}{peer} {verb}",
+                mesh.generation
+            );
+        }
+        let reply = proto::DrainReply {
+            generation: mesh.generation,
+            unchanged: !changed,
+        };
+        if changed {
+            self.mesh.send_replace(Some(Arc::new(mesh)));
+        }
+        Ok(Some(reply))
     }
 
     /// Notes what a gateway of the mesh reports; others are nobody's business.
@@ -185,6 +228,7 @@ fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
             spec,
             ids,
             retired: store.retired()?,
+            drains: store.drains()?,
         })),
         Err(errors) => {
             error!(

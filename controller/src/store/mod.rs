@@ -4,6 +4,7 @@
 
 mod schema;
 
+use crate::drain::{Drain, Drains};
 use crate::ids::Ids;
 use crate::mesh::Retired;
 use prost::Message;
@@ -166,6 +167,22 @@ impl Store {
         fill().map_err(self.fail())
     }
 
+    /// What is drained.
+    pub fn drains(&self) -> Result<Drains, StoreError> {
+        let fill = || {
+            let mut statement = self.connection.prepare("SELECT gateway, peer FROM drain")?;
+            let rows = statement.query_map([], |row| {
+                let (gateway, peer): (String, String) = (row.get(0)?, row.get(1)?);
+                Ok(match peer.as_str() {
+                    "" => Drain::gateway(&gateway),
+                    peer => Drain::between(&gateway, peer),
+                })
+            })?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        fill().map_err(self.fail())
+    }
+
     /// Keeps a specification and what came with it, all or nothing, and numbers it. On disk when
     /// this returns.
     pub fn save(
@@ -175,6 +192,7 @@ impl Store {
         text: &str,
         ids: &Ids,
         retired: &Retired,
+        drains: &Drains,
     ) -> Result<u64, StoreError> {
         let fail = self.fail();
         let now = millis(SystemTime::now());
@@ -197,6 +215,12 @@ impl Store {
                 transaction
                     .prepare_cached("INSERT INTO retired (gateway, config) VALUES (?, ?)")?
                     .execute(params![gateway, config.encode_to_vec()])?;
+            }
+            transaction.execute("DELETE FROM drain", [])?;
+            for (gateway, peer) in drains.iter().map(Drain::names) {
+                transaction
+                    .prepare_cached("INSERT INTO drain (gateway, peer) VALUES (?, ?)")?
+                    .execute(params![gateway, peer.unwrap_or_default()])?;
             }
             transaction.commit()?;
             Ok(generation.unsigned_abs())

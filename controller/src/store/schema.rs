@@ -3,7 +3,8 @@
 use rusqlite::Connection;
 
 /// Steps from nothing to the present. A step that was released never changes: add another.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE spec (
         generation INTEGER PRIMARY KEY AUTOINCREMENT,
         file TEXT NOT NULL,
@@ -26,7 +27,15 @@ const STEPS: [&str; 1] = ["
         status BLOB NOT NULL, -- routemesh.v1.Status
         received_at INTEGER NOT NULL
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE drain (
+        gateway TEXT NOT NULL,
+        peer TEXT NOT NULL, -- empty: the whole gateway
+        PRIMARY KEY (gateway, peer)
+    ) STRICT;
+",
+];
 
 /// The schema that this program knows.
 pub(super) const VERSION: u32 = STEPS.len() as u32;

@@ -17,9 +17,10 @@ fn everything_is_there_after_opening_again() {
         ..Config::default()
     };
     let retired = Retired::from([("V9".to_owned(), idle)]);
+    let drains = Drains::from([Drain::gateway("V1"), Drain::between("V3", "V2")]);
     assert_eq!(
         store
-            .save("ann", "a.toml", "one", &ids(7), &retired)
+            .save("ann", "a.toml", "one", &ids(7), &retired, &drains)
             .unwrap(),
         1
     );
@@ -39,24 +40,39 @@ fn everything_is_there_after_opening_again() {
     assert_eq!((revision.generation, revision.text.expose()), (1, "one"));
     assert_eq!(store.ids().unwrap(), ids(7));
     assert_eq!(store.retired().unwrap(), retired);
+    assert_eq!(store.drains().unwrap(), drains);
     assert_eq!(store.reports().unwrap(), [report]);
     assert_eq!(
         store
-            .save("ann", "a.toml", "two", &ids(7), &Retired::new())
+            .save(
+                "ann",
+                "a.toml",
+                "two",
+                &ids(7),
+                &Retired::new(),
+                &Drains::new()
+            )
             .unwrap(),
         2
     );
     assert!(store.retired().unwrap().is_empty());
+    assert!(store.drains().unwrap().is_empty());
 }
 
 #[test]
 fn an_id_once_given_is_not_given_to_another() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path()).unwrap();
-    store.save("", "", "one", &ids(7), &Retired::new()).unwrap();
+    store
+        .save("", "", "one", &ids(7), &Retired::new(), &Drains::new())
+        .unwrap();
     let mut other = Ids::default();
     other.insert("V2".to_owned(), "2001:db8::2".to_owned(), 7);
-    assert!(store.save("", "", "two", &other, &Retired::new()).is_err());
+    assert!(
+        store
+            .save("", "", "two", &other, &Retired::new(), &Drains::new())
+            .is_err()
+    );
     assert_eq!(store.current().unwrap().unwrap().text.expose(), "one");
 }
 

@@ -1,6 +1,6 @@
 //! A tunnel's verdict: up only if both ends say so, and lately.
 
-use super::{Report, Reports, ago};
+use super::{Report, Reports, ago, drain};
 use crate::ids::{End, interconnect};
 use crate::mesh::Mesh;
 use crate::render::Pair;
@@ -149,12 +149,15 @@ pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
         (&pair.a.gateway.name, look(&pair.a)),
         (&pair.b.gateway.name, look(&pair.b)),
     );
+    let (drain, drain_reason) = drain::tunnel(mesh, pair, reports);
     proto::Edge {
         number: pair.number,
         verdict: verdict.to_owned(),
         reason,
         a: Some(view(pair.number, &pair.a, even, reports)),
         b: Some(view(pair.number, &pair.b, odd, reports)),
+        drain: drain.to_owned(),
+        drain_reason,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Intended against observed: (mesh, reports) -> what `meshctl topology` shows. Pure; time comes
 //! in as the age of each report.
 
+mod drain;
 mod edge;
 mod prefix;
 
@@ -59,6 +60,7 @@ fn gateway_view(
     let report = reports.get(&gateway.name.value);
     let (verdict, reason) = gateway_verdict(mesh.generation, report);
     let status = report.map(|report| report.status.as_ref());
+    let (drain, drain_reason) = drain::gateway(mesh, &gateway.name, reports);
     proto::GatewayView {
         name: gateway.name.value.clone(),
         site: site.name.value.clone(),
@@ -71,6 +73,8 @@ fn gateway_view(
         problems: status.map_or(Vec::new(), |status| status.problems.clone()),
         invalid: status.map_or(Vec::new(), |status| status.invalid.clone()),
         endpoints: gateway.endpoints.iter().map(|e| e.text()).collect(),
+        drain: drain.to_owned(),
+        drain_reason,
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::drain::Drain;
 use crate::ids;
 use proto::{BgpStatus, LivenessStatus, Path, Problem, Route, Status, TunnelStatus};
 
@@ -22,6 +23,7 @@ fn mesh() -> Mesh {
         ids: ids::assign(&ids::Ids::default(), &spec).unwrap(),
         spec,
         retired: BTreeMap::new(),
+        drains: Default::default(),
     }
 }
 
@@ -211,6 +213,68 @@ fn what_a_cut_list_leaves_out_is_not_taken_for_missing() {
         .collect();
     // Nobody says that 10.1.0.0/16 of the same site is not announced, nor that B reaches nothing.
     assert_eq!(rows, [("10.0.1.0/24", 0), ("10.0.2.0/24", 1)]);
+}
+
+#[test]
+fn what_is_drained_is_so_when_nobody_sends_anything_through_it() {
+    let routes = |via: &str, interface: &str| Status {
+        generation: 4,
+        routes: vec![Route {
+            prefix: "10.0.1.0/24".to_owned(),
+            paths: vec![Path {
+                via: via.to_owned(),
+                interface: interface.to_owned(),
+                ..Path::default()
+            }],
+        }],
+        ..Status::default()
+    };
+    let idle = |generation| Status {
+        generation,
+        ..Status::default()
+    };
+    let local = Status {
+        drain: true,
+        ..idle(4)
+    };
+    let whole = || Some(Drain::gateway("A"));
+    let tunnel = || Some(Drain::between("B", "A"));
+    let through = "B sends 10.0.1.0/24 through it";
+    // What is asked for, what A reports, what B reports and how long ago; what comes of it at A and
+    // at the tunnel.
+    #[rustfmt::skip]
+    let table = [
+        (None, idle(4), Some((routes("A", "rm0"), 0)), ("", ""), ("", "")),
+        (whole(), idle(4), Some((routes("A", "rm0"), 0)), ("draining", through), ("", "")),
+        (whole(), idle(3), Some((idle(4), 0)), ("draining", "A runs generation 3"), ("", "")),
+        (whole(), idle(4), None, ("draining", "B has not reported yet"), ("", "")),
+        (whole(), idle(4), Some((idle(4), 60)), ("draining", "B last reported 60 s ago"), ("", "")),
+        (whole(), idle(4), Some((idle(4), 0)), ("drained", ""), ("", "")),
+        (None, local.clone(), Some((routes("A", "rm0"), 0)), ("draining", through), ("", "")),
+        (None, local, Some((routes("C", "rm1"), 0)), ("drained", ""), ("", "")),
+        (tunnel(), idle(4), Some((routes("A", "rm0"), 0)), ("", ""), ("draining", through)),
+        (tunnel(), idle(4), Some((idle(3), 0)), ("", ""), ("draining", "B runs generation 3")),
+        (tunnel(), idle(4), Some((routes("A", "rm7"), 0)), ("", ""), ("drained", "")),
+    ];
+    for (drain, a, b, gateway, edge) in table {
+        let mut mesh = mesh();
+        mesh.drains.extend(drain);
+        let b = b.map(|(status, age)| ("B".to_owned(), report(status, age)));
+        let reports = [("A".to_owned(), report(a, 0))].into_iter().chain(b);
+        let topology = topology(&mesh, &reports.collect());
+        let (at, of) = (&topology.gateways[0], &topology.edges[0]);
+        let context = format!("{:?} {gateway:?} {edge:?}", mesh.drains);
+        assert_eq!(
+            (at.drain.as_str(), at.drain_reason.as_str()),
+            gateway,
+            "{context}"
+        );
+        assert_eq!(
+            (of.drain.as_str(), of.drain_reason.as_str()),
+            edge,
+            "{context}"
+        );
+    }
 }
 
 #[test]

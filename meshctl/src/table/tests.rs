@@ -29,6 +29,7 @@ fn edge(number: u32, a: Option<End>, b: Option<End>, verdict: &str, reason: &str
         b,
         verdict: verdict.to_owned(),
         reason: reason.to_owned(),
+        ..Edge::default()
     }
 }
 
@@ -96,6 +97,33 @@ V2-1     two   stale    4           45 s ago  0.1.0    2001:db8:2::1  last repor
 1 of 2 tunnels up, generation 4
 ";
     assert_eq!(topology(&view, Look::plain()), expected);
+}
+
+#[test]
+fn what_is_drained_is_seen_although_all_is_well() {
+    let view = Topology {
+        gateways: vec![GatewayView {
+            name: "V1-1".to_owned(),
+            verdict: "ok".to_owned(),
+            drain: "draining".to_owned(),
+            drain_reason: "V2-1 sends 10.0.1.0/24 through it".to_owned(),
+            ..GatewayView::default()
+        }],
+        edges: vec![Edge {
+            drain: "drained".to_owned(),
+            ..edge(1, None, None, "up", "")
+        }],
+        ..Topology::default()
+    };
+    let text = topology(&view, Look::plain());
+    for words in [
+        "up, drained",
+        "ok, draining",
+        "draining: V2-1 sends 10.0.1.0/24 through it",
+        "1 of 1 tunnel up",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
 }
 
 #[test]

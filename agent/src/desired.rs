@@ -367,6 +367,7 @@ mod tests {
             local_address: format!("2001:db8:ff::{:x}", 2 * number),
             remote_address: format!("2001:db8:ff::{:x}", 2 * number + 1),
             initiate: true,
+            ..proto::Tunnel::default()
         };
         let raw = proto::Config {
             gateway: "V1-1".into(),

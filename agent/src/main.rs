@@ -6,13 +6,14 @@ use routemesh_agent::control::{self, InForce};
 use routemesh_agent::memory;
 use routemesh_agent::reconcile;
 use routemesh_agent::run::{self, Host};
-use routemesh_agent::state_dir::{StateDir, read_config};
+use routemesh_agent::state_dir::{StateDir, ask_to_drain, read_config};
 use routemesh_agent::vici::Vici;
 use routemesh_proto::{Identity, Status};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -47,6 +48,22 @@ enum Command {
         identity: PathBuf,
         #[command(flatten)]
         host: HostArgs,
+    },
+    /// Let traffic leave the gateway before it stops, e.g. for a reboot: all BGP peers are asked to use
+    /// any other way (RFC 8326). It still forwards what reaches it.
+    Drain {
+        /// Directory of the running agent.
+        #[arg(long, default_value = "/var/lib/routemesh")]
+        state_dir: PathBuf,
+        /// Seconds to give it before this command ends.
+        #[arg(long, default_value_t = 5)]
+        wait: u64,
+    },
+    /// Let traffic come back after `drain`. What the controller drains stays so.
+    Undrain {
+        /// Directory of the running agent.
+        #[arg(long, default_value = "/var/lib/routemesh")]
+        state_dir: PathBuf,
     },
     /// Remove all that the agent made, and nothing else. The agent must not be running.
     Down {
@@ -113,6 +130,15 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             host,
         } => run(controller, config.as_deref(), &identity, host).await,
         Command::Down { host } => down(host).await,
+        Command::Drain { state_dir, wait } => {
+            ask_to_drain(&state_dir, true)?;
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Undrain { state_dir } => {
+            ask_to_drain(&state_dir, false)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

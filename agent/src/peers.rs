@@ -201,6 +201,7 @@ fn gateway(config: &Config, tunnel: &Tunnel) -> PeerConfig {
         import: within(config.prefixes_of(&tunnel.peer_site)),
         export: within(config.owned()),
         max_prefixes: MAX_PREFIXES,
+        drain: config.drain || tunnel.drain,
         ..PeerConfig::new(tunnel.peer_asn, local, remote)
     }
 }
@@ -228,6 +229,7 @@ fn lan(config: &Config, router: &Router, local: IpAddr, remote: IpAddr) -> PeerC
         // connection does (RFC 8538 section 4).
         graceful_notification: true,
         long_lived: router.long_lived,
+        drain: config.drain,
         ..PeerConfig::new(router.asn, local, remote)
     }
 }
@@ -284,6 +286,7 @@ mod tests {
                 local_address: "2001:db8:ff::2".into(),
                 remote_address: "2001:db8:ff::3".into(),
                 initiate: true,
+                ..proto::Tunnel::default()
             }],
             ..proto::Config::default()
         };
@@ -370,6 +373,26 @@ mod tests {
         assert_eq!(verdict("10.0.0.0/25"), rejected);
         let rejected = Verdict::Reject(Rejection::NotAuthorized);
         assert_eq!(verdict("10.0.2.0/24"), rejected, "another site's");
+    }
+
+    #[test]
+    fn a_drained_gateway_tells_all_its_peers_and_a_drained_tunnel_its_far_end() {
+        let drained = |config: &Config| -> Vec<String> {
+            let peers = setup(config, &links()).speaker.peers.into_iter();
+            peers
+                .filter(|(_, peer)| peer.drain)
+                .map(|(name, _)| name.to_string())
+                .collect()
+        };
+        let mut config = config();
+        assert!(drained(&config).is_empty());
+        config.tunnels.values_mut().for_each(|it| it.drain = true);
+        assert_eq!(drained(&config), ["rm1-V2-1"]);
+        config.drain = true;
+        assert_eq!(
+            drained(&config),
+            ["172.16.1.253", "fd00:1::254", "rm1-V2-1"]
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, interval, sleep, sleep_until};
 use tracing::{error, info};
 
 /// Between what happens and the pass: what happens meanwhile is dealt with together, and routes that
@@ -23,6 +23,9 @@ const BREATH: Duration = Duration::from_millis(50);
 const REPORT: Duration = Duration::from_millis(200);
 /// And at most, for whatever was missed.
 const TICK: Duration = Duration::from_secs(10);
+
+/// So often it is looked whether somebody has asked on this host to drain the gateway.
+const ASKED: Duration = Duration::from_millis(500);
 
 /// What the daemon is started with.
 pub struct Host {
@@ -120,15 +123,18 @@ async fn live(
     tasks.spawn(keeper.run(connections, seen));
     let mut bgp_changes = gateway.bgp().changes();
     let mut firewall = gateway.firewall().changes();
+    let mut asked = interval(ASKED);
     let overlay = in_force.borrow().as_ref().map(|f| f.config.overlay.clone());
     loop {
-        let Some(config) = in_force
+        let Some(mut config) = in_force
             .borrow_and_update()
             .as_ref()
             .map(|f| f.config.clone())
         else {
             return Ended::Failed;
         };
+        let drained = host.state_dir.drained();
+        config.drain |= drained;
         if Some(&config.overlay) != overlay.as_ref() {
             gateway.bgp().shutdown("overlay changed").await;
             // What is on its way to charon arrives before the clean-up looks.
@@ -205,6 +211,9 @@ async fn live(
                     }
                 },
                 () = sleep_until(due) => {}
+                _ = asked.tick() => if host.state_dir.drained() != drained {
+                    due = soon(due);
+                },
             }
         }
     }

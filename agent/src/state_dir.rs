@@ -9,6 +9,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// The file by which an agent is asked to drain its gateway.
+const DRAINED: &str = "drained";
+
 /// A state directory, held by this process alone for as long as the value lives.
 #[derive(Debug)]
 pub struct StateDir {
@@ -120,6 +123,11 @@ impl StateDir {
         }
     }
 
+    /// Whether somebody has asked on this host that traffic leaves the gateway (`mesh-agent drain`).
+    pub fn drained(&self) -> bool {
+        self.dir.join(DRAINED).exists()
+    }
+
     /// charon's id of the private key that we loaded into it, to know it again. It is no secret,
     /// and losing it costs one more load.
     pub fn key_id(&self) -> Option<String> {
@@ -138,6 +146,19 @@ impl StateDir {
     fn config(&self) -> PathBuf {
         self.dir.join("config.toml")
     }
+}
+
+/// Asks the agent that runs with the directory, or the next one, to drain the gateway, or not to.
+pub fn ask_to_drain(dir: &Path, drain: bool) -> Result<(), StateError> {
+    let path = dir.join(DRAINED);
+    let done = match drain {
+        true => File::create(&path).map(drop),
+        false => match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        },
+    };
+    done.map_err(|source| StateError::Io { path, source })
 }
 
 /// Reads a config from a TOML file, a saved one or one written by hand.
@@ -178,6 +199,18 @@ mod tests {
         state.forget().unwrap();
         state.forget().unwrap();
         assert_eq!(state.load().unwrap(), None);
+    }
+
+    #[test]
+    fn a_running_agent_can_be_asked_to_drain() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        for (drain, drained) in [(false, false), (true, true), (true, true), (false, false)] {
+            ask_to_drain(dir.path(), drain).unwrap();
+            assert_eq!(state.drained(), drained);
+        }
+        let missing = ask_to_drain(&dir.path().join("missing"), true).unwrap_err();
+        assert!(missing.to_string().contains("missing"), "{missing}");
     }
 
     #[test]

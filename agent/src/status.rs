@@ -71,6 +71,7 @@ pub fn status(facts: Facts) -> proto::Status {
         rejected_total: facts.view.peers.values().map(|it| it.rejected as u64).sum(),
         invalid: invalid(&facts, [Counter::Stranger]),
         problems: facts.problems,
+        drain: facts.config.drain,
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Config {
     pub esp_proposals: Vec<String>,
     /// Which site owns what; this site included.
     pub sites: BTreeMap<String, Vec<IpNet>>,
+    /// Traffic is to leave the gateway (RFC 8326).
+    pub drain: bool,
     /// BGP peers on the LAN.
     pub routers: Vec<Router>,
     /// Tunnels by number.
@@ -91,6 +93,8 @@ pub struct Tunnel {
     pub remote: Ipv6Addr,
     /// This end initiates IKE.
     pub initiate: bool,
+    /// Traffic is to leave the tunnel (RFC 8326).
+    pub drain: bool,
 }
 
 impl Tunnel {
@@ -262,6 +266,7 @@ impl TryFrom<&proto::Config> for Config {
             ike_proposals: raw.ike_proposals.clone(),
             esp_proposals: raw.esp_proposals.clone(),
             sites,
+            drain: raw.drain,
             routers,
             tunnels,
             firewall: match raw.firewall.as_str() {
@@ -347,6 +352,7 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
         local: fields.parse("local_address", &raw.local_address, "an IPv6 address")?,
         remote: fields.parse("remote_address", &raw.remote_address, "an IPv6 address")?,
         initiate: raw.initiate,
+        drain: raw.drain,
     })
 }
 
@@ -373,6 +379,7 @@ mod tests {
                 local_address: "2001:db8:ff::6".into(),
                 remote_address: "2001:db8:ff::7".into(),
                 initiate: true,
+                ..proto::Tunnel::default()
             }],
             routers: vec![router("10.0.1.254", "", "")],
             ..proto::Config::default()

@@ -245,6 +245,17 @@ impl Gateway {
         }
     }
 
+    /// `mesh-agent drain` or `undrain`.
+    pub fn drain(&self, verb: &str) -> Result<()> {
+        let state = self.host.dir().join("state").display().to_string();
+        let agent = agent()?;
+        let mut words = vec![agent.as_str(), verb, "--state-dir", &state];
+        if verb == "drain" {
+            words.extend(["--wait", "0"]);
+        }
+        self.host.run(&words).map(drop)
+    }
+
     fn check(&mut self) -> Result<()> {
         self.agent.as_mut().map_or(Ok(()), Process::check)
     }

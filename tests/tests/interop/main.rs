@@ -120,6 +120,10 @@ const CAPABILITIES: &[Capability] = &[
         test: paths::shutdown,
     },
     Capability {
+        name: "Graceful shutdown of the gateway (RFC 8326)",
+        test: paths::drain,
+    },
+    Capability {
         name: "Graceful restart of the daemon (RFC 4724)",
         test: restart::daemon,
     },

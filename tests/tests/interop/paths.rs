@@ -1,13 +1,16 @@
 //! Several paths to one prefix: from one router (RFC 7911), with shares by their bandwidth, and one
 //! that is about to go (RFC 8326).
 
-use routemesh_tests::lab::error::Result;
+use routemesh_tests::lab::error::{LabError, Result};
 use routemesh_tests::lab::report::wait_until;
 
 use crate::bird::{FEEDER, SHARED_PREFIX};
 use crate::daemon::{Kind, More, Route, SECOND_HOP, Setup};
-use crate::lan::{DAEMON6, DEADLINE, Lan, expect, set};
+use crate::lan::{DAEMON6, DEADLINE, Lan, expect, fed_prefix, set};
 use crate::{Trial, Verdict};
+
+/// As the daemons call GRACEFUL_SHUTDOWN.
+const SHUTDOWN: [&str; 3] = ["65535:0", "graceful-shutdown", "GRACEFUL_SHUTDOWN"];
 
 const ADD_PATH: Setup = Setup {
     add_path: true,
@@ -87,5 +90,46 @@ pub fn shutdown(trial: &Trial) -> Result<Verdict> {
     lan.feeder.withdraw_shared()?;
     lan.gateway.sends(SHARED_PREFIX, &[(DAEMON6, 1)])?;
     lan.passed();
+    Ok(Verdict::Yes)
+}
+
+/// The gateway is drained: the daemon hears so of every prefix, and in eBGP that its MED is the worst;
+/// undrained, all is as before. The session goes on.
+pub fn drain(trial: &Trial) -> Result<Verdict> {
+    for internal in [false, true] {
+        let setup = Setup {
+            internal,
+            ..Setup::PLAIN
+        };
+        let mut lan = trial.up(setup)?;
+        let hears = |lan: &Lan, drained: bool| {
+            for family in lan.families() {
+                let fed = fed_prefix(*family);
+                wait_until(&format!("{fed} drained: {drained}"), DEADLINE, || {
+                    let heard = lan.told(fed)?;
+                    let marked = heard
+                        .communities
+                        .iter()
+                        .any(|it| SHUTDOWN.contains(&it.as_str()));
+                    let worst = match internal {
+                        true => heard.local_pref == Some(0),
+                        false => heard.med == Some(u32::MAX),
+                    };
+                    let good = (marked, worst) == (drained, drained);
+                    expect(good, || format!("{heard:?}"))
+                })?;
+            }
+            Ok::<_, LabError>(())
+        };
+        hears(&lan, false)?;
+        lan.gateway.drain("drain")?;
+        hears(&lan, true)?;
+        lan.gateway.drain("undrain")?;
+        hears(&lan, false)?;
+        let sessions = lan.gateway.times(&format!("{} established", setup.local()));
+        expect(sessions == 1, || format!("{sessions} sessions"))?;
+        lan.check()?;
+        lan.passed();
+    }
     Ok(Verdict::Yes)
 }

@@ -10,7 +10,7 @@ use crate::lan::{DAEMON6, DEADLINE, Lan, expect, fed_prefix, set};
 use crate::{Trial, Verdict};
 
 /// As the daemons call GRACEFUL_SHUTDOWN.
-const SHUTDOWN: [&str; 3] = ["65535:0", "graceful-shutdown", "GRACEFUL_SHUTDOWN"];
+const SHUTDOWN: [&str; 3] = ["65535:0", "gracefulShutdown", "GRACEFUL_SHUTDOWN"];
 
 const ADD_PATH: Setup = Setup {
     add_path: true,

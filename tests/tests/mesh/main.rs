@@ -5,6 +5,7 @@
 
 mod announce;
 mod disturb;
+mod drain;
 mod faults;
 mod firewall;
 mod mtu;

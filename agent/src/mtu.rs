@@ -134,6 +134,7 @@ mod tests {
                 local_address: "2001:db8:ff::6".into(),
                 remote_address: "2001:db8:ff::7".into(),
                 initiate: true,
+                drain: false,
             }],
             ..proto::Config::default()
         };

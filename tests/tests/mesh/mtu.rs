@@ -114,7 +114,7 @@ fn the_kernel_finds_the_mtu_that_is_reckoned() -> Result<()> {
             format!("link set x{number} mtu 1500 up"),
             format!("address add 2001:db8:f:{number}::1/64 dev x{number} nodad"),
             format!(
-                "xfrm state add {ends} spi {number} reqid {number} mode tunnel if_id {number} {} {encap}",
+                "xfrm state add {ends} spi {number} reqid {number} mode tunnel if_id {number} {} {encap} sel src ::/0 dst ::/0",
                 algorithms.join(" ")
             ),
             format!(

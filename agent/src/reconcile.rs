@@ -429,7 +429,10 @@ impl Gateway {
         let sas = seen.charon.as_ref().map_or(&[][..], |charon| &charon.sas);
         let carriers = mtu::carriers(config, sas);
         let ends = carriers.values().map(|carrier| carrier.ends).collect();
-        if let Err(failure) = self.paths.look(&self.kernel, ends).await {
+        let (kernel, mut paths) = (self.kernel.clone(), std::mem::take(&mut self.paths));
+        let looked = self.meanwhile(paths.look(&kernel, ends)).await;
+        self.paths = paths;
+        if let Err(failure) = looked {
             problems.push(problem("paths between endpoints", &failure));
         }
         let links = &self.dataplane.state().links;

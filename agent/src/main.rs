@@ -109,7 +109,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(command(cli.command)),
+        Ok(runtime) => {
+            let ended = runtime.block_on(command(cli.command));
+            // A resolver that does not answer is not waited for.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            ended
+        }
         Err(error) => Err(error.into()),
     };
     match ended {
@@ -132,6 +137,12 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Down { host } => down(host).await,
         Command::Drain { state_dir, wait } => {
             ask_to_drain(&state_dir, true)?;
+            if StateDir::open(&state_dir).is_ok() {
+                eprintln!(
+                    "mesh-agent: no agent runs with {}: the next one will start drained",
+                    state_dir.display()
+                );
+            }
             tokio::time::sleep(Duration::from_secs(wait)).await;
             Ok(ExitCode::SUCCESS)
         }

@@ -65,7 +65,9 @@ pub fn setup(config: &Config, links: &Links) -> Setup {
                     timers,
                 };
                 let id = name.as_str().into();
-                setup.bfd.entry(id).or_insert(target);
+                if !setup.speaker.peers.contains_key(&id) {
+                    setup.bfd.insert(id, target);
+                }
             }
             setup.add(name, peer, transport(router, place.scope));
         }

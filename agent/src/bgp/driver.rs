@@ -24,6 +24,8 @@ const OUTPUTS: usize = 256;
 const LATE: Duration = Duration::from_millis(500);
 /// whoever reads them gets so long before the timer counts.
 const CATCH_UP: Duration = Duration::from_millis(50);
+/// Nothing is waited for for longer; a deadline may be as late as time goes.
+const YEAR: Duration = Duration::from_secs(86_400 * 365);
 
 pub(super) struct Driver {
     speaker: Speaker,
@@ -130,7 +132,8 @@ impl Driver {
                 self.health.liveness.deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
-            let deadline = deadline.unwrap_or(Duration::from_secs(86_400 * 365));
+            let latest = now + YEAR;
+            let deadline = deadline.map_or(latest, |due| due.min(latest));
             tokio::select! {
                 Some(event) = events.recv() => self.event(event),
                 command = commands.recv() => match command {

@@ -69,6 +69,10 @@ impl Health {
                 // The thread has come to its end, which it never should.
                 error!("BFD has ended unexpectedly");
                 self.bfd = None;
+                // Nobody is dead by it any more.
+                let now = self.epoch.elapsed();
+                let nothing = |_: &PeerId| liveness::Bgp::Nothing;
+                self.liveness.bfd(&Reports::new(), nothing, now);
             }
             None => pending().await,
         }

@@ -208,7 +208,9 @@ impl Place {
         let underlay = self.underlay.then(|| rules::underlay(config, known));
         let overlay = self.overlay.then(|| rules::overlay(config, leftovers));
         let parts = underlay.into_iter().chain(overlay);
-        let on = config.firewall != Mode::Off;
+        // A host that carries no tunnel any more may have other uses for IPsec.
+        let idle = config.tunnels.is_empty() && leftovers.is_empty();
+        let on = config.firewall != Mode::Off && !idle;
         parts.reduce(Table::with).filter(|_| on)
     }
 
@@ -232,7 +234,10 @@ impl Place {
         let mut listing = None;
         match &table {
             Some(table) => {
-                self.count().await?;
+                // The table matters more than what the old one has counted.
+                if let Err(error) = self.count().await {
+                    warn!("the packet filter's counters start anew: {error}");
+                }
                 let transactions = self.transactions.load(Ordering::Relaxed);
                 nft::put(&self.netns, table, &self.counts).await?;
                 listing = nft::list(&self.netns).await?;

@@ -313,7 +313,6 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
         "from_gateway",
         &[
             "tcp dport 179 accept",
-            "tcp sport 179 accept",
             "udp dport 3784 accept",
             "goto for_services",
         ],
@@ -361,7 +360,9 @@ const ERRORS: [&str; 3] = [
 /// Without connection tracking, which would come to life for all that the host forwards: a segment
 /// that opens nothing belongs to a connection of ours or is refused by TCP itself, and a datagram
 /// that answers one of ours is remembered for.
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
+    // IPv6 is put together after this hook, and without its first fragment it never is.
+    "frag frag-off != 0 accept",
     "meta l4proto { icmp, ipv6-icmp } accept",
     "tcp flags & (syn | ack) != syn accept",
     "tcp dport @open_tcp accept",

@@ -148,6 +148,10 @@ fn named(mesh: &Mesh, gateway: &str, peer: &str) -> Result<Drain, String> {
         "" => Ok(Drain::gateway(gateway)),
         peer => {
             let drain = Drain::between(gateway, peer);
+            // It can be undone though its tunnels are gone by now.
+            if mesh.drains.contains(&drain) {
+                return Ok(drain);
+            }
             let is = |a: &str, b: &str| Drain::between(a, b) == drain;
             let mut pairs = pairs(mesh).into_iter();
             match pairs.any(|pair| is(&pair.a.gateway.name, &pair.b.gateway.name)) {

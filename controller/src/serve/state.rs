@@ -123,10 +123,13 @@ impl State {
             return Ok(None);
         };
         let mut mesh = before.as_ref().clone();
-        let changed = match undo {
+        match undo {
             true => mesh.drains.remove(&drain),
             false => mesh.drains.insert(drain.clone()),
         };
+        // What was asked for may have left the mesh meanwhile.
+        mesh.drains = staying(mesh.drains, &mesh.spec);
+        let changed = mesh.drains != before.drains;
         if changed {
             let (file, text) = (&revision.file, revision.text.expose());
             mesh.generation =

@@ -68,7 +68,18 @@ fn uses(
     if !report.is_fresh() {
         return Some(format!("{gateway} last reported {} ago", ago(report.age)));
     }
-    let mut routes = report.status.routes.iter();
-    let route = routes.find(|route| route.paths.iter().any(&through))?;
-    Some(format!("{gateway} sends {} through it", route.prefix))
+    let proto::Status {
+        routes,
+        routes_total,
+        ..
+    } = &*report.status;
+    if let Some(route) = routes.iter().find(|it| it.paths.iter().any(&through)) {
+        return Some(format!("{gateway} sends {} through it", route.prefix));
+    }
+    // What is not listed may still go that way.
+    let cut = *routes_total > routes.len() as u64;
+    cut.then(|| {
+        let listed = routes.len();
+        format!("{gateway} lists {listed} of its {routes_total} routes, none of them through it")
+    })
 }

@@ -237,6 +237,11 @@ fn what_is_drained_is_so_when_nobody_sends_anything_through_it() {
         drain: true,
         ..idle(4)
     };
+    let cut = Status {
+        routes_total: 5000,
+        ..routes("C", "rm1")
+    };
+    let unknown = "B lists 1 of its 5000 routes, none of them through it";
     let whole = || Some(Drain::gateway("A"));
     let tunnel = || Some(Drain::between("B", "A"));
     let through = "B sends 10.0.1.0/24 through it";
@@ -250,6 +255,7 @@ fn what_is_drained_is_so_when_nobody_sends_anything_through_it() {
         (whole(), idle(4), None, ("draining", "B has not reported yet"), ("", "")),
         (whole(), idle(4), Some((idle(4), 60)), ("draining", "B last reported 60 s ago"), ("", "")),
         (whole(), idle(4), Some((idle(4), 0)), ("drained", ""), ("", "")),
+        (whole(), idle(4), Some((cut, 0)), ("draining", unknown), ("", "")),
         (None, local.clone(), Some((routes("A", "rm0"), 0)), ("draining", through), ("", "")),
         (None, local, Some((routes("C", "rm1"), 0)), ("drained", ""), ("", "")),
         (tunnel(), idle(4), Some((routes("A", "rm0"), 0)), ("", ""), ("draining", through)),

@@ -38,9 +38,15 @@ fn link_kind() -> &'static str {
     }
 }
 
-/// The example's specification, with tunnels of this run's kind.
+/// The example's specification, with tunnels of this run's kind. An emulated processor that starts
+/// dozens of daemons may be silent for longer than BFD is told to wait on a real one.
 fn spec() -> String {
-    let mesh = format!("[mesh]\ntunnel = \"{}\"\n", tunnel());
+    spec_with("bfd = { interval = \"300ms\", multiplier = 10 }")
+}
+
+/// The same with another line about the mesh.
+fn spec_with(line: &str) -> String {
+    let mesh = format!("[mesh]\ntunnel = \"{}\"\n{line}\n", tunnel());
     THREE_SITES.replacen("[mesh]\n", &mesh, 1)
 }
 

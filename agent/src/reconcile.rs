@@ -199,8 +199,9 @@ impl Gateway {
         true
     }
 
-    /// Does with what BGP told what can be done by now, the most urgent of it first, without waiting
-    /// for the kernel. True if that was the last of it.
+    /// Does with what BGP told what can be done by now, the most urgent of it first. It waits for the
+    /// kernel only where that refused something for being there already: then all is listed. True
+    /// if that was the last of it.
     pub async fn work(&mut self) -> bool {
         let mut worked = false;
         while let Some(answers) = self.answers.pop_front() {

@@ -162,7 +162,8 @@ pub async fn down(underlay: &Netns, overlay: &Netns) -> Vec<Problem> {
     problems
 }
 
-/// The outer addresses of peers that have proven who they are, wherever they have moved to.
+/// The outer addresses in use of peers that have proven who they are. A packet from one that has
+/// moved is a stranger's until charon has heard of it by another way.
 fn authenticated(charon: &Charon) -> BTreeSet<IpAddr> {
     let sas = charon
         .sas
@@ -269,7 +270,7 @@ struct Keeper {
     questions: JoinSet<Answers>,
     /// When names are asked for again.
     ask: Instant,
-    /// The last that charon told. What it does not tell any more is no reason to shut a peer out.
+    /// The last that charon told; while it is not heard, they stay.
     authenticated: BTreeSet<IpAddr>,
 }
 

@@ -5,13 +5,19 @@
 //!
 //! charon has a loop of its own, `charon`, so that nothing here waits for it.
 
-use crate::bgp::{self, Bgp};
+mod down;
+mod listing;
+mod work;
+
+pub use down::down;
+
+use crate::bgp::Bgp;
 use crate::charon::{self, Definitions, Seen};
 use crate::config::Config;
 use crate::dataplane::{Dataplane, News, Work};
 use crate::desired::{self, Links, Ways};
-use crate::firewall::{self, Firewall};
-use crate::kernel::{self, Answers, Begun, Claim, Foreign, Kernel, Observed, Op, Paths, Route};
+use crate::firewall::Firewall;
+use crate::kernel::{self, Answers, Begun, Claim, Foreign, Kernel, Observed, Op, Paths};
 use crate::liveness::Sign;
 use crate::memory;
 use crate::mtu;
@@ -19,32 +25,18 @@ use crate::peers;
 use crate::plan;
 use crate::problem::{problem, remark};
 use crate::state::{State, Target, ours};
-use crate::state_dir::StateDir;
 use crate::status::{self, Facts};
-use crate::vici::Vici;
 use ipnet::IpNet;
-use routemesh_bgp::PeerState;
+use listing::{Listed, compare};
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-/// How long peers are waited for to be told that this gateway goes.
-const LEAVE: Duration = Duration::from_secs(5);
-/// What the kernel refused is tried again after this.
-const RETRY: Duration = Duration::from_secs(10);
-/// All routes are listed every so often, even if nothing asks for it.
-const LISTING: Duration = Duration::from_secs(60);
-/// Pieces of work that the kernel has at a time: one that it does, and one for afterwards.
-const AHEAD: usize = 2;
 /// After work on so many prefixes, memory is given back.
 const MUCH: usize = 10_000;
-/// So many refusals are named.
-const REFUSALS: usize = 100;
 
 /// One gateway's kernel and its BGP speaker.
 pub struct Gateway {
@@ -74,25 +66,6 @@ pub struct Gateway {
     /// Prefixes worked on since memory was given back.
     worked: usize,
     _claim: Claim,
-}
-
-/// When the kernel's routes were listed last.
-struct Listed {
-    at: Instant,
-    took: Duration,
-    /// They are not as they were.
-    doubt: bool,
-}
-
-impl Listed {
-    /// When to list them again: not so often that nothing else is done.
-    fn due(&self) -> Instant {
-        self.at
-            + match self.doubt {
-                true => self.took * 20,
-                false => LISTING.max(self.took * 100),
-            }
-    }
 }
 
 /// What came of a pass.
@@ -156,11 +129,7 @@ impl Gateway {
             originated,
             refused: Vec::new(),
             retry: None,
-            listed: Listed {
-                at: Instant::now(),
-                took: began.elapsed(),
-                doubt: false,
-            },
+            listed: Listed::first(began),
             worked: 0,
             _claim: claim,
         })
@@ -184,97 +153,6 @@ impl Gateway {
     /// Routes may not be as they were: they are listed in a pass to come.
     pub fn doubt(&mut self) {
         self.listed.doubt = true;
-    }
-
-    /// Waits until BGP has told something or the kernel has done something, and notes it for
-    /// [`Gateway::work`]. False once BGP has ended. Dropping the future loses nothing.
-    pub async fn hear(&mut self) -> bool {
-        tokio::select! {
-            news = self.news.recv() => match news {
-                Some(news) => self.dataplane.news(news),
-                None => return false,
-            },
-            answers = answer(&mut self.under_way) => self.answers.push_back(answers),
-        }
-        true
-    }
-
-    /// Does with what BGP told what can be done by now, the most urgent of it first. It waits for the
-    /// kernel only where that refused something for being there already: then all is listed. True
-    /// if that was the last of it.
-    pub async fn work(&mut self) -> bool {
-        let mut worked = false;
-        while let Some(answers) = self.answers.pop_front() {
-            self.carried_out(answers).await;
-            worked = true;
-        }
-        while let Ok(news) = self.news.try_recv() {
-            self.dataplane.news(news);
-        }
-        loop {
-            let work = match self.under_way.len() < AHEAD {
-                true => self.dataplane.next_work(),
-                false => self.dataplane.urgent(),
-            };
-            if let Some(work) = work {
-                worked |= work.ops.is_empty();
-                self.begin(work).await;
-            } else if let Some(review) = self.dataplane.begin_review() {
-                self.refused.clear();
-                self.bgp.review(review).await;
-            } else {
-                break;
-            }
-        }
-        worked && self.dataplane.at_rest()
-    }
-
-    /// Until nothing is under way.
-    async fn land(&mut self) {
-        loop {
-            while let Some(answers) = self.answers.pop_front() {
-                self.carried_out(answers).await;
-            }
-            if self.under_way.is_empty() {
-                return;
-            }
-            let answers = answer(&mut self.under_way).await;
-            self.answers.push_back(answers);
-        }
-    }
-
-    async fn begin(&mut self, work: Work) {
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            work.ops.iter().for_each(|op| debug!("{op}"));
-        }
-        if work.ops.is_empty() {
-            let told = self.dataplane.done(&work, []);
-            self.tell(told).await;
-            return;
-        }
-        let begun = self.kernel.begin(work.ops.clone());
-        self.under_way.push_back((work, begun));
-    }
-
-    async fn carried_out(&mut self, (work, answers): (Work, Answers)) {
-        let results = self.kernel.judge(&work.ops, answers).await;
-        let ok = results.iter().map(Result::is_ok);
-        let told = self.dataplane.done(&work, ok);
-        self.tell(told).await;
-        for error in results.into_iter().filter_map(Result::err) {
-            self.doubt();
-            self.retry.get_or_insert_with(|| Instant::now() + RETRY);
-            if self.refused.len() < REFUSALS {
-                self.refused.push(problem(&error.op, &error.reason));
-            }
-        }
-    }
-
-    async fn tell(&mut self, told: Vec<(IpNet, bool)>) {
-        self.worked += told.len();
-        if !told.is_empty() {
-            self.bgp.answer(told).await;
-        }
     }
 
     /// One pass, with what was last seen of charon; says which connections charon should have. An
@@ -372,25 +250,6 @@ impl Gateway {
         Ok(Pass { status, again })
     }
 
-    /// Waits for a step of a pass. A peer that is lost meanwhile does not wait for its end.
-    async fn meanwhile<T>(&mut self, step: impl Future<Output = T>) -> T {
-        let mut step = pin!(step);
-        loop {
-            tokio::select! {
-                biased;
-                Some(news) = self.news.recv() => {
-                    self.dataplane.news(news);
-                    if let Some(work) = self.dataplane.urgent() {
-                        self.losses += 1;
-                        self.begin(work).await;
-                        self.land().await;
-                    }
-                }
-                done = &mut step => return done,
-            }
-        }
-    }
-
     /// The kernel, routes excepted, as it is after the last loss of a peer.
     async fn observe(&mut self, config: &Config) -> Result<(Observed, Links), kernel::Error> {
         let kernel = self.kernel.clone();
@@ -450,33 +309,6 @@ impl Gateway {
         }
     }
 
-    /// Compares all routes of the kernel with what is known of them. One that failed is tried again,
-    /// but not sooner than any other that somebody's changes ask for.
-    async fn list(&mut self, config: &Config) -> Result<(), kernel::Error> {
-        let began = Instant::now();
-        // What changes meanwhile is a doubt again.
-        self.listed.doubt = false;
-        let result = self.list_all(config).await;
-        self.listed = Listed {
-            at: Instant::now(),
-            took: began.elapsed(),
-            doubt: self.listed.doubt || result.is_err(),
-        };
-        result
-    }
-
-    async fn list_all(&mut self, config: &Config) -> Result<(), kernel::Error> {
-        let mut foreign = Foreign::new(&self.dataplane.state().links);
-        let mut listing = self.kernel.routes();
-        self.dataplane.begin_listing();
-        while let Some(piece) = self.meanwhile(listing.recv()).await {
-            compare(piece?, &mut self.dataplane, &mut foreign, config);
-        }
-        self.dataplane.end_listing();
-        self.foreign = foreign.best();
-        Ok(())
-    }
-
     /// Carries out a plan in order, and names what failed.
     async fn perform(&mut self, ops: &[Op]) -> Vec<Problem> {
         if !ops.is_empty() {
@@ -500,72 +332,6 @@ impl Gateway {
         }
         self.problems = problems.to_vec();
     }
-}
-
-/// A piece of the listing of all routes.
-fn compare(piece: Vec<Route>, dataplane: &mut Dataplane, foreign: &mut Foreign, config: &Config) {
-    let owned = |prefix: &IpNet| config.owned().iter().any(|own| own.contains(prefix));
-    for route in piece {
-        if route.is_ours() {
-            dataplane.listed(route.key, route.target());
-            continue;
-        }
-        dataplane.listed_stranger(route.key);
-        if owned(&route.key.prefix) {
-            foreign.add(&route);
-        }
-    }
-}
-
-/// The next answers of the kernel, if it has been given anything to do.
-async fn answer(under_way: &mut VecDeque<(Work, Begun)>) -> (Work, Answers) {
-    let Some((_, begun)) = under_way.front_mut() else {
-        return std::future::pending().await;
-    };
-    let answers = begun.answer().await;
-    match under_way.pop_front() {
-        Some((work, _)) => (work, answers),
-        None => std::future::pending().await,
-    }
-}
-
-/// Removes all that is ours from kernel and charon, and nothing else. What failed is returned.
-pub async fn down(
-    config: &Config,
-    vici: &Vici,
-    state_dir: &StateDir,
-) -> Result<Vec<Problem>, kernel::Error> {
-    let kernel = Kernel::open(config.overlay.as_deref())?;
-    let _claim = kernel.claim()?;
-    take_leave(config, &kernel).await?;
-    // SAs first: while the interface is there, nothing passes in clear.
-    let mut problems = charon::down(vici, state_dir).await;
-    let observed = state(&kernel.observe().await?);
-    problems.extend(failures(kernel.apply(&plan::teardown(&observed)).await));
-    problems.extend(firewall::down(kernel.underlay(), kernel.overlay()).await);
-    Ok(problems)
-}
-
-/// Peers keep the paths of an agent that went away for its return (RFC 4724). This one does not
-/// return: it opens the sessions once more, says that nothing was preserved, and closes them.
-async fn take_leave(config: &Config, kernel: &Kernel) -> Result<(), kernel::Error> {
-    let links = with_routers(links(&kernel.objects().await?), config, kernel).await?;
-    let mut setup = peers::setup(config, &links);
-    // Nobody's death is to be noticed any more.
-    setup.bfd.clear();
-    let (bgp, _news) = Bgp::start(kernel.overlay().clone(), setup, BTreeSet::new(), false);
-    let established = |view: bgp::View| {
-        let mut peers = view.peers.into_values();
-        peers.all(|peer| peer.state == PeerState::Established)
-    };
-    let began = Instant::now();
-    while began.elapsed() < LEAVE && !established(bgp.view().await) {
-        sleep(Duration::from_millis(100)).await;
-    }
-    bgp.shutdown("gateway taken down").await;
-    // What was said has to leave the sockets before they go.
-    sleep(Duration::from_millis(100)).await;
-    Ok(())
 }
 
 /// Wants the connections of all tunnels whose interface is where and what it should be.
@@ -600,7 +366,11 @@ fn failures(results: Vec<Result<(), kernel::OpError>>) -> Vec<Problem> {
 }
 
 fn links(observed: &Observed) -> Links {
-    let up = observed.link_state.iter().filter(|(_, usable)| **usable);
+    let state = observed.link_state.iter();
+    let indices = state
+        .clone()
+        .map(|(name, (index, _))| (name.clone(), *index));
+    let up = state.filter(|(_, (_, usable))| *usable);
     Links {
         connected: observed.connected.clone(),
         usable: up.map(|(name, _)| name.clone()).collect(),
@@ -643,6 +413,7 @@ mod tests {
     use super::*;
     use crate::state::{Link, LinkKind, Side};
     use crate::vici::{Bind, Definition};
+    use std::time::Duration;
 
     fn with_link(side: Side) -> State {
         let link = Link {

@@ -23,6 +23,8 @@ pub struct Links {
     pub connected: Vec<(IpNet, IpAddr, String)>,
     /// Interfaces that can carry packets now.
     pub usable: BTreeSet<String>,
+    /// All interfaces, and the index of each.
+    pub indices: BTreeMap<String, u32>,
     /// Interfaces with a link-local address: the index of each, and that address.
     pub link_local: BTreeMap<String, (u32, Ipv6Addr)>,
     /// Routers that made themselves known, by the interface's index.
@@ -30,6 +32,11 @@ pub struct Links {
 }
 
 impl Links {
+    /// The index of an interface; 0 while it is not there.
+    pub fn index(&self, link: &str) -> u32 {
+        self.indices.get(link).copied().unwrap_or(0)
+    }
+
     /// The interface and own address on the subnet of `neighbour`, the longest prefix first.
     pub fn towards(&self, neighbour: IpAddr) -> Option<(&str, IpAddr)> {
         self.connected

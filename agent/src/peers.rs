@@ -44,6 +44,7 @@ pub fn setup(config: &Config, links: &Links) -> Setup {
                 local: tunnel.local.into(),
                 remote: tunnel.remote.into(),
                 link: tunnel.link(),
+                index: links.index(&tunnel.link()),
                 timers,
             };
             setup.bfd.insert(tunnel.name().into(), target);
@@ -62,6 +63,7 @@ pub fn setup(config: &Config, links: &Links) -> Setup {
                     local: place.local,
                     remote: place.remote,
                     link: place.link.to_owned(),
+                    index: links.index(place.link),
                     timers,
                 };
                 let id = name.as_str().into();

@@ -483,7 +483,7 @@ async fn the_neighbourhood_is_observed() {
         ),
     ];
     assert_eq!(observed.connected, expected);
-    let usable = |name: &str| observed.link_state[name];
+    let usable = |name: &str| observed.link_state[name].1;
     assert!(usable("lan") && usable("wan") && usable("lo"));
     assert!(
         !usable("dark") && !usable("darkfar"),
@@ -500,7 +500,7 @@ async fn an_untouched_namespace_is_observed() {
     assert!(observed.foreign.is_empty() && observed.connected.is_empty());
     // Some kernels put an idle tunnel or two into every namespace.
     assert!(observed.link_state.contains_key("lo"));
-    assert!(observed.link_state.values().all(|usable| !usable));
+    assert!(observed.link_state.values().all(|(_, usable)| !usable));
 }
 
 #[tokio::test]
@@ -667,7 +667,7 @@ async fn a_link_going_down_is_told_by_name() {
     assert!(seen.contains(&Event::LinkDown("wan".into())), "{seen:?}");
     assert_eq!(seen.last(), Some(&Event::Changed), "{seen:?}");
     let observed = kernel.observe().await.expect("observed");
-    assert!(!observed.link_state["wan"]);
+    assert!(!observed.link_state["wan"].1);
 
     space.ip("link set far up");
     quiet(&mut events).await;

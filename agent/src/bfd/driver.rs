@@ -4,7 +4,6 @@ use super::sessions::{Outgoing, Sessions};
 use super::sockets::{Family, Sockets};
 use super::{Reports, Target};
 use crate::netns::Netns;
-use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use routemesh_bfd::State;
 use routemesh_bgp::PeerId;
@@ -20,7 +19,7 @@ use tracing::{info, warn};
 
 /// Packets between two looks at the clock.
 const PACKETS: usize = 4096;
-/// How often to look for interfaces, and to try sockets again.
+/// How often to try sockets again.
 const LOOK: Duration = Duration::from_secs(1);
 /// What happens within this part of the shortest interval is dealt with together.
 const BREATHS: u32 = 20;
@@ -74,11 +73,6 @@ impl Driver {
     }
 
     pub(super) fn run(mut self) {
-        // For the names of interfaces.
-        if let Err(error) = self.overlay.enter() {
-            warn!("BFD: {error}");
-            self.problem = Some(error.to_string());
-        }
         let mut out = Vec::new();
         while self.obey() {
             self.look();
@@ -124,7 +118,7 @@ impl Driver {
         }
     }
 
-    /// Opens the sockets that are wanted, and finds the interfaces.
+    /// Opens the sockets that are wanted.
     fn look(&mut self) {
         let now = self.now();
         if self.looked.is_some_and(|looked| now < looked + LOOK) {
@@ -151,10 +145,6 @@ impl Driver {
         }
         self.news |= self.problem != problem;
         self.problem = problem;
-        let links: BTreeSet<&str> = self.sessions.links_in_doubt().collect();
-        let index = |link: &str| (link.to_owned(), if_nametoindex(link).unwrap_or(0));
-        let indices = links.into_iter().map(index).collect();
-        self.sessions.links_are(indices);
     }
 
     fn receive(&mut self) {
@@ -193,7 +183,8 @@ impl Driver {
             std::thread::sleep((interval / BREATHS).min(LONGEST_BREATH));
         }
         let now = self.now();
-        let looks = self.looked.filter(|_| !self.sessions.is_empty());
+        let missing = self.sockets.len() < self.families.len();
+        let looks = self.looked.filter(|_| missing);
         let looks = looks.map(|looked| looked + LOOK);
         let due = self.sessions.deadline().into_iter().chain(looks).min();
         let left = due.map(|due| due.saturating_sub(now).as_micros().div_ceil(1000));

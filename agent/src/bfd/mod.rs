@@ -32,6 +32,9 @@ pub struct Target {
     pub remote: IpAddr,
     /// The interface that both are on.
     pub link: String,
+    /// Its index; 0 while it is not there. Whoever asks the kernel by name for an interface that is not
+    /// there waits for `modprobe`, which on a busy host takes longer than the far end has patience.
+    pub index: u32,
     /// How often to send, and how much may be lost.
     pub timers: Timers,
 }

@@ -3,7 +3,7 @@
 use super::{Report, Reports, Target};
 use routemesh_bfd::{Change, Packet, Session, State};
 use routemesh_bgp::PeerId;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -18,8 +18,6 @@ pub(super) struct Sessions {
     by_discriminator: BTreeMap<u32, PeerId>,
     /// By the other end's address and the interface's index.
     by_source: BTreeMap<(IpAddr, u32), PeerId>,
-    /// By name; 0: there is no such interface now.
-    indices: BTreeMap<String, u32>,
     seed: u64,
     /// Reports are not as they were.
     news: bool,
@@ -29,7 +27,6 @@ pub(super) struct Sessions {
 struct Entry {
     target: Target,
     session: Session,
-    index: u32,
     report: Report,
 }
 
@@ -101,7 +98,6 @@ impl Sessions {
             let entry = Entry {
                 target,
                 session,
-                index: 0,
                 report,
             };
             self.all.insert(peer, entry);
@@ -116,34 +112,13 @@ impl Sessions {
         self.configure(BTreeMap::new(), now)
     }
 
-    /// The interfaces of sessions that are not up: it may be for want of them.
-    pub(super) fn links_in_doubt(&self) -> impl Iterator<Item = &str> {
-        let entries = self.all.values();
-        let doubtful = entries.filter(|it| it.index == 0 || it.session.state() != State::Up);
-        doubtful.map(|it| it.target.link.as_str())
-    }
-
-    /// The indices of interfaces, where they are known anew.
-    pub(super) fn links_are(&mut self, indices: BTreeMap<String, u32>) {
-        let known = |(link, index): (&String, &u32)| self.indices.get(link) == Some(index);
-        if !indices.iter().all(known) {
-            self.indices.extend(indices);
-            self.news = true;
-            self.index();
-        }
-    }
-
     fn index(&mut self) {
-        let links = self.all.values().map(|entry| entry.target.link.as_str());
-        let links: BTreeSet<&str> = links.collect();
-        self.indices.retain(|link, _| links.contains(link.as_str()));
         self.by_discriminator.clear();
         self.by_source.clear();
-        for (peer, entry) in &mut self.all {
-            entry.index = self.indices.get(&entry.target.link).copied().unwrap_or(0);
+        for (peer, entry) in &self.all {
             let discriminator = entry.session.discriminator().get();
             self.by_discriminator.insert(discriminator, peer.clone());
-            let source = (entry.target.remote, entry.index);
+            let source = (entry.target.remote, entry.target.index);
             self.by_source.insert(source, peer.clone());
         }
     }
@@ -159,7 +134,7 @@ impl Sessions {
         let Some(entry) = peer.and_then(|peer| self.all.get_mut(peer)) else {
             return;
         };
-        let ends = (entry.target.remote, entry.target.local, entry.index);
+        let ends = (entry.target.remote, entry.target.local, entry.target.index);
         if ends == (origin.source, origin.destination, origin.index) {
             let change = entry.session.receive(packet, now);
             self.news |= entry.note(change, now);
@@ -175,7 +150,7 @@ impl Sessions {
             let change = entry.session.timeout(now);
             self.news |= entry.note(change, now);
             while let Some(packet) = entry.session.transmit(now) {
-                if entry.index != 0 {
+                if entry.target.index != 0 {
                     out.push((peer.clone(), entry.outgoing(packet)));
                 }
             }
@@ -202,16 +177,12 @@ impl Sessions {
         intervals.min()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
     /// All sessions as they are now. `problem` is everybody's.
     pub(super) fn reports(&self, problem: Option<&str>) -> Reports {
         let report = |(peer, entry): (&PeerId, &Entry)| {
             let mut report = entry.report.clone();
             let missing = || format!("there is no interface {}", entry.target.link);
-            let missing = (entry.index == 0).then(missing);
+            let missing = (entry.target.index == 0).then(missing);
             report.problem = problem.map(str::to_owned).or(missing).or(report.problem);
             (peer.clone(), report)
         };
@@ -271,13 +242,16 @@ impl Entry {
             packet,
             local: self.target.local,
             remote: self.target.remote,
-            index: self.index,
+            index: self.target.index,
         }
     }
 
     fn goodbye(&mut self, now: Duration) -> Vec<Outgoing> {
         self.session.shut();
-        let last = self.session.transmit(now).filter(|_| self.index != 0);
+        let last = self
+            .session
+            .transmit(now)
+            .filter(|_| self.target.index != 0);
         let last = last.map(|packet| self.outgoing(packet));
         last.into_iter().cycle().take(GOODBYES).collect()
     }
@@ -290,11 +264,12 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(1);
 
-    fn target(last: u8, link: &str) -> Target {
+    fn target(last: u8, link: &str, index: u32) -> Target {
         Target {
             local: IpAddr::from([10, 0, 0, 1]),
             remote: IpAddr::from([10, 0, 0, last]),
             link: link.to_owned(),
+            index,
             timers: Timers {
                 interval: Duration::from_millis(300),
                 multiplier: 3,
@@ -305,15 +280,14 @@ mod tests {
     /// Peers a and b on interfaces 1 and 2.
     fn sessions() -> Sessions {
         let mut sessions = Sessions::new(7);
-        let targets = [("a", target(2, "one")), ("b", target(3, "two"))];
+        let targets = [("a", target(2, "one", 1)), ("b", target(3, "two", 2))];
         let targets = targets.map(|(peer, target)| (peer.into(), target));
         assert_eq!(sessions.configure(targets.into(), NOW), []);
-        sessions.links_are([("one".to_owned(), 1), ("two".to_owned(), 2)].into());
         sessions
     }
 
     fn said(state: State, your_discriminator: u32) -> Packet {
-        let mut peer = Session::new(target(2, "").timers, NonZeroU32::MIN, 1);
+        let mut peer = Session::new(target(2, "", 0).timers, NonZeroU32::MIN, 1);
         Packet {
             state,
             your_discriminator,
@@ -359,7 +333,11 @@ mod tests {
     #[test]
     fn nothing_is_sent_without_the_interface_and_all_of_it_over_that() {
         let mut sessions = sessions();
-        sessions.links_are([("one".to_owned(), 0)].into());
+        let targets = |index| {
+            let targets = [("a", target(2, "one", index)), ("b", target(3, "two", 2))];
+            targets.map(|(peer, target)| (peer.into(), target)).into()
+        };
+        assert_eq!(sessions.configure(targets(0), NOW), []);
         let mut out = Vec::new();
         sessions.due(NOW, &mut out);
         let to: Vec<_> = out.iter().map(|(_, it)| (it.remote, it.index)).collect();
@@ -368,7 +346,7 @@ mod tests {
         let problem = reports[&PeerId::from("a")].problem.clone();
         assert_eq!(problem.unwrap(), "there is no interface one");
         // It is back, as another one.
-        sessions.links_are([("one".to_owned(), 9)].into());
+        assert_eq!(sessions.configure(targets(9), NOW), []);
         let origin = Origin {
             source: IpAddr::from([10, 0, 0, 2]),
             destination: IpAddr::from([10, 0, 0, 1]),
@@ -388,7 +366,7 @@ mod tests {
         };
         sessions.receive(&said(State::Init, 0), origin, NOW);
         assert_eq!(state(&sessions, "a"), State::Up);
-        let mut faster = target(2, "one");
+        let mut faster = target(2, "one", 1);
         faster.timers.multiplier = 5;
         let goodbyes = sessions.configure([("a".into(), faster)].into(), NOW);
         assert_eq!(goodbyes.len(), GOODBYES);
@@ -396,12 +374,12 @@ mod tests {
         assert_eq!(goodbyes[0].packet.state, State::AdminDown);
         assert_eq!(state(&sessions, "a"), State::Up);
         // Another address is another session.
-        let moved = target(4, "one");
+        let moved = target(4, "one", 1);
         let goodbyes = sessions.configure([("a".into(), moved)].into(), NOW);
         assert_eq!(goodbyes[0].remote, IpAddr::from([10, 0, 0, 2]));
         assert_eq!(state(&sessions, "a"), State::Down);
-        assert!(!sessions.is_empty());
+        assert!(!sessions.all.is_empty());
         assert_eq!(sessions.stop(NOW).len(), GOODBYES);
-        assert!(sessions.is_empty());
+        assert!(sessions.all.is_empty());
     }
 }

@@ -39,8 +39,8 @@ pub struct Observed {
     /// be announced. Of several to one destination, that of the best metric. Without those that
     /// cannot carry packets now (no carrier), link-local and multicast ones, and our interconnects.
     pub foreign: BTreeMap<IpNet, u8>,
-    /// All overlay interfaces: whether each is up and has a carrier.
-    pub link_state: BTreeMap<String, bool>,
+    /// All overlay interfaces: the index of each, and whether it is up and has a carrier.
+    pub link_state: BTreeMap<String, (u32, bool)>,
     /// Ids in our range that strangers hold.
     pub taken: BTreeSet<NexthopId>,
 }
@@ -185,7 +185,7 @@ impl Observed {
     fn add_neighbourhood(&mut self, interfaces: &Interfaces, addresses: &Addresses) {
         for (index, interface) in interfaces {
             self.link_state
-                .insert(interface.name.clone(), interface.usable);
+                .insert(interface.name.clone(), (*index, interface.usable));
             if interface.loopback {
                 continue;
             }

@@ -374,6 +374,7 @@ fn links(observed: &Observed) -> Links {
     Links {
         connected: observed.connected.clone(),
         usable: up.map(|(name, _)| name.clone()).collect(),
+        indices: indices.collect(),
         link_local: observed.link_local.clone(),
         routers: BTreeMap::new(),
     }

@@ -146,7 +146,7 @@ async fn life(kind: LinkKind, info: &[(&str, &str)]) {
     let dressed = link(Side::Overlay, &kind, 1350, true, &addresses);
     let observed = gateway.observe().await;
     assert_eq!(observed.links["rm1"], dressed);
-    assert!(observed.link_state["rm1"]);
+    assert!(observed.link_state["rm1"].1);
     assert!(
         observed.foreign.is_empty(),
         "interconnects are no news: {:?}",
@@ -220,7 +220,7 @@ async fn life(kind: LinkKind, info: &[(&str, &str)]) {
 
     gateway.all_ok(&[set("rm1", false, 1350)]).await;
     let down = gateway.observe().await;
-    assert!(!down.link_state["rm1"] && !down.links["rm1"].up);
+    assert!(!down.link_state["rm1"].1 && !down.links["rm1"].up);
     assert!(
         down.nexthops.is_empty() && down.groups.is_empty(),
         "gone with the link: {down:?}"

@@ -7,7 +7,7 @@
 //! | module | |
 //! |---|---|
 //! | [`config`], [`peers`], [`mtu`], [`desired`], [`plan`], [`dataplane`], [`status`], [`vici::heal`] | decide: pure functions over values |
-//! | [`kernel`], [`netns`], [`vici`], [`bgp`], [`control`], [`state_dir`] | observe and apply: decide nothing |
+//! | [`kernel`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
 pub mod bfd;
@@ -28,6 +28,7 @@ pub mod mtu;
 pub mod netns;
 pub mod peers;
 pub mod plan;
+pub mod probe;
 pub mod problem;
 pub mod reconcile;
 pub mod run;

@@ -123,6 +123,7 @@ async fn live(
     tasks.spawn(keeper.run(connections, seen));
     let mut bgp_changes = gateway.bgp().changes();
     let mut firewall = gateway.firewall().changes();
+    let mut probe = gateway.probe().changes();
     let mut asked = interval(ASKED);
     let overlay = in_force.borrow().as_ref().map(|f| f.config.overlay.clone());
     loop {
@@ -200,6 +201,13 @@ async fn live(
                     Ok(()) => due = soon(due),
                     Err(_) => {
                         error!("the loop over the packet filter has ended unexpectedly");
+                        return Ended::Failed;
+                    }
+                },
+                changed = probe.changed() => match changed {
+                    Ok(()) => due = soon(due),
+                    Err(_) => {
+                        error!("the probing of the tunnels has ended unexpectedly");
                         return Ended::Failed;
                     }
                 },

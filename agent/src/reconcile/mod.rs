@@ -23,6 +23,7 @@ use crate::memory;
 use crate::mtu;
 use crate::peers;
 use crate::plan;
+use crate::probe::{self, Probe};
 use crate::problem::{problem, remark};
 use crate::state::{State, Target, ours};
 use crate::status::{self, Facts};
@@ -45,6 +46,7 @@ pub struct Gateway {
     news: mpsc::Receiver<News>,
     dataplane: Dataplane,
     firewall: Firewall,
+    probe: Probe,
     /// What the kernel is doing, in order.
     under_way: VecDeque<(Work, Begun)>,
     /// What it has done.
@@ -109,6 +111,7 @@ impl Gateway {
         let originated = peers::originated(config, &foreign);
         let overlay = kernel.overlay().clone();
         let firewall = Firewall::start(kernel.underlay(), &overlay);
+        let probe = Probe::start(overlay.clone());
         let (bgp, news) = Bgp::start(overlay, setup, originated.clone(), restarting);
         let forwarded = routes.iter().map(|(prefix, _)| (prefix, true));
         bgp.installed(forwarded.collect()).await;
@@ -118,6 +121,7 @@ impl Gateway {
             news,
             dataplane,
             firewall,
+            probe,
             under_way: VecDeque::new(),
             answers: VecDeque::new(),
             losses: 0,
@@ -148,6 +152,11 @@ impl Gateway {
     /// The packet filter, whose changes are a reason for a pass.
     pub fn firewall(&self) -> &Firewall {
         &self.firewall
+    }
+
+    /// What is known of the sizes that tunnels carry, whose changes are a reason for a pass.
+    pub fn probe(&self) -> &Probe {
+        &self.probe
     }
 
     /// Routes may not be as they were: they are listed in a pass to come.
@@ -219,6 +228,9 @@ impl Gateway {
             let reason = "it is on no subnet of this gateway: give the interface an address there";
             problems.push(remark(format!("next hop {next_hop}"), reason));
         }
+        let targets = probe::targets(config, &view, &self.dataplane.state().links);
+        self.probe.want(targets);
+        problems.extend(self.probe.problems());
         for (address, reason) in &view.deaf {
             problems.push(remark(format!("address {address}"), reason));
         }

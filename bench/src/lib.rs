@@ -3,8 +3,9 @@
 //! [`trial`] takes one daemon through the same steps as every other: two peers announce the same
 //! prefixes, withdraw them, announce them again, and one peer is lost. The peers are processes of
 //! `bgp-load`; what became of it is seen from outside, by [`watch`] in the kernel and by [`probe`]
-//! with packets.
+//! with packets. [`silence`] has one peer fall silent instead, with BFD between.
 
+pub mod bfd;
 pub mod clock;
 pub mod error;
 pub mod lab;
@@ -17,6 +18,7 @@ pub mod probe;
 pub mod process;
 pub mod raw;
 pub mod report;
+pub mod silence;
 pub mod subject;
 pub mod trial;
 pub mod watch;

@@ -4,7 +4,8 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::prefix::Family;
-use crate::process::wait;
+use crate::process::{pause, wait};
+use crate::watch::{Count, Watch};
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::ErrorKind;
@@ -19,10 +20,14 @@ use std::time::Duration;
 const BURST: u32 = 4;
 const EVERY: Duration = Duration::from_micros(100);
 const PORT: u16 = 9;
+/// In a prefix, from 1.
+const HOSTS: u8 = 14;
 const UDP: u8 = 17;
 /// Packets at a peer by which a stream is seen to be up.
 const ENOUGH: u64 = 2_000;
 const DEADLINE: Duration = Duration::from_secs(10);
+/// After this long without a packet at a peer there will be none.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// What came to one peer.
 #[derive(Default)]
@@ -82,8 +87,37 @@ impl Probe {
         Ok(probe)
     }
 
+    /// Waits until no packet comes any more to this peer and the kernel has `left` of the routes; when the
+    /// last packet was sent that went there.
+    pub fn until_quiet(
+        &self,
+        peer: usize,
+        watch: &mut Watch,
+        left: Count,
+        since: Duration,
+        deadline: Duration,
+    ) -> Result<Duration> {
+        loop {
+            pause(Duration::from_millis(20))?;
+            watch.catch_up()?;
+            let last = self.last_sent(peer);
+            // Of the last few routes out of a million, packets come seldom.
+            let settled = watch.count() == left;
+            if settled && clock::now().saturating_sub(last.max(since)) > QUIET {
+                watch.verify(left)?;
+                return Ok(last);
+            }
+            if clock::now() - since > deadline {
+                return Err(Error::Timeout {
+                    what: "no packet to the lost peer".to_owned(),
+                    after: deadline,
+                });
+            }
+        }
+    }
+
     /// When the last packet was sent that came to this peer.
-    pub fn last_sent(&self, peer: usize) -> Duration {
+    fn last_sent(&self, peer: usize) -> Duration {
         let last = self
             .arrivals
             .get(peer)
@@ -103,7 +137,9 @@ fn send(socket: &UdpSocket, family: Family, count: u32, stop: &AtomicBool) {
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1_442_695_040_888_963_407);
             let number = ((random >> 32) * u64::from(count)) >> 32;
-            let to = family.address(number as u32, 1);
+            // Many hosts, so that both paths are taken of a single prefix as well.
+            let host = 1 + (random >> 16) as u8 % HOSTS;
+            let to = family.address(number as u32, host);
             let now = clock::now().as_nanos() as u64;
             // A packet that cannot be sent is one that does not arrive.
             let _ = socket.send_to(&now.to_be_bytes(), SocketAddr::new(to, PORT));

@@ -2,6 +2,8 @@
 
 use crate::clock;
 use crate::error::{Error, Result};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +17,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Makes SIGINT and SIGTERM end the waits, so that everything is cleaned up.
 pub fn catch_signals() -> Result<()> {
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
     extern "C" fn note(_: i32) {
         INTERRUPTED.store(true, Ordering::Relaxed);
     }
@@ -94,6 +96,12 @@ pub fn sibling(name: &str) -> Result<PathBuf> {
         })
 }
 
+/// Stops a process where it stands.
+pub fn freeze(child: &Child) -> Result<()> {
+    let pid = i32::try_from(child.id()).map_err(|_| Error::Wrong("no such process id".into()))?;
+    nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP).map_err(Error::os("SIGSTOP"))
+}
+
 /// A daemon. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Daemon {
@@ -133,6 +141,26 @@ impl Daemon {
         let lines: Vec<&str> = text.lines().collect();
         let first = lines.len().saturating_sub(10);
         lines.get(first..).unwrap_or_default().join("\n")
+    }
+
+    /// Stops it where it stands: nothing is closed, nothing is said.
+    pub fn freeze(&self) -> Result<()> {
+        freeze(&self.child)
+    }
+
+    /// Processor time used by all its threads.
+    pub fn busy(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/task", self.child.id());
+        let threads = fs::read_dir(&path).map_err(Error::io(path))?;
+        let mut busy = Duration::ZERO;
+        for thread in threads.flatten() {
+            // One that has just ended does not count.
+            let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+            let first = text.split_whitespace().next();
+            let nanos = first.and_then(|it| it.parse().ok()).unwrap_or(0);
+            busy += Duration::from_nanos(nanos);
+        }
+        Ok(busy)
     }
 
     /// Resident memory in octets.

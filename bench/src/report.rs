@@ -19,6 +19,13 @@ pub enum Figure {
     Withdraw,
     /// Resident memory with all paths of both peers, in octets.
     Memory,
+    /// A peer falls silent, until the last packet left on its path, in seconds; with BFD of so many
+    /// milliseconds between packets.
+    Silent(u32),
+    /// With nothing to do but BFD: share of a processor.
+    IdleProcessor(u32),
+    /// With nothing to do but BFD: resident memory, in octets.
+    IdleMemory(u32),
 }
 
 impl Figure {
@@ -30,20 +37,25 @@ impl Figure {
         }
     }
 
-    fn name(self) -> &'static str {
-        match self {
+    fn name(self) -> String {
+        let name = match self {
             Self::Install => "install",
             Self::Lose => "lose a peer",
             Self::Delete => "delete a nexthop",
             Self::Withdraw => "withdraw",
             Self::Memory => "memory",
-        }
+            Self::Silent(interval) => return format!("silent peer, BFD {interval} ms x 3"),
+            Self::IdleProcessor(interval) => return format!("idle, BFD {interval} ms: processor"),
+            Self::IdleMemory(interval) => return format!("idle, BFD {interval} ms: memory"),
+        };
+        name.to_owned()
     }
 
     /// A value of this kind as people read it.
     pub fn text(self, value: f64) -> String {
         match self {
-            Self::Memory => format!("{:.1} MB", value / 1e6),
+            Self::Memory | Self::IdleMemory(_) => format!("{:.1} MB", value / 1e6),
+            Self::IdleProcessor(_) => format!("{:.2} %", value * 1e2),
             _ if value < 0.01 => format!("{:.2} ms", value * 1e3),
             _ if value < 1.0 => format!("{:.0} ms", value * 1e3),
             _ => format!("{value:.2} s"),
@@ -234,6 +246,14 @@ impl Samples {
             (Figure::Withdraw, _) => vec![goal("BIRD", 0.5, bird)],
             (Figure::Memory, _) if count == 100_000 => vec![goal("BIRD", 1.0, bird)],
             (Figure::Memory, _) => vec![],
+            (Figure::Silent(_), _) if count > 1 => {
+                let growth = own(1).and_then(|one| Some((own(count)? - one) * 1e3));
+                vec![goal("ms more than with 1", 10.0, growth)]
+            }
+            (Figure::Silent(50), _) => vec![goal("seconds", 0.2, own(1))],
+            (Figure::Silent(_) | Figure::IdleProcessor(_) | Figure::IdleMemory(_), _) => {
+                vec![goal("BIRD", 1.0, bird)]
+            }
         };
         goals.into_iter().flatten().collect()
     }
@@ -261,7 +281,7 @@ pub fn thousands(number: u32) -> String {
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(&self.name())
     }
 }
 

@@ -1,6 +1,7 @@
 //! The daemons under test: how each is configured and started. Each is given two iBGP neighbours that
 //! may send one family, and told to install equal paths as ECMP; graceful restart is off or unused.
 
+use crate::bfd::Timers;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::prefix::{COVER_IPV4, COVER_IPV6, Family, MOST};
@@ -53,6 +54,11 @@ impl Running {
         self.0.iter().map(Daemon::resident).sum()
     }
 
+    /// Processor time that they all have used.
+    pub fn busy(&self) -> Result<Duration> {
+        self.0.iter().map(Daemon::busy).sum()
+    }
+
     /// The last lines of their logs.
     pub fn last_words(&self) -> String {
         let words: Vec<String> = self.0.iter().map(Daemon::last_words).collect();
@@ -62,11 +68,17 @@ impl Running {
 
 impl Subject {
     /// Starts it in the middle of the lab, with its files in `dir`.
-    pub fn start(self, lab: &Lab, family: Family, dir: &Path) -> Result<Running> {
+    pub fn start(
+        self,
+        lab: &Lab,
+        family: Family,
+        bfd: Option<Timers>,
+        dir: &Path,
+    ) -> Result<Running> {
         let daemon = |name: &str, command| lab.middle.daemon(name, command, dir);
         let started = match self {
-            Self::Routemesh => vec![daemon("mesh-agent", routemesh(family, dir)?)?],
-            Self::Bird => vec![daemon("bird", bird(family, dir)?)?],
+            Self::Routemesh => vec![daemon("mesh-agent", routemesh(family, bfd, dir)?)?],
+            Self::Bird => vec![daemon("bird", bird(family, bfd, dir)?)?],
             Self::Frr => {
                 give_to_frr(dir)?;
                 let mut zebra = daemon("zebra", frr("zebra", "", dir)?)?;
@@ -76,7 +88,13 @@ impl Subject {
                     zebra.check()?;
                     Ok(socket.exists().then_some(()))
                 })?;
-                vec![zebra, daemon("bgpd", frr("bgpd", &bgpd(family), dir)?)?]
+                let mut running = vec![zebra];
+                if bfd.is_some() {
+                    running.push(daemon("bfdd", bfdd(dir)?)?);
+                }
+                let bgpd = frr("bgpd", &bgpd(family, bfd), dir)?;
+                running.push(daemon("bgpd", bgpd)?);
+                running
             }
             Self::Raw => Vec::new(),
         };
@@ -94,7 +112,7 @@ fn neighbours(family: Family) -> [std::net::IpAddr; 2] {
 }
 
 /// A gateway without tunnels: two LAN routers announce what its site owns.
-fn routemesh(family: Family, dir: &Path) -> Result<Command> {
+fn routemesh(family: Family, bfd: Option<Timers>, dir: &Path) -> Result<Command> {
     let mut config = format!(
         "gateway = \"bench\"\nsite = \"here\"\nasn = 65000\nrouter_id = \"192.0.2.254\"\n\
          hold_time = 180\n\n[[sites]]\nname = \"here\"\nprefixes = [\"{COVER_IPV4}\", \"{COVER_IPV6}\"]\n"
@@ -103,6 +121,13 @@ fn routemesh(family: Family, dir: &Path) -> Result<Command> {
         config += &format!(
             "\n[[routers]]\naddress = \"{address}\"\nasn = 65000\nmax_prefixes = {MOST}\n"
         );
+        if let Some(Timers {
+            interval,
+            multiplier,
+        }) = bfd
+        {
+            config += &format!("bfd = {{ interval = {interval}, multiplier = {multiplier} }}\n");
+        }
     }
     let config = write(dir.join("config.toml"), &config)?;
     // There is no controller and no charon: the files only have to be there.
@@ -121,7 +146,7 @@ fn routemesh(family: Family, dir: &Path) -> Result<Command> {
 }
 
 /// `direct`: the neighbours are on the link, and BIRD need not look their next hops up in its table.
-fn bird(family: Family, dir: &Path) -> Result<Command> {
+fn bird(family: Family, bfd: Option<Timers>, dir: &Path) -> Result<Command> {
     let channel = match family {
         Family::Ipv4 => "ipv4",
         Family::Ipv6 => "ipv6",
@@ -130,10 +155,17 @@ fn bird(family: Family, dir: &Path) -> Result<Command> {
         "router id 192.0.2.254;\nprotocol device {{}}\n\
          protocol kernel {{ {channel} {{ import none; export all; }}; merge paths on; }}\n"
     );
+    let on = match bfd {
+        Some(timers) => {
+            config += &timers.bird("");
+            "bfd on;"
+        }
+        None => "",
+    };
     for (number, address) in neighbours(family).into_iter().enumerate() {
         config += &format!(
             "protocol bgp peer{number} {{ local as 65000; neighbor {address} as 65000; direct; passive;\n\
-             graceful restart off; {channel} {{ import all; export none; }}; }}\n"
+             graceful restart off; {on} {channel} {{ import all; export none; }}; }}\n"
         );
     }
     let config = write(dir.join("bird.conf"), &config)?;
@@ -144,7 +176,7 @@ fn bird(family: Family, dir: &Path) -> Result<Command> {
     Ok(command)
 }
 
-fn bgpd(family: Family) -> String {
+fn bgpd(family: Family, bfd: Option<Timers>) -> String {
     let mut config =
         "router bgp 65000\n bgp router-id 192.0.2.254\n no bgp ebgp-requires-policy\n \
                       no bgp default ipv4-unicast\n bgp graceful-restart-disable\n"
@@ -155,6 +187,14 @@ fn bgpd(family: Family) -> String {
     };
     for address in neighbours(family) {
         config += &format!(" neighbor {address} remote-as 65000\n neighbor {address} passive\n");
+        if let Some(Timers {
+            interval,
+            multiplier,
+        }) = bfd
+        {
+            let times = format!("{multiplier} {interval} {interval}");
+            config += &format!(" neighbor {address} bfd {times}\n");
+        }
     }
     config += &format!(" address-family {channel} unicast\n");
     for address in neighbours(family) {
@@ -162,6 +202,12 @@ fn bgpd(family: Family) -> String {
     }
     config += "  maximum-paths ibgp 2\n exit-address-family\n";
     config
+}
+
+fn bfdd(dir: &Path) -> Result<Command> {
+    let mut command = frr("bfdd", "", dir)?;
+    command.arg("--bfdctl").arg(dir.join("bfdd.ctl"));
+    Ok(command)
 }
 
 /// FRR's daemons run as a user of their own.

@@ -1,6 +1,5 @@
 //! One trial: one subject, one family, so many prefixes, through all steps once.
 
-use crate::clock;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::load::Load;
@@ -16,8 +15,6 @@ use std::time::Duration;
 /// How long daemons may settle before their memory is looked at, where there is much of it.
 const SETTLE: Duration = Duration::from_secs(2);
 const MUCH: u32 = 100_000;
-/// After this long without a packet at the lost peer there will be none.
-const QUIET: Duration = Duration::from_millis(500);
 
 /// What is measured, and how often a figure is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +37,7 @@ impl Trial {
         if self.subject == Subject::Raw {
             return self.raw(&lab, &mut tell);
         }
-        let mut running = self.subject.start(&lab, self.family, dir.path())?;
+        let mut running = self.subject.start(&lab, self.family, None, dir.path())?;
         let done = self.steps(&lab, &mut running, &mut tell);
         running.check()?;
         done.map_err(|error| match error {
@@ -96,31 +93,9 @@ impl Trial {
         let [_, lost] = &mut peers;
         lost.tell("abort")?;
         let aborted = lost.when("aborted", deadline)?;
-        let last = self.quiet(&mut watch, &probe, aborted)?;
+        let last = probe.until_quiet(1, &mut watch, self.one(), aborted, deadline)?;
         tell(Figure::Lose, last.saturating_sub(aborted).as_secs_f64());
         Ok(())
-    }
-
-    /// When the last packet was sent that went to the lost peer.
-    fn quiet(&self, watch: &mut Watch, probe: &Probe, since: Duration) -> Result<Duration> {
-        loop {
-            pause(Duration::from_millis(20))?;
-            watch.catch_up()?;
-            let last = probe.last_sent(1);
-            // Of the last few routes out of a million, packets come seldom.
-            let settled = watch.count() == self.one();
-            if settled && clock::now().saturating_sub(last.max(since)) > QUIET {
-                watch.verify(self.one())?;
-                return Ok(last);
-            }
-            if clock::now() - since > self.deadline {
-                let what = "no packet to the lost peer".to_owned();
-                return Err(Error::Timeout {
-                    what,
-                    after: self.deadline,
-                });
-            }
-        }
     }
 
     /// Gives both peers the same command, and says when the first obeyed.

@@ -1,6 +1,7 @@
 //! `bench`: runs the benchmark, prints its tables and writes them into the page that quotes them.
 
 use clap::{Parser, ValueEnum};
+use routemesh_bench::bfd::Timers;
 use routemesh_bench::error::Error;
 use routemesh_bench::lab;
 use routemesh_bench::machine;
@@ -8,6 +9,7 @@ use routemesh_bench::page;
 use routemesh_bench::prefix::{Family, MOST};
 use routemesh_bench::process::{catch_signals, run as run_program, sibling};
 use routemesh_bench::report::{Figure, Key, Samples, thousands};
+use routemesh_bench::silence::Silence;
 use routemesh_bench::subject::Subject;
 use routemesh_bench::trial::Trial;
 use std::error;
@@ -16,6 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+/// Numbers of prefixes behind a peer that falls silent, milliseconds between packets of BFD, and rounds at
+/// most.
+const SILENCES: [(u32, &[u32], usize); 2] = [(1, &[100, 50], 5), (100_000, &[100], 3)];
 /// Speakers of the simulation.
 const SPEAKERS: &str = "500";
 
@@ -23,7 +28,8 @@ const SPEAKERS: &str = "500";
 #[derive(Parser)]
 struct Args {
     /// Which tables.
-    #[arg(long = "only", value_delimiter = ',', default_values = ["routes", "codec", "simulation"])]
+    #[arg(long = "only", value_delimiter = ',',
+          default_values = ["routes", "failover", "codec", "simulation"])]
     tables: Vec<Table>,
     /// Rounds; every subject once in each.
     #[arg(long, default_value_t = 5)]
@@ -75,6 +81,8 @@ fn size(text: &str) -> Result<Size, String> {
 enum Table {
     /// Daemons: installing, withdrawing, losing a peer, memory.
     Routes,
+    /// Daemons with BFD, idle and when a peer falls silent.
+    Failover,
     /// UPDATEs from bytes and to bytes, beside other crates.
     Codec,
     /// 500 speakers in one process.
@@ -106,6 +114,15 @@ fn run(args: &Args) -> Result<(), Box<dyn error::Error>> {
                 let machine = machine::describe();
                 (
                     "routes",
+                    format!("{text}\nMedians of {rounds}. {machine}\n"),
+                )
+            }
+            Table::Failover => {
+                let samples = failover(args)?;
+                let (rounds, text) = (samples.rounds(), samples.table());
+                let machine = machine::describe();
+                (
+                    "failover",
                     format!("{text}\nMedians of {rounds}. {machine}\n"),
                 )
             }
@@ -148,11 +165,20 @@ fn routes(args: &Args) -> Result<Samples, Error> {
                         subject,
                         family,
                         count,
-                        deadline: Duration::from_secs(60 + u64::from(count / 2_000)),
+                        deadline: deadline(count),
                     };
-                    let what = format!("{} {family} {subject}", thousands(count));
-                    eprint!("round {round}/{rounds} {what}:");
-                    one(&trial, &mut samples)?;
+                    let key = |figure| Key {
+                        figure,
+                        family,
+                        count,
+                        subject,
+                    };
+                    eprint!(
+                        "round {round}/{rounds} {} {family} {subject}:",
+                        thousands(count)
+                    );
+                    let run = |tell: &mut dyn FnMut(Figure, f64)| trial.run(tell);
+                    one(run, Figure::of(subject), key, &mut samples)?;
                 }
             }
         }
@@ -160,22 +186,58 @@ fn routes(args: &Args) -> Result<Samples, Error> {
     Ok(samples)
 }
 
-fn one(trial: &Trial, samples: &mut Samples) -> Result<(), Error> {
+/// All trials with a peer that falls silent, the subjects taking turns.
+fn failover(args: &Args) -> Result<Samples, Error> {
+    let mut samples = Samples::default();
+    for (count, intervals, rounds) in SILENCES {
+        let rounds = rounds.min(args.rounds);
+        for round in 1..=rounds {
+            for &family in &args.families {
+                for &interval in intervals {
+                    for &subject in args.subjects.iter().filter(|it| **it != Subject::Raw) {
+                        let timers = Timers {
+                            interval,
+                            multiplier: 3,
+                        };
+                        let trial = Silence {
+                            subject,
+                            family,
+                            count,
+                            timers,
+                            deadline: deadline(count),
+                        };
+                        let key = |figure| Key {
+                            figure,
+                            family,
+                            count,
+                            subject,
+                        };
+                        let what = format!("{} {family} {subject}", thousands(count));
+                        eprint!("round {round}/{rounds} {what}:");
+                        let run = |tell: &mut dyn FnMut(Figure, f64)| trial.run(tell);
+                        one(run, trial.figures(), key, &mut samples)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(samples)
+}
+
+fn deadline(count: u32) -> Duration {
+    Duration::from_secs(60 + u64::from(count / 2_000))
+}
+
+/// One trial, its figures told and kept.
+fn one(
+    run: impl FnOnce(&mut dyn FnMut(Figure, f64)) -> Result<(), Error>,
+    mut missing: Vec<Figure>,
+    key: impl Fn(Figure) -> Key,
+    samples: &mut Samples,
+) -> Result<(), Error> {
     let began = Instant::now();
-    let &Trial {
-        subject,
-        family,
-        count,
-        ..
-    } = trial;
-    let mut missing = Figure::of(subject);
-    let key = |figure| Key {
-        figure,
-        family,
-        count,
-        subject,
-    };
-    let done = trial.run(|figure, value| {
+    let last = missing.last().copied();
+    let done = run(&mut |figure, value| {
         eprint!(" {figure} {}", figure.text(value));
         missing.retain(|other| *other != figure);
         samples.add(key(figure), Some(value));
@@ -188,7 +250,7 @@ fn one(trial: &Trial, samples: &mut Samples) -> Result<(), Error> {
             eprintln!("  failed: {error}");
             // The step that failed may have told its figure before.
             if missing.is_empty() {
-                missing = vec![Figure::Lose];
+                missing.extend(last);
             }
             for figure in missing {
                 samples.add(key(figure), None);

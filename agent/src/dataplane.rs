@@ -13,8 +13,10 @@
 //! comes as changes of which most change nothing: a review. What a review did not mention goes.
 
 use crate::desired::{Sets, Ways};
+use crate::fib;
 use crate::kernel::Op;
 use crate::plan::{self, Change};
+use crate::repairs::{self, Repairs};
 use crate::state::{NexthopId, RouteKey, State, Target, ours};
 use hashbrown::HashSet;
 use ipnet::IpNet;
@@ -97,6 +99,7 @@ pub struct Dataplane {
     /// Prefixes of ours to which a stranger has a route of our metric as well.
     shared: BTreeSet<IpNet>,
     listing: Listing,
+    repairs: Repairs,
 }
 
 /// The listing of the kernel's routes under way.
@@ -126,6 +129,11 @@ impl Dataplane {
     /// Next hops on no subnet of ours.
     pub fn unresolved(&self) -> impl Iterator<Item = IpAddr> {
         self.sets.unresolved()
+    }
+
+    /// What somebody else undid of nexthops, groups and routes.
+    pub fn repairs(&self) -> Repairs {
+        self.repairs
     }
 
     /// Every peer has told all it knows.
@@ -324,8 +332,16 @@ impl Dataplane {
     }
 
     /// The kernel was looked at, routes excepted, while nothing was under way, and paths lead these
-    /// ways.
-    pub fn observed(&mut self, seen: State, taken: BTreeSet<NexthopId>, ways: Ways) {
+    /// ways. The interfaces that are `shaken` went down since the last look, and may be up again.
+    pub fn observed(
+        &mut self,
+        seen: State,
+        taken: BTreeSet<NexthopId>,
+        ways: Ways,
+        shaken: &BTreeSet<String>,
+    ) {
+        let steady = |link: &str| ways.is_usable(link) && !shaken.contains(link);
+        self.repairs += repairs::nexthops(&self.state, &seen, steady);
         let State {
             links,
             nexthops,
@@ -342,6 +358,35 @@ impl Dataplane {
         self.state.forget_stranded();
         self.sets.review(Some(ways), &self.state, true);
         self.want_review();
+    }
+
+    /// Somebody has deleted these routes, while nothing was under way. Those that carried traffic are
+    /// put back as they were: what BGP told since comes after that. What a review under way says of
+    /// them is not known, so that another one follows it; `unreachable` ones come with the next plan.
+    pub fn mend(&mut self, gone: impl IntoIterator<Item = RouteKey>) -> Option<Work> {
+        let mut ops = Vec::new();
+        for key in gone {
+            if key.metric != ours::METRIC {
+                let held = self.state.barriers.remove(&key);
+                self.repairs.routes += u64::from(held.is_some());
+                continue;
+            }
+            let Some(group) = self.state.routes.get(&key.prefix) else {
+                continue;
+            };
+            self.state.routes.remove(&key.prefix);
+            self.repairs.routes += 1;
+            if self.progress != Progress::Over || group == NexthopId(0) {
+                self.want_review();
+                continue;
+            }
+            ops.push(Op::PutRoute {
+                key,
+                target: Target::Group(group),
+                replace: false,
+            });
+        }
+        (!ops.is_empty()).then(|| self.hand_out(ops, Vec::new()))
     }
 
     /// Asks for a review: something did not succeed, or was changed by somebody else.
@@ -370,7 +415,9 @@ impl Dataplane {
                     Target::Group(id) if groups.contains_key(&id) => id,
                     _ => NexthopId(0),
                 };
-                self.listing.news |= self.state.routes.listed(&key.prefix, group);
+                let listed = self.state.routes.listed(&key.prefix, group);
+                self.listing.news |= listed != fib::Listed::Known;
+                self.repairs.routes += u64::from(listed == fib::Listed::Changed);
             }
             // The kernel can hold more than one of a key; we never make such.
             _ => match self.listing.barriers.entry(key) {
@@ -395,12 +442,16 @@ impl Dataplane {
             mut strangers,
             news,
         } = std::mem::take(&mut self.listing);
-        self.state.barriers = barriers;
-        let gone = self.state.routes.end_listing() > 0;
+        let known = std::mem::replace(&mut self.state.barriers, barriers);
+        let held =
+            |(key, target): &(&RouteKey, &Target)| self.state.barriers.get(key) == Some(target);
+        let undone = known.len() - known.iter().filter(held).count();
+        let gone = self.state.routes.end_listing();
+        self.repairs.routes += (gone + undone) as u64;
         let routes = &self.state.routes;
         strangers.retain(|prefix| routes.get(prefix).is_some());
         self.shared = strangers;
-        if news || gone {
+        if news || gone > 0 {
             self.want_review();
         }
         self.inherited |= news && !self.settled;
@@ -428,5 +479,5 @@ fn leave_out(changes: &mut [Change], peer: &PeerId) {
 }
 
 #[cfg(test)]
-#[path = "dataplane_tests.rs"]
+#[path = "dataplane_tests/mod.rs"]
 mod tests;

@@ -112,6 +112,11 @@ impl Ways {
         }
     }
 
+    /// The interface can carry packets.
+    pub fn is_usable(&self, link: &str) -> bool {
+        self.links.usable.contains(link)
+    }
+
     /// Without tunnels and routers.
     #[cfg(test)]
     pub fn over(links: &Links) -> Self {

@@ -32,6 +32,17 @@ const LISTED: u8 = 2;
 /// Wanted, as far as the review under way has come.
 const WANTED: u8 = 4;
 
+/// How a route that is listed compares with what was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// As it was.
+    Known,
+    /// It goes elsewhere.
+    Changed,
+    /// Of this prefix, none was.
+    New,
+}
+
 /// What stands for a route of a shape we never make: no group's number, or nearly.
 const STRANGE: u32 = 0x00ff_ffff;
 
@@ -167,21 +178,25 @@ impl Fib {
         self.mark_all(LISTED, false);
     }
 
-    /// A route of ours is listed. True if it is not as was known.
-    pub fn listed(&mut self, prefix: &IpNet, group: NexthopId) -> bool {
+    /// A route of ours is listed.
+    pub fn listed(&mut self, prefix: &IpNet, group: NexthopId) -> Listed {
         let old = self.slot(prefix);
         let marks = match old {
             // More than one route of a prefix: nothing we make.
             Some(slot) if slot.has(LISTED) => {
                 self.put(prefix, Slot::new(NexthopId(0), slot.0[3]));
-                return true;
+                return Listed::Changed;
             }
             Some(slot) => slot.0[3] | LISTED,
             None => INHERITED | LISTED,
         };
         let new = Slot::new(group, marks);
         self.put(prefix, new);
-        old.is_none_or(|old| old.group() != new.group())
+        match old {
+            None => Listed::New,
+            Some(old) if old.group() == new.group() => Listed::Known,
+            Some(_) => Listed::Changed,
+        }
     }
 
     /// The listing has ended: what it did not show is not there. Returns how many that were.
@@ -331,9 +346,10 @@ mod tests {
         fib.insert(&net("10.0.1.0/24"), group(1));
         fib.insert(&net("10.0.2.0/24"), group(1));
         fib.begin_listing();
-        assert!(!fib.listed(&net("10.0.0.0/24"), group(1)));
-        assert!(fib.listed(&net("10.0.1.0/24"), group(2)), "another group");
-        assert!(fib.listed(&net("2001:db8::/32"), group(2)), "a new one");
+        let mut listed = |text, number| fib.listed(&net(text), group(number));
+        assert_eq!(listed("10.0.0.0/24", 1), Listed::Known);
+        assert_eq!(listed("10.0.1.0/24", 2), Listed::Changed);
+        assert_eq!(listed("2001:db8::/32", 2), Listed::New);
         assert_eq!(fib.end_listing(), 1);
         let inherited = |text| fib.is_inherited(&net(text));
         assert!(inherited("2001:db8::/32") && !inherited("10.0.1.0/24"));
@@ -346,7 +362,8 @@ mod tests {
         let mut fib = Fib::default();
         fib.begin_listing();
         fib.listed(&net("10.0.0.0/24"), group(1));
-        assert!(fib.listed(&net("10.0.0.0/24"), group(2)));
+        let twice = fib.listed(&net("10.0.0.0/24"), group(2));
+        assert_eq!(twice, Listed::Changed);
         fib.end_listing();
         assert_eq!(fib.get(&net("10.0.0.0/24")), Some(NexthopId(0)));
     }

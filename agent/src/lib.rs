@@ -6,7 +6,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`config`], [`peers`], [`mtu`], [`desired`], [`plan`], [`dataplane`], [`status`], [`vici::heal`] | decide: pure functions over values |
+//! | [`config`], [`peers`], [`mtu`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`vici::heal`] | decide: pure functions over values |
 //! | [`kernel`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
@@ -31,6 +31,7 @@ pub mod plan;
 pub mod probe;
 pub mod problem;
 pub mod reconcile;
+pub mod repairs;
 pub mod run;
 pub mod state;
 pub mod state_dir;

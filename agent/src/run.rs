@@ -181,7 +181,11 @@ async fn live(
                     due = soon(due);
                     match event {
                         // Its nexthops are gone, and its peers do not know yet.
-                        Event::LinkDown(_) => due = Instant::now(),
+                        Event::LinkDown(link) => {
+                            gateway.link_down(link);
+                            due = Instant::now();
+                        }
+                        Event::Gone(key) => gateway.gone(key),
                         Event::Overrun | Event::Routes | Event::Foreign => gateway.doubt(),
                         Event::Changed => {}
                     }

@@ -5,6 +5,7 @@ use crate::charon::carries;
 use crate::config::{Config, Tunnel, Whereabouts};
 use crate::firewall::{Count, Counter, Reason};
 use crate::liveness::Life;
+use crate::repairs::Repairs;
 use crate::state::{Nexthop, NexthopId, State};
 use crate::vici::{IkeSa, IkeState};
 use ipnet::IpNet;
@@ -30,6 +31,8 @@ pub struct Facts<'a> {
     pub originated: &'a BTreeSet<IpNet>,
     /// Packets that the mesh does not allow.
     pub invalid: &'a BTreeMap<Counter, Count>,
+    /// What somebody else undid, and was done again.
+    pub repairs: Repairs,
     /// What could not be done.
     pub problems: Vec<proto::Problem>,
     /// Time since the speaker's start, as in its `since`.
@@ -70,6 +73,7 @@ pub fn status(facts: Facts) -> proto::Status {
         routes_total,
         rejected_total: facts.view.peers.values().map(|it| it.rejected as u64).sum(),
         invalid: invalid(&facts, [Counter::Stranger]),
+        repairs: repairs(facts.repairs),
         problems: facts.problems,
         drain: facts.config.drain,
     }
@@ -95,6 +99,15 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         mtu: observed.map_or(0, |link| link.mtu),
         invalid: invalid(facts, Reason::ALL.map(of_link)),
     }
+}
+
+fn repairs(repairs: Repairs) -> Vec<proto::Repair> {
+    let some = repairs.each().into_iter().filter(|(_, count)| *count > 0);
+    some.map(|(object, count)| proto::Repair {
+        object: object.to_owned(),
+        count,
+    })
+    .collect()
 }
 
 /// Of these counters, those that have counted.

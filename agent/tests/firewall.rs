@@ -411,6 +411,7 @@ async fn what_somebody_changes_is_mended_and_what_is_not_ours_stays() {
     in_place(&firewall, &enforce).await;
     let ours = || lab.nft("-s list table inet routemesh");
     let made = ours();
+    assert_eq!(firewall.seen().repaired, 0);
     for meddling in [
         "flush chain inet routemesh is_spoofed",
         "add element inet routemesh own_ip4 { 10.7.0.0/16 }",
@@ -427,6 +428,8 @@ async fn what_somebody_changes_is_mended_and_what_is_not_ours_stays() {
     })
     .await;
     assert_eq!(ours(), made);
+    // Where somebody is faster than the look at what was made, it is not known that it was undone.
+    wait_until("counted", || (1..=5).contains(&firewall.seen().repaired)).await;
     assert_eq!(lab.nft("list table inet other"), other);
 
     // The agent goes: who is kept out stays out.

@@ -633,7 +633,11 @@ async fn strangers_cause_events_and_we_do_not() {
             "-6 route add 2001:db8:a9::/64 via 2001:db8:ff::9",
             Event::Foreign,
         ),
-        ("-6 route del 2001:db8:a1::/64 proto 82", Event::Routes),
+        (
+            "-6 route del 2001:db8:a1::/64 proto 82",
+            Event::Gone(key("2001:db8:a1::/64", 50)),
+        ),
+        ("route add 10.8.0.0/24 dev wan proto 82", Event::Routes),
         ("addr add 192.0.2.77/24 dev wan", Event::Changed),
         ("addr add 2001:db8:ff::77/64 dev wan nodad", Event::Changed),
         (

@@ -236,6 +236,72 @@ fn a_killed_agent_leaves_its_routes_and_the_next_one_takes_them_over() {
     assert_eq!(lan.gateway.json("nexthop show proto 82"), before);
 }
 
+/// Each once, and no consequence of it beside; an event of our own making would count as well.
+#[test]
+fn what_somebody_deletes_is_back_within_a_second_and_counted() {
+    let lan = Lan::up();
+    let _agent = lan.agent();
+    lan.wait_for("routes of both families", || lan.routes() == ALL);
+    let settled = || lan.birdc("show protocols all v11").contains("Established");
+    lan.wait_for("the session", settled);
+    let log = || fs::read_to_string(lan.file("agent.log")).unwrap_or_default();
+    let id = |kind: &str| {
+        let nexthops = lan.gateway.json("nexthop show proto 82");
+        let mut of_kind = nexthops.iter().filter(|it| it.get(kind).is_some());
+        of_kind.next().expect("one")["id"].to_string()
+    };
+    assert!(!log().contains("undone by others"), "{}", log());
+    let kinds: [(&str, &dyn Fn() -> String, &str); 5] = [
+        (
+            "a route",
+            &|| "route del 10.0.1.0/24 metric 50".to_owned(),
+            "1 route",
+        ),
+        (
+            "an IPv6 route",
+            &|| "-6 route del 2001:db8:a1::/64 metric 50".to_owned(),
+            "2 route",
+        ),
+        (
+            "an unreachable route",
+            &|| "route del unreachable 10.0.2.0/24 metric 4294967295".to_owned(),
+            "3 route",
+        ),
+        (
+            "a nexthop group",
+            &|| format!("nexthop del id {}", id("group")),
+            "1 nexthop group, 3 route",
+        ),
+        (
+            "a nexthop",
+            &|| format!("nexthop del id {}", id("gateway")),
+            "1 nexthop, 1 nexthop group, 3 route",
+        ),
+    ];
+    for (what, command, counted) in kinds {
+        let began = Instant::now();
+        lan.gateway.ip(&command());
+        let line = format!("repaired so far: {counted}\n");
+        lan.wait_for(what, || lan.routes() == ALL && log().contains(&line));
+        println!("{what}: {:?}", began.elapsed());
+    }
+    // What is not ours stays away, and the count as it is.
+    lan.gateway
+        .ip("route add 10.9.0.0/24 dev lan0 proto static");
+    lan.gateway
+        .ip("route del 10.9.0.0/24 dev lan0 proto static");
+    lan.gateway.ip("link set lan0 down");
+    lan.gateway.ip("link set lan0 up");
+    lan.gateway.ip("addr replace fd00:1::1/64 dev lan0 nodad");
+    lan.wait_for("all is as it was", || lan.routes() == ALL);
+    let lines = log();
+    let last = lines.lines().rfind(|line| line.contains("repaired so far"));
+    assert!(
+        last.is_some_and(|it| it.ends_with("1 nexthop, 1 nexthop group, 3 route")),
+        "{lines}"
+    );
+}
+
 #[test]
 fn two_agents_cannot_run_the_same_gateway_nor_share_a_namespace() {
     let lan = Lan::up();

@@ -7,7 +7,7 @@ pub(crate) use routes::{rejected, routes};
 use crate::mtu::Sizes;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use routemesh_proto::{
-    BgpStatus, Edge, End, GatewayView, Invalid, PrefixPaths, PrefixView, Problem, Topology,
+    BgpStatus, Edge, End, GatewayView, Invalid, PrefixPaths, PrefixView, Problem, Repair, Topology,
     TunnelStatus,
 };
 use std::collections::BTreeMap;
@@ -120,7 +120,8 @@ pub(crate) fn topology(topology: &Topology, look: Look) -> String {
         parts.push(prefixes(&topology.prefixes, look));
     }
     let complains = |view: &&GatewayView| {
-        view.verdict != "ok" || !view.invalid.is_empty() || !view.drain.is_empty()
+        let quiet = view.invalid.is_empty() && view.drain.is_empty() && view.repairs.is_empty();
+        view.verdict != "ok" || !quiet
     };
     let complaints = topology.gateways.iter().filter(complains);
     let complaints: Vec<GatewayView> = complaints.cloned().collect();
@@ -215,6 +216,13 @@ fn invalid(packets: &[Invalid]) -> Option<String> {
     (!words.is_empty()).then(|| format!("invalid packets: {}", words.join(", ")))
 }
 
+/// What others undid there.
+fn repaired(repairs: &[Repair]) -> Option<String> {
+    let words = |it: &Repair| format!("{} {}", it.count, it.object);
+    let words: Vec<String> = repairs.iter().map(words).collect();
+    (!words.is_empty()).then(|| format!("undone by others and repaired: {}", words.join(", ")))
+}
+
 /// A warning from three quarters of what the peer may announce, as in the agent's log.
 fn near_limit(bgp: &BgpStatus) -> Option<String> {
     let (received, limit) = (u64::from(bgp.received), u64::from(bgp.max_prefixes));
@@ -293,6 +301,7 @@ pub(crate) fn gateways(gateways: &[GatewayView], look: Look) -> String {
         let more = view.problems.iter().skip(1);
         reasons.extend(more.map(|Problem { object, reason }| format!("{object}: {reason}")));
         reasons.extend(invalid(&view.invalid));
+        reasons.extend(repaired(&view.repairs));
         table.add_row(vec![
             Cell::new(&view.name),
             Cell::new(&view.site),

@@ -64,6 +64,8 @@ pub struct Seen {
     guarded: BTreeSet<String>,
     /// What the counters have counted.
     pub counts: BTreeMap<Counter, Count>,
+    /// How often a table that somebody had changed was made anew.
+    pub repaired: u64,
     /// What could not be done.
     pub problems: Vec<Problem>,
 }
@@ -180,6 +182,7 @@ struct Place {
     /// Seen here, whoever's.
     transactions: Arc<AtomicU64>,
     applied: Option<Applied>,
+    repaired: u64,
     counts: BTreeMap<Counter, Count>,
 }
 
@@ -198,6 +201,7 @@ impl Place {
             overlay,
             transactions: Arc::default(),
             applied: None,
+            repaired: 0,
             counts: BTreeMap::new(),
         }
     }
@@ -225,6 +229,7 @@ impl Place {
                 if nft::list(&self.netns).await?.as_ref() == Some(listing) {
                     return Ok(());
                 }
+                self.repaired += 1;
                 let (name, netns) = (rules::TABLE, &self.netns);
                 warn!(
                     "somebody has changed table inet {name} of network namespace {netns}: it is made anew"
@@ -305,6 +310,7 @@ impl Keeper {
             }
             let mut seen = tell.borrow().clone();
             seen.problems = self.settle(&wanted, doubt).await;
+            seen.repaired = self.places.iter().map(|place| place.repaired).sum();
             // What could not be looked at is looked at again.
             doubt = !seen.problems.is_empty();
             if !doubt {

@@ -1,11 +1,11 @@
 //! What the kernel tells by itself: a reason to look again, nothing more.
 
-use super::link;
 use super::socket::enlarge;
 use super::wire::messages;
 use super::{Error, Kernel};
+use super::{link, route};
 use crate::netns::Netns;
-use crate::state::ours;
+use crate::state::{RouteKey, ours};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use nix::errno::Errno;
@@ -25,6 +25,9 @@ const DATAGRAM: usize = 64 * 1024;
 /// How long a socket that fails for no known reason rests.
 const REST: Duration = Duration::from_secs(1);
 
+/// So many deleted routes are named; where there are more, all are to be looked at.
+const NAMED: usize = 1024;
+
 /// Of `rtm_protocol` in `struct rtmsg`.
 const PROTOCOL: usize = 5;
 
@@ -43,7 +46,9 @@ pub enum Event {
     LinkDown(String),
     /// Notifications were lost: like [`Event::Changed`], and links may have gone down.
     Overrun,
-    /// Somebody else changed or deleted a route of ours, or the kernel did.
+    /// Somebody else deleted this route of ours, or the kernel did.
+    Gone(RouteKey),
+    /// Somebody else changed routes of ours, or deleted very many.
     Routes,
     /// Other routes changed.
     Foreign,
@@ -52,7 +57,8 @@ pub enum Event {
 }
 
 /// The events of both namespaces, coalesced: whatever happens between two calls of
-/// [`next`](Self::next) is at most one of each kind, and one `LinkDown` per interface.
+/// [`next`](Self::next) is at most one of each kind, one `LinkDown` per interface and one `Gone` per
+/// route.
 ///
 /// What was changed through [`Kernel::apply`] is recognised by its sender and causes no event, and
 /// observing causes none either, so a loop of `next`, observe, plan, apply comes to rest by itself.
@@ -73,6 +79,7 @@ struct Pending {
 struct Waiting {
     down: BTreeSet<String>,
     overrun: bool,
+    gone: BTreeSet<RouteKey>,
     routes: bool,
     foreign: bool,
     changed: bool,
@@ -140,13 +147,27 @@ impl Pending {
 }
 
 impl Waiting {
+    fn gone(&mut self, body: &[u8]) {
+        let Some(route) = route::read(body) else {
+            return;
+        };
+        match self.gone.len() < NAMED {
+            true => drop(self.gone.insert(route.key)),
+            false => self.routes = true,
+        }
+    }
+
     fn take(&mut self) -> Option<Event> {
         if let Some(name) = self.down.pop_first() {
             return Some(Event::LinkDown(name));
         }
         if std::mem::take(&mut self.overrun) {
             (self.routes, self.foreign, self.changed) = (false, false, false);
+            self.gone.clear();
             return Some(Event::Overrun);
+        }
+        if let Some(key) = self.gone.pop_first() {
+            return Some(Event::Gone(key));
         }
         if std::mem::take(&mut self.routes) {
             return Some(Event::Routes);
@@ -234,9 +255,8 @@ impl Monitor {
             }
             pending.add(|waiting| {
                 match (message.kind, message.body.get(PROTOCOL)) {
-                    (libc::RTM_NEWROUTE | libc::RTM_DELROUTE, Some(&ours::PROTOCOL)) => {
-                        waiting.routes = true;
-                    }
+                    (libc::RTM_NEWROUTE, Some(&ours::PROTOCOL)) => waiting.routes = true,
+                    (libc::RTM_DELROUTE, Some(&ours::PROTOCOL)) => waiting.gone(message.body),
                     (libc::RTM_NEWROUTE | libc::RTM_DELROUTE, _) => waiting.foreign = true,
                     _ => waiting.changed = true,
                 }

@@ -106,6 +106,11 @@ pub(super) fn dump(family: AddressFamily) -> Request {
 }
 
 pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Route> {
+    (kind == libc::RTM_NEWROUTE).then(|| read(body))?
+}
+
+/// A route of the main table, also one that is told to be gone.
+pub(super) fn read(body: &[u8]) -> Option<Route> {
     let &[
         family,
         length,
@@ -126,7 +131,7 @@ pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Route> {
     let table = number(libc::RTA_TABLE).unwrap_or(table.into());
     // Ours have neither source nor type of service; cached entries are no routes.
     let plain = source_length == 0 && tos == 0 && flags & libc::RTM_F_CLONED == 0;
-    if kind != libc::RTM_NEWROUTE || table != u32::from(libc::RT_TABLE_MAIN) || !plain {
+    if table != u32::from(libc::RT_TABLE_MAIN) || !plain {
         return None;
     }
     let unspecified: IpAddr = match i32::from(family) {

@@ -25,7 +25,8 @@ use crate::peers;
 use crate::plan;
 use crate::probe::{self, Probe};
 use crate::problem::{problem, remark};
-use crate::state::{State, Target, ours};
+use crate::repairs::{self, Repairs};
+use crate::state::{RouteKey, State, Target, ours};
 use crate::status::{self, Facts};
 use ipnet::IpNet;
 use listing::{Listed, compare};
@@ -61,6 +62,14 @@ pub struct Gateway {
     /// Between the endpoints.
     paths: Paths,
     originated: BTreeSet<IpNet>,
+    /// Interfaces that went down since the last pass.
+    shaken: BTreeSet<String>,
+    /// Routes of ours that somebody has deleted since the last pass.
+    gone: BTreeSet<RouteKey>,
+    /// What somebody else undid of interfaces and addresses.
+    repairs: Repairs,
+    /// All that was undone by others, as last told.
+    repaired: Repairs,
     /// What the kernel refused since the last review, and when that is tried again.
     refused: Vec<Problem>,
     retry: Option<Instant>,
@@ -92,7 +101,8 @@ impl Gateway {
         let setup = peers::setup(config, &links);
         let mut dataplane = Dataplane::default();
         let ways = Ways::new(config, &links);
-        dataplane.observed(state(&observed), observed.taken, ways);
+        let none = BTreeSet::new();
+        dataplane.observed(state(&observed), observed.taken, ways, &none);
         let began = Instant::now();
         let mut foreign = Foreign::new(&dataplane.state().links);
         let mut listing = kernel.routes();
@@ -131,6 +141,10 @@ impl Gateway {
             foreign,
             paths: Paths::default(),
             originated,
+            shaken: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            repairs: Repairs::default(),
+            repaired: Repairs::default(),
             refused: Vec::new(),
             retry: None,
             listed: Listed::first(began),
@@ -164,6 +178,16 @@ impl Gateway {
         self.listed.doubt = true;
     }
 
+    /// An interface went down, and its nexthops with it.
+    pub fn link_down(&mut self, link: String) {
+        self.shaken.insert(link);
+    }
+
+    /// Somebody has deleted a route of ours: the next pass puts it back.
+    pub fn gone(&mut self, key: RouteKey) {
+        self.gone.insert(key);
+    }
+
     /// One pass, with what was last seen of charon; says which connections charon should have. An
     /// error is a kernel that cannot be observed; whatever else fails is in the status.
     pub async fn pass(
@@ -178,8 +202,15 @@ impl Gateway {
         let (observed, links) = self.observe(config).await?;
         self.tell_bgp(config, &links).await;
         let ways = Ways::new(config, &links);
+        let seen_links = observed.links.clone();
+        let known_links = self.dataplane.state().links.clone();
+        let shaken = std::mem::take(&mut self.shaken);
         self.dataplane
-            .observed(state(&observed), observed.taken, ways);
+            .observed(state(&observed), observed.taken, ways, &shaken);
+        if let Some(work) = self.dataplane.mend(std::mem::take(&mut self.gone)) {
+            self.begin(work).await;
+            self.land().await;
+        }
         let now = Instant::now();
         if self.retry.is_some_and(|due| due <= now) {
             self.retry = None;
@@ -203,6 +234,7 @@ impl Gateway {
         let may_be = |link: &str| in_kernel.contains_key(link) || firewall.guards(config, link);
         desired.links.retain(|link, _| may_be(link));
         let rest = self.dataplane.settled() && self.dataplane.at_rest();
+        self.repairs += repairs::links(&known_links, &seen_links, &desired.links);
         let ops = plan::plan(&desired, self.dataplane.state(), rest);
         let failed = self.perform(&ops).await;
         // Last: before the `unreachable` routes are there, nothing is forwarded.
@@ -248,6 +280,13 @@ impl Gateway {
         problems.extend(firewall.problems);
         self.tried = ops;
         self.log(&problems);
+        let mut repairs = self.repairs;
+        repairs += self.dataplane.repairs();
+        repairs.tables += firewall.repaired;
+        if self.repaired != repairs {
+            warn!("undone by others, and repaired so far: {repairs}");
+            self.repaired = repairs;
+        }
         let status = status::status(Facts {
             config,
             state: self.dataplane.state(),
@@ -256,6 +295,7 @@ impl Gateway {
             view: &view,
             originated: &self.originated,
             invalid: &firewall.counts,
+            repairs,
             problems,
             now: self.bgp.age(),
         });

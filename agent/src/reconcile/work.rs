@@ -76,7 +76,7 @@ impl Gateway {
         }
     }
 
-    async fn begin(&mut self, work: Work) {
+    pub(super) async fn begin(&mut self, work: Work) {
         if tracing::enabled!(tracing::Level::DEBUG) {
             work.ops.iter().for_each(|op| debug!("{op}"));
         }

@@ -72,6 +72,7 @@ fn gateway_view(
         routers: status.map_or(Vec::new(), |status| status.routers.clone()),
         problems: status.map_or(Vec::new(), |status| status.problems.clone()),
         invalid: status.map_or(Vec::new(), |status| status.invalid.clone()),
+        repairs: status.map_or(Vec::new(), |status| status.repairs.clone()),
         endpoints: gateway.endpoints.iter().map(|e| e.text()).collect(),
         drain: drain.to_owned(),
         drain_reason,

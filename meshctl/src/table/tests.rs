@@ -64,6 +64,10 @@ fn a_mesh_at_three_in_the_morning() {
             version: "0.1.0".to_owned(),
             reported: Some(45),
             endpoints: vec!["2001:db8:2::1".to_owned()],
+            repairs: vec![Repair {
+                object: "route".to_owned(),
+                count: 3,
+            }],
             ..GatewayView::default()
         }],
         edges: vec![
@@ -93,6 +97,7 @@ PREFIX       SITE  ANNOUNCED BY  PATHS IN USE
 
 GATEWAY  SITE  VERDICT  GENERATION  REPORTED  VERSION  ENDPOINTS      REASON
 V2-1     two   stale    4           45 s ago  0.1.0    2001:db8:2::1  last report 45 s ago
+                                                                      undone by others and repaired: 3 route
 
 1 of 2 tunnels up, generation 4
 ";

@@ -1,289 +1,10 @@
+mod world;
+
 use super::*;
-use crate::desired::Links;
-use crate::model::Model;
 use crate::state::Nexthop;
 use proptest::prelude::*;
 use routemesh_bgp::wire::NextHop;
-
-const PEERS: usize = 3;
-const PREFIXES: [&str; 6] = [
-    "10.0.0.0/24",
-    "10.0.1.0/24",
-    "10.0.0.0/16",
-    "2001:db8:1::/48",
-    "2001:db8:2::/48",
-    "::/0",
-];
-
-fn net(number: usize) -> IpNet {
-    PREFIXES[number].parse().unwrap()
-}
-
-fn peer(number: usize) -> PeerId {
-    PeerId::from(format!("fd00:{number}::1"))
-}
-
-fn nexthop(number: usize) -> Nexthop {
-    Nexthop {
-        gateway: format!("fd00:{number}::1").parse().unwrap(),
-        link: format!("lan{number}"),
-    }
-}
-
-/// BGP as it speaks to the dataplane: a Loc-RIB of plain sets of peers.
-#[derive(Default)]
-struct Bgp {
-    loc_rib: BTreeMap<usize, BTreeSet<usize>>,
-    interned: BTreeMap<BTreeSet<usize>, Arc<[Hop]>>,
-    changed: BTreeSet<usize>,
-    review: u64,
-    settled: bool,
-}
-
-impl Bgp {
-    fn announce(&mut self, prefix: usize, peer: usize) {
-        if self.loc_rib.entry(prefix).or_default().insert(peer) {
-            self.changed.insert(prefix);
-        }
-    }
-
-    fn withdraw(&mut self, prefix: usize, peer: usize) {
-        if let Some(peers) = self.loc_rib.get_mut(&prefix)
-            && peers.remove(&peer)
-        {
-            self.changed.insert(prefix);
-        }
-    }
-
-    fn set(&mut self, prefix: usize) -> Option<Arc<[Hop]>> {
-        let peers = self
-            .loc_rib
-            .get(&prefix)
-            .filter(|peers| !peers.is_empty())?;
-        let hop = |number: &usize| Hop {
-            peer: peer(*number),
-            next_hop: NextHop {
-                address: nexthop(*number).gateway,
-                link_local: None,
-            },
-            // Weights count: those of a prefix over two peers are another group.
-            weight: if *number == 2 { 1 } else { 7 },
-        };
-        let hops = || peers.iter().map(hop).collect();
-        let set = self.interned.entry(peers.clone()).or_insert_with(hops);
-        Some(set.clone())
-    }
-
-    fn tell(&mut self, most: usize, dataplane: &mut Dataplane) {
-        let mut some = Vec::new();
-        while some.len() < most
-            && let Some(prefix) = self.changed.pop_first()
-        {
-            some.push((net(prefix), self.set(prefix)));
-        }
-        if !some.is_empty() {
-            dataplane.news(News::Changes(some));
-        }
-        if self.changed.is_empty() {
-            let (review, settled) = (self.review, self.settled);
-            dataplane.news(News::Level { review, settled });
-        }
-    }
-}
-
-/// The kernel, BGP, and the dataplane between them.
-struct World {
-    kernel: Model,
-    up: BTreeSet<usize>,
-    bgp: Bgp,
-    dataplane: Dataplane,
-    /// Work that was begun, and what the kernel said to it once it has carried it out.
-    under_way: VecDeque<(Work, Option<Vec<bool>>)>,
-    /// Whose nexthop must not come back before the peer has told something again.
-    lost: BTreeSet<usize>,
-    /// Somebody else had his hand in it.
-    meddled: bool,
-    /// Something was refused, and is to be tried again.
-    refused: bool,
-    /// Left by an earlier run, and not to be touched before BGP is settled.
-    inherited: BTreeMap<RouteKey, Target>,
-}
-
-impl World {
-    /// An earlier run left these sets of peers.
-    fn new(earlier: &[(usize, BTreeSet<usize>)]) -> Self {
-        let mut world = Self {
-            kernel: Model::default(),
-            up: (0..PEERS).collect(),
-            bgp: Bgp::default(),
-            dataplane: Dataplane::default(),
-            under_way: VecDeque::new(),
-            lost: BTreeSet::new(),
-            meddled: false,
-            refused: false,
-            inherited: BTreeMap::new(),
-        };
-        world.bgp.settled = true;
-        world.observe();
-        for (prefix, peers) in earlier {
-            peers.iter().for_each(|it| world.bgp.announce(*prefix, *it));
-        }
-        world.settle();
-        world.inherited = world.kernel.routes.clone();
-        // The agent starts anew.
-        world.bgp = Bgp::default();
-        world.dataplane = Dataplane::default();
-        world.observe();
-        world.list();
-        world
-    }
-
-    /// When nothing is under way, as any look at the kernel.
-    fn observe(&mut self) {
-        self.land();
-        let connected = |number: &usize| {
-            let subnet = format!("fd00:{number}::/64").parse().unwrap();
-            let own = format!("fd00:{number}::2").parse().unwrap();
-            (subnet, own, format!("lan{number}"))
-        };
-        let links = Links {
-            connected: (0..PEERS).map(|number| connected(&number)).collect(),
-            usable: self.up.iter().map(|it| format!("lan{it}")).collect(),
-            ..Links::default()
-        };
-        let ways = Ways::over(&links);
-        let state = self.kernel.state();
-        self.dataplane.observed(state, BTreeSet::new(), ways);
-    }
-
-    fn list(&mut self) {
-        self.land();
-        self.dataplane.begin_listing();
-        for (key, target) in &self.kernel.routes {
-            self.dataplane.listed(*key, *target);
-        }
-        self.dataplane.end_listing();
-    }
-
-    /// Begins a piece of work, with at most so many under way; false if there is none.
-    fn begin(&mut self, most: usize) -> bool {
-        let work = match self.under_way.len() < most {
-            true => self.dataplane.next_work(),
-            false => self.dataplane.urgent(),
-        };
-        if let Some(work) = work {
-            self.under_way.push_back((work, None));
-            return true;
-        }
-        let Some(review) = self.dataplane.begin_review() else {
-            return false;
-        };
-        self.bgp.review = review;
-        let used = self.bgp.loc_rib.iter().filter(|(_, it)| !it.is_empty());
-        self.bgp.changed.extend(used.map(|(prefix, _)| *prefix));
-        // It is heard of later: a level on its way is not about this review.
-        true
-    }
-
-    /// The kernel carries out the next work that was begun; false if there is none.
-    fn carry_out(&mut self) -> bool {
-        let next = self.under_way.iter_mut().find(|(_, ok)| ok.is_none());
-        let Some((work, ok)) = next else { return false };
-        let mut answers = Vec::new();
-        for op in work.ops.iter() {
-            let accepted = self.kernel.apply(op);
-            assert!(accepted || self.meddled, "{op} in {:?}", self.kernel);
-            // What is gone already is success.
-            answers.push(accepted || matches!(op, Op::DelNexthop { .. } | Op::DelRoute { .. }));
-        }
-        self.refused |= answers.contains(&false);
-        *ok = Some(answers);
-        for number in &self.lost {
-            let back = |it: &Nexthop| *it == nexthop(*number);
-            assert!(!self.kernel.nexthops.values().any(back), "{number} is back");
-        }
-        if !self.bgp.settled {
-            for (key, target) in &self.inherited {
-                let same = self.kernel.routes.get(key) == Some(target);
-                assert!(same, "{key:?} was touched before its time");
-            }
-        }
-        true
-    }
-
-    /// The dataplane hears what came of the oldest work; false if there is none.
-    fn answer(&mut self) -> bool {
-        if let Some((_, None)) = self.under_way.front() {
-            self.carry_out();
-        }
-        let Some((work, ok)) = self.under_way.pop_front() else {
-            return false;
-        };
-        let told = self.dataplane.done(&work, ok.unwrap());
-        assert_eq!(told.len(), work.told.len());
-        true
-    }
-
-    fn land(&mut self) {
-        while self.answer() {}
-    }
-
-    /// One piece of work from beginning to end; false if there is none.
-    fn work(&mut self) -> bool {
-        self.begin(1) | self.answer()
-    }
-
-    /// Until nothing happens any more.
-    fn settle(&mut self) {
-        self.bgp.tell(usize::MAX, &mut self.dataplane);
-        for _ in 0..1000 {
-            while self.work() {}
-            if self.dataplane.at_rest() && self.bgp.changed.is_empty() {
-                return;
-            }
-            self.bgp.tell(usize::MAX, &mut self.dataplane);
-        }
-        panic!("it never comes to rest: {:?}", self.dataplane);
-    }
-
-    fn check(&self) {
-        let served = |target: &Target| match target {
-            Target::Group(id) => self.kernel.groups[id]
-                .iter()
-                .map(|member| (self.kernel.nexthops[&member.id].clone(), member.weight))
-                .collect(),
-            Target::Unreachable => BTreeMap::new(),
-        };
-        let routes = self.kernel.routes.iter();
-        let held: BTreeMap<IpNet, BTreeMap<Nexthop, u16>> = routes
-            .map(|(key, target)| (key.prefix, served(target)))
-            .collect();
-        let wanted = self.bgp.loc_rib.iter().map(|(prefix, peers)| {
-            let peers = peers.intersection(&self.up);
-            let weight = |number| if number == 2 { 1 } else { 7 };
-            (
-                net(*prefix),
-                peers.map(|it| (nexthop(*it), weight(*it))).collect(),
-            )
-        });
-        let wanted: BTreeMap<IpNet, BTreeMap<Nexthop, u16>> = wanted
-            .filter(|(_, nexthops): &(_, BTreeMap<_, _>)| !nexthops.is_empty())
-            .collect();
-        assert_eq!(held, wanted);
-        assert_eq!(*self.dataplane.state(), self.kernel.state());
-        // Nothing is left over.
-        let used = |id: &NexthopId| {
-            self.kernel
-                .routes
-                .values()
-                .any(|it| *it == Target::Group(*id))
-        };
-        assert!(self.kernel.groups.keys().all(used));
-        let members = || self.kernel.groups.values().flatten();
-        let used = |id: &NexthopId| members().any(|member| member.id == *id);
-        assert!(self.kernel.nexthops.keys().all(used));
-    }
-}
+use world::{PEERS, PREFIXES, World, net, nexthop, peer};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -308,8 +29,10 @@ enum Step {
     Settled,
     /// Told once more, as if something had been heard twice.
     Again(usize),
-    /// Somebody deletes a route, or a nexthop, and the word of it comes with the next listing.
+    /// Somebody deletes a route, a group or a nexthop, and the word of it comes with the next listing.
     Meddle(usize),
+    /// Or it comes by itself, and perhaps once more.
+    HearOf(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -329,7 +52,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::List),
         1 => Just(Step::Settled),
         1 => prefix.clone().prop_map(Step::Again),
-        1 => (0usize..100).prop_map(Step::Meddle),
+        1 => (0usize..25).prop_map(Step::Meddle),
+        1 => any::<bool>().prop_map(Step::HearOf),
     ]
 }
 
@@ -393,12 +117,23 @@ fn run(world: &mut World, step: Step) {
             world.inherited.clear();
             let routes: Vec<RouteKey> = world.kernel.routes.keys().copied().collect();
             let nexthops: Vec<NexthopId> = world.kernel.nexthops.keys().copied().collect();
-            let op = match (routes.get(number), nexthops.get(number % 7)) {
-                (Some(key), _) => Op::DelRoute { key: *key },
-                (None, Some(id)) => Op::DelNexthop { id: *id },
-                (None, None) => return,
+            let groups: Vec<NexthopId> = world.kernel.groups.keys().copied().collect();
+            let at = number % 7;
+            let op = match (routes.get(number), nexthops.get(at), groups.get(at)) {
+                (Some(key), ..) => Op::DelRoute { key: *key },
+                (None, Some(id), _) if number % 2 == 0 => Op::DelNexthop { id: *id },
+                (None, _, Some(id)) => Op::DelGroup { id: *id },
+                (None, ..) => return,
             };
+            world.deleted.extend(routes.get(number));
             let _ = world.kernel.apply(&op);
+        }
+        Step::HearOf(again) => {
+            let deleted = match again {
+                true => world.deleted.clone(),
+                false => std::mem::take(&mut world.deleted),
+            };
+            world.hear_of(deleted);
         }
     }
 }
@@ -431,6 +166,8 @@ proptest! {
         }
         world.settle();
         world.check();
+        // What nobody else has done is nothing to be repaired.
+        prop_assert!(world.meddled || world.dataplane.repairs() == Repairs::default());
         // Looking once more finds nothing to do.
         world.observe();
         world.list();
@@ -619,4 +356,60 @@ fn what_a_torn_listing_has_shown_is_acted_upon() {
     world.list();
     world.settle();
     world.check();
+}
+
+#[test]
+fn a_route_that_somebody_deleted_comes_back_at_once_and_is_counted() {
+    let mut world = with_two_paths();
+    assert_eq!(world.dataplane.repairs(), Repairs::default());
+    let (key, target) = first(&world);
+    world.kernel.routes.remove(&key);
+    let barrier = RouteKey {
+        metric: ours::METRIC_UNREACHABLE,
+        ..key
+    };
+    let work = world.dataplane.mend([key, barrier]).unwrap();
+    let put = Op::PutRoute {
+        key,
+        target,
+        replace: false,
+    };
+    assert_eq!(*work.ops, [put], "the other is not ours to keep");
+    world.under_way.push_back((work, None));
+    world.land();
+    world.check();
+    // Without a word of it, the next listing shows it, and who went elsewhere.
+    world.kernel.routes.remove(&key);
+    let elsewhere = RouteKey {
+        prefix: net(1),
+        ..key
+    };
+    let strange = Target::Group(NexthopId(0));
+    world.kernel.routes.insert(elsewhere, strange);
+    world.list();
+    assert_eq!(world.dataplane.repairs().routes, 3);
+    world.settle();
+    world.check();
+    // Groups and nexthops, with the routes that went with them.
+    let Target::Group(group) = target else {
+        panic!("no group serves it")
+    };
+    world.meddled = true;
+    assert!(world.kernel.apply(&Op::DelGroup { id: group }));
+    world.observe();
+    world.list();
+    world.settle();
+    world.check();
+    let nexthop = *world.kernel.nexthops.keys().next().unwrap();
+    assert!(world.kernel.apply(&Op::DelNexthop { id: nexthop }));
+    world.observe();
+    world.settle();
+    world.check();
+    let Repairs {
+        nexthops,
+        groups,
+        routes,
+        ..
+    } = world.dataplane.repairs();
+    assert_eq!((nexthops, groups, routes), (1, 1, 3));
 }

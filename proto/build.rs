@@ -33,13 +33,23 @@ const OPTIONAL: &[&str] = &[
     "Term.set_weight",
     "Term.prepend",
     "Term.reason",
+    "Tunnel.ike",
+    "Tunnel.esp",
+    "IkeOptions.rekey_time",
+    "IkeOptions.reauth_time",
+    "IkeOptions.over_time",
+    "IkeOptions.dpd_delay",
+    "IkeOptions.mobike",
+    "EspOptions.rekey_time",
+    "EspOptions.over_time",
+    "EspOptions.replay_window",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=routemesh.proto");
     let files = protox::compile(["routemesh.proto"], ["."])?;
     let mut build = tonic_prost_build::configure();
-    // What a router or a term does not need is not written down in a config.
+    // What a router, a term or a tunnel does not need is not written down in a config.
     for field in OPTIONAL {
         let path = format!("routemesh.v1.{field}");
         build = build.field_attribute(path, "#[serde(skip_serializing_if = \"crate::unset\")]");

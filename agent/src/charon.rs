@@ -22,8 +22,6 @@ use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
 use tracing::{debug, info};
 
-/// A silent peer is asked for a sign of life after this long.
-const DPD_DELAY: Duration = Duration::from_secs(10);
 /// Between two looks at least: what happens meanwhile is dealt with together.
 const BREATH: Duration = Duration::from_millis(50);
 /// How long SAs are waited for to be closed.
@@ -73,11 +71,10 @@ pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
         remote_id: tunnel.peer.clone(),
         certificate_pem: identity.certificate.clone(),
         ca_pem: identity.ca.clone(),
-        ike_proposals: config.ike_proposals.clone(),
-        esp_proposals: config.esp_proposals.clone(),
         bind: bind(tunnel),
         initiate: tunnel.initiate,
-        dpd_delay: DPD_DELAY,
+        ike: tunnel.ike.clone(),
+        esp: tunnel.esp.clone(),
     };
     let tunnels = config.tunnels.values();
     tunnels.map(|t| (t.name(), define(t))).collect()
@@ -383,6 +380,7 @@ async fn clear(vici: &Vici, state_dir: &StateDir) -> Result<usize, vici::Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{EspOptions, IkeOptions};
 
     fn definition(peer: &str) -> Definition {
         Definition {
@@ -392,11 +390,10 @@ mod tests {
             remote_id: peer.into(),
             certificate_pem: String::new(),
             ca_pem: String::new(),
-            ike_proposals: Vec::new(),
-            esp_proposals: Vec::new(),
             bind: Bind::IfId(1),
             initiate: true,
-            dpd_delay: DPD_DELAY,
+            ike: IkeOptions::default(),
+            esp: EspOptions::default(),
         }
     }
 

@@ -67,13 +67,12 @@ pub fn mtus(
     paths: &BTreeMap<Ends, u32>,
     observed: &BTreeMap<String, Link>,
 ) -> (BTreeMap<u32, u32>, Vec<Problem>) {
-    let first = first(config);
     let (mut mtus, mut problems) = (BTreeMap::new(), Vec::new());
     for (number, tunnel) in &config.tunnels {
         let known = carriers.get(number);
         let Some((carrier, path)) = known.and_then(|it| Some((it, paths.get(&it.ends)?))) else {
             let observed = observed.get(&tunnel.link()).map(|link| link.mtu);
-            mtus.insert(*number, observed.unwrap_or(first));
+            mtus.insert(*number, observed.unwrap_or_else(|| first(tunnel)));
             continue;
         };
         let fits = carrier.inner_mtu(*path);
@@ -92,12 +91,12 @@ pub fn mtus(
 }
 
 /// What to begin with, before there is an SA: what passes in any case where the path is a usual one.
-fn first(config: &Config) -> u32 {
+fn first(tunnel: &Tunnel) -> u32 {
     let outer = Outer {
         ipv6: true,
         udp: true,
     };
-    let proposals = config.esp_proposals.iter();
+    let proposals = tunnel.esp.proposals.iter();
     let sizes =
         proposals.filter_map(|text| Some(Esp::proposed(text).ok()?.inner_mtu(outer, USUAL)));
     sizes.min().unwrap_or(IPV6_MINIMUM)
@@ -122,7 +121,6 @@ mod tests {
             asn: 65000,
             router_id: "198.18.0.1".into(),
             hold_time: 9,
-            esp_proposals: vec!["aes256gcm16-ecp384".into(), "aes128-sha256".into()],
             tunnels: vec![proto::Tunnel {
                 number: TUNNEL,
                 peer: "V2-1".into(),
@@ -134,7 +132,11 @@ mod tests {
                 local_address: "2001:db8:ff::6".into(),
                 remote_address: "2001:db8:ff::7".into(),
                 initiate: true,
-                drain: false,
+                esp: Some(proto::EspOptions {
+                    proposals: vec!["aes256gcm16-ecp384".into(), "aes128-sha256".into()],
+                    ..proto::EspOptions::default()
+                }),
+                ..proto::Tunnel::default()
             }],
             ..proto::Config::default()
         };

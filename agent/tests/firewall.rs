@@ -182,7 +182,7 @@ fn tunnel(number: u32) -> proto::Tunnel {
         local_address: "fd00:ff::6".into(),
         remote_address: "fd00:ff::7".into(),
         initiate: true,
-        drain: false,
+        ..proto::Tunnel::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::drain::Drain;
 use crate::ids::{End, ends, interconnect, joined, router_id, tunnel_number};
 use crate::mesh::Mesh;
-use crate::spec::{Gateway, Router, Site, Whereabouts};
+use crate::spec::{Gateway, Router, Site, Whereabouts, render_options};
 use routemesh_proto as proto;
 
 /// A tunnel, from the end with the smaller id to the other.
@@ -71,8 +71,6 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         announce: gateway.announce.clone(),
         hold_time: u32::from(spec.hold_time),
         bfd: spec.bfd,
-        ike_proposals: spec.ike_proposals.clone(),
-        esp_proposals: spec.esp_proposals.clone(),
         sites: spec.sites.iter().map(owned).collect(),
         routers: gateway.routers.iter().map(router).collect(),
         tunnels,
@@ -122,6 +120,8 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
     let drain = Drain::between(&own.gateway.name, &far.gateway.name);
     let initiate = pair.a.id == own.id;
     let (even, odd) = interconnect(spec.interconnect.value, pair.number);
+    let ends = [(own.site, own.gateway), (far.site, far.gateway)];
+    let (ike, esp) = render_options(&spec.options(ends));
     let (local, remote) = if initiate { (even, odd) } else { (odd, even) };
     Some(proto::Tunnel {
         number: pair.number,
@@ -135,5 +135,7 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         remote_address: remote.to_string(),
         initiate,
         drain: mesh.drains.contains(&drain),
+        ike: Some(ike),
+        esp: Some(esp),
     })
 }

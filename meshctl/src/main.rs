@@ -65,7 +65,7 @@ enum Command {
     },
     /// Reckon the MTU of a tunnel from its ESP proposal. Needs no controller.
     Mtu {
-        /// In strongSwan's words, as in `esp_proposals`.
+        /// In strongSwan's words, as in `proposals` of `[mesh.esp]`.
         #[arg(default_value = "aes256gcm16-ecp384")]
         proposals: Vec<String>,
         /// MTU of the path between the endpoints.

@@ -35,3 +35,8 @@ fn unset<T: Default + PartialEq>(value: &T) -> bool {
 /// The name that a controller's certificate carries besides its addresses: agents and operators
 /// dial whatever address they were given and expect this name there.
 pub const CONTROLLER_NAME: &str = "controller.routemesh";
+
+/// What IKE proposes where nothing else is asked for, in strongSwan's words.
+pub const IKE_PROPOSAL: &str = "aes256gcm16-prfsha384-ecp384";
+/// The same for ESP.
+pub const ESP_PROPOSAL: &str = "aes256gcm16-ecp384";

@@ -2,9 +2,11 @@
 //! reference checked, once, before any of it counts.
 
 mod bfd;
+mod options;
 mod router;
 mod term;
 
+pub use options::{EspOptions, IkeOptions};
 pub use router::{MAX_PREFIXES, Router, Whereabouts};
 
 use crate::state::{LinkKind, ours};
@@ -39,10 +41,6 @@ pub struct Config {
     pub hold_time: Duration,
     /// BFD over every tunnel.
     pub bfd: Option<Timers>,
-    /// IKE proposals in strongSwan's words.
-    pub ike_proposals: Vec<String>,
-    /// ESP proposals in strongSwan's words.
-    pub esp_proposals: Vec<String>,
     /// Which site owns what; this site included.
     pub sites: BTreeMap<String, Vec<IpNet>>,
     /// Traffic is to leave the gateway (RFC 8326).
@@ -95,6 +93,10 @@ pub struct Tunnel {
     pub initiate: bool,
     /// Traffic is to leave the tunnel (RFC 8326).
     pub drain: bool,
+    /// Of its IKE_SA.
+    pub ike: IkeOptions,
+    /// Of its CHILD_SAs.
+    pub esp: EspOptions,
 }
 
 impl Tunnel {
@@ -263,8 +265,6 @@ impl TryFrom<&proto::Config> for Config {
             announce: parse_announce(&fields, &raw.announce)?,
             hold_time: Duration::from_secs(u64::from(raw.hold_time)),
             bfd: bfd::parse(&fields, raw.bfd)?,
-            ike_proposals: raw.ike_proposals.clone(),
-            esp_proposals: raw.esp_proposals.clone(),
             sites,
             drain: raw.drain,
             routers,
@@ -353,6 +353,8 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
         remote: fields.parse("remote_address", &raw.remote_address, "an IPv6 address")?,
         initiate: raw.initiate,
         drain: raw.drain,
+        ike: options::ike(&fields, raw.ike.as_ref())?,
+        esp: options::esp(&fields, raw.esp.as_ref())?,
     })
 }
 
@@ -394,6 +396,45 @@ mod tests {
             asn: 65001,
             password: "hunter2".into(),
             ..proto::Router::default()
+        }
+    }
+
+    #[test]
+    fn options_are_the_agents_own_where_none_are_given() {
+        let mut raw = raw();
+        let given = |raw: &proto::Config| {
+            let config = Config::try_from(raw);
+            config.map(|it| (it.tunnels[&3].ike.clone(), it.tunnels[&3].esp.clone()))
+        };
+        let own = (IkeOptions::default(), EspOptions::default());
+        assert_eq!(given(&raw), Ok(own.clone()));
+        raw.tunnels[0].ike = Some(proto::IkeOptions::default());
+        raw.tunnels[0].esp = Some(proto::EspOptions::default());
+        assert_eq!(given(&raw), Ok(own.clone()));
+        raw.tunnels[0].esp = Some(proto::EspOptions {
+            rekey_time: Some(60),
+            ..proto::EspOptions::default()
+        });
+        let rekey_time = Duration::from_secs(60);
+        let expected = EspOptions {
+            rekey_time,
+            ..own.1
+        };
+        assert_eq!(given(&raw), Ok((own.0, expected)));
+        for replay_window in [0, 31, 4097] {
+            raw.tunnels[0].esp = Some(proto::EspOptions {
+                replay_window: Some(replay_window),
+                ..proto::EspOptions::default()
+            });
+            assert!(given(&raw).is_err());
+        }
+        raw.tunnels[0].esp = None;
+        for dpd_delay in [0, u32::MAX] {
+            raw.tunnels[0].ike = Some(proto::IkeOptions {
+                dpd_delay: Some(dpd_delay),
+                ..proto::IkeOptions::default()
+            });
+            assert!(given(&raw).is_err());
         }
     }
 

@@ -464,9 +464,9 @@ fn state(observed: &Observed) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{EspOptions, IkeOptions};
     use crate::state::{Link, LinkKind, Side};
     use crate::vici::{Bind, Definition};
-    use std::time::Duration;
 
     fn with_link(side: Side) -> State {
         let link = Link {
@@ -491,11 +491,10 @@ mod tests {
             remote_id: "V2-1".into(),
             certificate_pem: String::new(),
             ca_pem: String::new(),
-            ike_proposals: Vec::new(),
-            esp_proposals: Vec::new(),
             bind: Bind::IfId(1),
             initiate: true,
-            dpd_delay: Duration::from_secs(10),
+            ike: IkeOptions::default(),
+            esp: EspOptions::default(),
         };
         let definitions: Definitions = [("rm1-V2-1".to_owned(), definition)].into();
         let desired = with_link(Side::Overlay);

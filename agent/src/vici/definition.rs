@@ -15,21 +15,17 @@
 //! several tunnels, whose SAs would close each other. Duplicates are closed by [`super::heal`],
 //! which goes by what is bound to the interface.
 //!
-//! The initiator rekeys first, as its lifetimes are a fifth shorter: rekeying from both sides at
-//! once works but leaves extra SAs for a while.
+//! The initiator rekeys first, as its times are a fifth shorter and what chance takes off them is a
+//! tenth: rekeying from both sides at once works but leaves extra SAs for a while. Only the
+//! initiator authenticates again: since strongSwan 5.9.4 the other side would as well, in turns.
 
 use super::message::{Message, Value};
+use crate::config::{EspOptions, IkeOptions};
 use std::time::Duration;
 
-/// Lifetime of an IKE_SA on the side that initiates.
-const IKE_REKEY: Duration = Duration::from_secs(4 * 3600);
-/// Lifetime of a CHILD_SA on the side that initiates.
-const CHILD_REKEY: Duration = Duration::from_secs(3600);
 /// Packets after which a CHILD_SA is rekeyed, well before 2^32: without extended sequence
 /// numbers there are no more.
 const REKEY_PACKETS: u64 = 2_000_000_000;
-/// Packets that may overtake each other; strongSwan's 32 are too few for two busy processors.
-const REPLAY_WINDOW: u32 = 512;
 
 /// How a tunnel's SAs find its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,16 +51,14 @@ pub struct Definition {
     pub certificate_pem: String,
     /// The mesh's CA: the peer's certificate must come from it and from no other.
     pub ca_pem: String,
-    /// As in swanctl.conf, the first is preferred.
-    pub ike_proposals: Vec<String>,
-    /// As in swanctl.conf, the first is preferred.
-    pub esp_proposals: Vec<String>,
     /// The interface.
     pub bind: Bind,
     /// Whether this side starts.
     pub initiate: bool,
-    /// How long the peer may be silent before it is asked for a sign of life.
-    pub dpd_delay: Duration,
+    /// Of the IKE_SA.
+    pub ike: IkeOptions,
+    /// Of the child.
+    pub esp: EspOptions,
 }
 
 impl Definition {
@@ -83,8 +77,7 @@ impl Definition {
 
     /// The connection's own section.
     fn section(&self, child: &str) -> Message {
-        // The side that responds rekeys only if the other did not.
-        let lifetime = |t: Duration| if self.initiate { t } else { t + t / 4 };
+        let ike = &self.ike;
         let local = Message::new()
             .text("auth", "pubkey")
             .text("id", &self.local_id)
@@ -93,35 +86,55 @@ impl Definition {
             .text("auth", "pubkey")
             .text("id", &self.remote_id)
             .list("cacerts", [&self.ca_pem]);
-        Message::new()
+        let rekey = self.lifetime(ike.rekey_time);
+        let reauth = ike.reauth_time.filter(|_| self.initiate);
+        let mut connection = Message::new()
             .text("version", "2")
             .list("local_addrs", &self.local_addrs)
             .list("remote_addrs", &self.remote_addrs)
-            .list("proposals", &self.ike_proposals)
-            .text("mobike", "no")
+            .list("proposals", &ike.proposals)
+            .text("mobike", if ike.mobike { "yes" } else { "no" })
             .text("unique", "never")
             .text("keyingtries", "0")
-            .text("dpd_delay", seconds(self.dpd_delay))
-            .text("rekey_time", seconds(lifetime(IKE_REKEY)))
+            .text("dpd_delay", seconds(ike.dpd_delay))
+            .text("rekey_time", seconds(rekey));
+        if let Some(reauth) = reauth {
+            connection = connection.text("reauth_time", seconds(reauth));
+        }
+        let longer = reauth.map_or(rekey, |reauth| reauth.max(rekey));
+        let over = ike.over_time.unwrap_or(margin(longer));
+        if over != rekey / 10 {
+            connection = connection
+                .text("over_time", seconds(over))
+                .text("rand_time", seconds(rekey / 10));
+        }
+        connection
             // Each side knows which certificate to send, whatever CAs the other knows.
             .text("send_certreq", "no")
             .text("send_cert", "always")
             .section("local", local)
             .section("remote", remote)
-            .section(
-                "children",
-                Message::new().section(child, self.child(lifetime(CHILD_REKEY))),
-            )
+            .section("children", Message::new().section(child, self.child()))
+    }
+
+    /// The side that responds rekeys only if the other did not.
+    fn lifetime(&self, time: Duration) -> Duration {
+        match self.initiate {
+            true => time,
+            false => time + time / 4,
+        }
     }
 
     /// The child's section.
-    fn child(&self, rekey: Duration) -> Message {
+    fn child(&self) -> Message {
+        let esp = &self.esp;
+        let rekey = self.lifetime(esp.rekey_time);
         let any = ["0.0.0.0/0", "::/0"];
-        let child = Message::new()
+        let mut child = Message::new()
             .text("mode", "tunnel")
             .list("local_ts", any)
             .list("remote_ts", any)
-            .list("esp_proposals", &self.esp_proposals)
+            .list("esp_proposals", &esp.proposals)
             .text("start_action", "none")
             .text("close_action", "none")
             .text(
@@ -130,7 +143,13 @@ impl Definition {
             )
             .text("rekey_time", seconds(rekey))
             .text("rekey_packets", REKEY_PACKETS.to_string())
-            .text("replay_window", REPLAY_WINDOW.to_string());
+            .text("replay_window", esp.replay_window.to_string());
+        let over = esp.over_time.unwrap_or(margin(rekey));
+        if over != rekey / 10 {
+            child = child
+                .text("life_time", seconds(rekey + over))
+                .text("rand_time", seconds(rekey / 10));
+        }
         match self.bind {
             Bind::IfId(id) => child
                 .text("if_id_in", format!("{id:#010x}"))
@@ -140,6 +159,13 @@ impl Definition {
                 .text("mark_out", format!("{key:#010x}/0xffffffff")),
         }
     }
+}
+
+/// How long an SA lives on that could not be replaced in time: a tenth, and no less than what a
+/// request that is lost a few times needs. charon's own is the tenth, which is also what chance
+/// takes off, unless it is told.
+fn margin(lifetime: Duration) -> Duration {
+    (lifetime / 10).max(Duration::from_secs(30))
 }
 
 /// As charon reads a time: whole seconds, and 0 would turn it off.
@@ -193,11 +219,16 @@ mod tests {
             certificate_pem: "-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n"
                 .into(),
             ca_pem: "-----BEGIN CERTIFICATE-----\nca\n-----END CERTIFICATE-----\n".into(),
-            ike_proposals: vec!["aes256gcm16-prfsha384-ecp384".into()],
-            esp_proposals: vec!["aes256gcm16-ecp384".into(), "aes256gcm16".into()],
             bind: Bind::IfId(0x5200_0003),
             initiate: true,
-            dpd_delay: Duration::from_secs(5),
+            ike: IkeOptions {
+                dpd_delay: Duration::from_secs(5),
+                ..IkeOptions::default()
+            },
+            esp: EspOptions {
+                proposals: vec!["aes256gcm16-ecp384".into(), "aes256gcm16".into()],
+                ..EspOptions::default()
+            },
         }
     }
 
@@ -291,6 +322,44 @@ rm3-V2-1 {
         assert_eq!(show(&definition.to_vici("rm3-V2-1"), 0), expected);
     }
 
+    /// What a definition says of times, without the other lines.
+    fn times(definition: &Definition) -> String {
+        let shown = show(&definition.to_vici("x"), 0);
+        let lines = shown.lines().map(str::trim);
+        let times = lines.filter(|line| line.contains("_time ="));
+        times.collect::<Vec<_>>().join(", ")
+    }
+
+    #[test]
+    fn the_responder_waits_longer_and_nobody_gives_up_before_an_answer_can_come() {
+        let mut definition = definition();
+        assert_eq!(
+            times(&definition),
+            "rekey_time = 14400s, rekey_time = 3600s"
+        );
+        definition.ike.rekey_time = Duration::from_secs(100);
+        definition.esp.rekey_time = Duration::from_secs(60);
+        assert_eq!(
+            times(&definition),
+            "rekey_time = 100s, over_time = 30s, rand_time = 10s, \
+             rekey_time = 60s, life_time = 90s, rand_time = 6s"
+        );
+        definition.ike.reauth_time = Some(Duration::from_secs(1000));
+        definition.esp.over_time = Some(Duration::from_secs(3600));
+        assert_eq!(
+            times(&definition),
+            "rekey_time = 100s, reauth_time = 1000s, over_time = 100s, rand_time = 10s, \
+             rekey_time = 60s, life_time = 3660s, rand_time = 6s"
+        );
+        definition.initiate = false;
+        definition.ike.over_time = Some(Duration::from_secs(3600));
+        assert_eq!(
+            times(&definition),
+            "rekey_time = 125s, over_time = 3600s, rand_time = 12s, \
+             rekey_time = 75s, life_time = 3675s, rand_time = 7s"
+        );
+    }
+
     /// If this fails, every tunnel is keyed anew at the upgrade: fine if meant, and only then.
     #[test]
     fn the_digest_is_the_same_from_release_to_release() {
@@ -299,18 +368,25 @@ rm3-V2-1 {
 
     #[test]
     fn the_digest_depends_on_everything() {
-        let changes: [fn(&mut Definition); 11] = [
+        let changes: [fn(&mut Definition); 18] = [
             |d| d.local_addrs.clear(),
             |d| d.remote_addrs = vec!["v2.example.org".into()],
             |d| d.local_id.push('x'),
             |d| d.remote_id.push('x'),
             |d| d.certificate_pem.push('x'),
             |d| d.ca_pem.push('x'),
-            |d| d.ike_proposals.push("aes128-sha256-modp3072".into()),
-            |d| d.esp_proposals.swap(0, 1),
             |d| d.bind = Bind::Mark(0x5200_0003),
             |d| d.initiate = false,
-            |d| d.dpd_delay += Duration::from_secs(1),
+            |d| d.ike.proposals.push("aes128-sha256-modp3072".into()),
+            |d| d.ike.rekey_time *= 2,
+            |d| d.ike.reauth_time = Some(Duration::from_secs(86_400)),
+            |d| d.ike.over_time = Some(Duration::from_secs(60)),
+            |d| d.ike.dpd_delay += Duration::from_secs(1),
+            |d| d.ike.mobike = true,
+            |d| d.esp.proposals.swap(0, 1),
+            |d| d.esp.rekey_time *= 2,
+            |d| d.esp.over_time = Some(Duration::from_secs(60)),
+            |d| d.esp.replay_window = 1024,
         ];
         let mut digests = vec![definition().digest()];
         for change in changes {

@@ -1,5 +1,6 @@
 //! The real charon, in namespaces of its own. No ESP is needed: it never gets to keying.
 
+use routemesh_agent::config::{EspOptions, IkeOptions};
 use routemesh_agent::vici::{Bind, Definition, Error, Event, Secret, Vici, events};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -186,11 +187,13 @@ fn definition(bind: Bind) -> (Definition, Secret) {
         remote_id: "v2".into(),
         certificate_pem,
         ca_pem: ca.pem.clone(),
-        ike_proposals: vec!["aes256gcm16-prfsha384-ecp384".into()],
-        esp_proposals: vec!["aes256gcm16-ecp384".into()],
         bind,
         initiate: true,
-        dpd_delay: Duration::from_secs(5),
+        ike: IkeOptions {
+            dpd_delay: Duration::from_secs(5),
+            ..IkeOptions::default()
+        },
+        esp: EspOptions::default(),
     };
     (definition, key)
 }
@@ -237,7 +240,10 @@ async fn charon_takes_every_command() {
     assert_eq!(loaded["rm1-v2"].digest, xfrm.digest());
     assert_eq!(loaded["rm2-v2"].digest, vti.digest());
     let changed = Definition {
-        esp_proposals: vec!["aes128gcm16".into()],
+        esp: EspOptions {
+            proposals: vec!["aes128gcm16".into()],
+            ..EspOptions::default()
+        },
         ..xfrm.clone()
     };
     vici.load("rm1-v2", &changed).await.unwrap();
@@ -245,6 +251,33 @@ async fn charon_takes_every_command() {
         vici.connections().await.unwrap()["rm1-v2"].digest,
         changed.digest()
     );
+
+    // Every option that there is.
+    let hours = |n: u64| Duration::from_secs(n * 3600);
+    let tuned = Definition {
+        ike: IkeOptions {
+            proposals: vec!["aes256-sha384-prfsha384-ecp384".into()],
+            rekey_time: hours(8),
+            reauth_time: Some(hours(168)),
+            over_time: Some(hours(1)),
+            dpd_delay: Duration::from_secs(30),
+            mobike: true,
+        },
+        esp: EspOptions {
+            proposals: vec!["aes256gcm16-ecp384-esn-noesn".into()],
+            rekey_time: hours(2),
+            over_time: Some(hours(1)),
+            replay_window: 4096,
+        },
+        ..xfrm.clone()
+    };
+    vici.load("rm1-v2", &tuned).await.unwrap();
+    let responder = Definition {
+        initiate: false,
+        ..tuned
+    };
+    vici.load("rm1-v2", &responder).await.unwrap();
+    vici.load("rm1-v2", &changed).await.unwrap();
 
     // What charon cannot take, it refuses, and what was there stays.
     let broken = Definition {

@@ -4,6 +4,7 @@
 
 use crate::charon::{Authority, Charon};
 use crate::space::require_esp;
+use routemesh_agent::config::{EspOptions, IkeOptions};
 use routemesh_agent::vici::heal::{Action, History, Wanted, wanted};
 use routemesh_agent::vici::{Bind, ChildState, Definition, Event, IkeSa, Secret, Vici, events};
 use std::process::{Command, Stdio};
@@ -231,11 +232,13 @@ async fn gateway(
         remote_id: peer.into(),
         certificate_pem,
         ca_pem: ca.pem.clone(),
-        ike_proposals: vec!["aes256gcm16-prfsha384-ecp384".into()],
-        esp_proposals: vec!["aes256gcm16-ecp384".into()],
         bind,
         initiate: own == 1,
-        dpd_delay: Duration::from_secs(2),
+        ike: IkeOptions {
+            dpd_delay: Duration::from_secs(2),
+            ..IkeOptions::default()
+        },
+        esp: EspOptions::default(),
     };
     let vici = Vici::new(charon.socket());
     Gateway {
@@ -290,14 +293,14 @@ async fn a_tunnel_comes_up_and_back_whatever_happens() {
         "{seen:?}"
     );
 
-    pair.a.definition.esp_proposals = vec!["aes128gcm16-ecp256".into()];
-    pair.b.definition.esp_proposals = pair.a.definition.esp_proposals.clone();
+    pair.a.definition.esp.proposals = vec!["aes128gcm16-ecp256".into()];
+    pair.b.definition.esp.proposals = pair.a.definition.esp.proposals.clone();
     pair.a.load().await;
     pair.b.load().await;
     pair.heals("other ESP proposals on both sides").await;
 
     // Another IKE part, and only on the side that does not initiate.
-    pair.b.definition.dpd_delay = Duration::from_secs(3);
+    pair.b.definition.ike.dpd_delay = Duration::from_secs(3);
     pair.b.load().await;
     pair.heals("another IKE part on the responder").await;
 

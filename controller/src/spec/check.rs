@@ -1,6 +1,7 @@
 //! What must fit together in a specification.
 
 use super::place::{At, Place, SpecError};
+use super::tunnel;
 use super::{Family, Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, Whereabouts};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -15,10 +16,11 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     errors.extend(no_common_family(spec));
     errors.extend(hosts_of_vti(spec));
     errors.extend(routers(spec, &claims));
+    errors.extend(tunnel::check(spec));
     errors
 }
 
-fn error(place: Place, reason: String) -> SpecError {
+pub(super) fn error(place: Place, reason: String) -> SpecError {
     SpecError { place, reason }
 }
 

@@ -5,19 +5,24 @@
 
 mod bfd;
 mod check;
+mod options;
 mod place;
 mod read;
 mod reader;
 mod router;
 mod term;
+mod tunnel;
 mod values;
 
+pub use options::{Options, Setting, render as render_options};
 pub use place::{At, Place, SpecError, SpecErrors};
 pub use router::{Router, Whereabouts};
+pub use tunnel::Tunnels;
 pub use values::check_name;
 
 use ipnet::{IpNet, Ipv6Net};
 use routemesh_proto::{Bfd, Service};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -33,16 +38,16 @@ pub struct MeshSpec {
     pub interconnect: At<Ipv6Net>,
     /// How tunnels are made.
     pub tunnel: TunnelKind,
-    /// IKE proposals in strongSwan's words, best first.
-    pub ike_proposals: Vec<String>,
-    /// ESP proposals in strongSwan's words, best first.
-    pub esp_proposals: Vec<String>,
+    /// How SAs are made and kept.
+    pub options: Options,
     /// BGP hold time in seconds.
     pub hold_time: u16,
     /// BFD over every tunnel.
     pub bfd: Option<Bfd>,
     /// Sites, in the order of the file.
     pub sites: Vec<Site>,
+    /// Tunnels that are other than the rest, by the names of their gateways, sorted.
+    pub tunnels: BTreeMap<[String; 2], Tunnels>,
 }
 
 /// How tunnels are made.
@@ -63,6 +68,8 @@ pub struct Site {
     pub asn: u32,
     /// What it owns.
     pub prefixes: Vec<At<IpNet>>,
+    /// How the SAs of its tunnels are made and kept, where that is other than the mesh's.
+    pub options: Options,
     /// Its VPN hosts, in the order of the file.
     pub gateways: Vec<Gateway>,
 }

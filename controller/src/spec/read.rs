@@ -45,7 +45,7 @@ pub(super) fn read(text: &str) -> (Option<MeshSpec>, Vec<SpecError>) {
 
 impl<'t> Reader<'t> {
     fn mesh(&mut self, root: &DeTable<'t>) -> Option<MeshSpec> {
-        self.known("a specification", root, &["mesh", "sites"]);
+        self.known("a specification", root, &["mesh", "sites", "tunnels"]);
         let none = DeValue::Table(DeTable::new());
         let (place, value) = match root.get_key_value("mesh") {
             Some((key, value)) => (self.lines.place(key.span().start), value.get_ref()),
@@ -55,8 +55,8 @@ impl<'t> Reader<'t> {
             "as",
             "interconnect",
             "tunnel",
-            "ike_proposals",
-            "esp_proposals",
+            "ike",
+            "esp",
             "hold_time",
             "bfd",
             "firewall",
@@ -82,10 +82,7 @@ impl<'t> Reader<'t> {
                 )),
             })
         });
-        let ike = "aes256gcm16-prfsha384-ecp384";
-        let ike = self.proposals(&mesh, "ike_proposals", ike, values::proposal);
-        let esp = "aes256gcm16-ecp384";
-        let esp = self.proposals(&mesh, "esp_proposals", esp, values::esp_proposal);
+        let options = self.options(&mesh);
         let hold_time = mesh.get("hold_time").and_then(|value| {
             self.number("hold_time", value, |seconds| {
                 u16::try_from(seconds)
@@ -112,29 +109,12 @@ impl<'t> Reader<'t> {
                 place,
             }),
             tunnel: tunnel.map_or(TunnelKind::Xfrm, |tunnel| tunnel.value),
-            ike_proposals: ike,
-            esp_proposals: esp,
+            options,
             hold_time: hold_time.unwrap_or(9),
             bfd,
             sites,
+            tunnels: self.tunnels(root),
         })
-    }
-
-    fn proposals(
-        &mut self,
-        mesh: &Table<'_, 't>,
-        key: &str,
-        default: &str,
-        check: fn(&str) -> Result<String, String>,
-    ) -> Vec<String> {
-        let Some(value) = mesh.get(key) else {
-            return vec![default.to_owned()];
-        };
-        let cure = format!("leave it out for {default:?}");
-        let written = self.array(key, value, 16, Some(&cure));
-        let read = |value| self.text(key, value, check);
-        let read = written.into_iter().filter_map(read);
-        read.map(|proposal| proposal.value).collect()
     }
 
     fn sites(&mut self, root: &DeTable<'t>, defaults: &Defaults) -> Vec<Site> {
@@ -160,7 +140,8 @@ impl<'t> Reader<'t> {
 
     fn site(&mut self, name: At<String>, value: &DeValue<'t>, defaults: &Defaults) -> Option<Site> {
         let what = format!("site {}", quote(&name));
-        let table = self.table(what, name.place, value, &["as", "prefixes", "gateways"])?;
+        let known = ["as", "prefixes", "gateways", "ike", "esp"];
+        let table = self.table(what, name.place, value, &known)?;
         let own = table.get("as");
         let asn = own.and_then(|value| self.number("as", value, values::asn));
         let cure = "list what it owns, like prefixes = [\"10.0.1.0/24\"]";
@@ -192,6 +173,7 @@ impl<'t> Reader<'t> {
         Some(Site {
             asn: asn.unwrap_or(defaults.asn),
             prefixes,
+            options: self.options(&table),
             gateways: named
                 .into_iter()
                 .filter_map(|(name, value)| self.gateway(name, value, defaults))

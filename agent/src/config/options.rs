@@ -1,0 +1,124 @@
+//! How a tunnel's SAs are made and kept, as the config has it.
+
+use super::{ConfigError, Fields};
+use routemesh_proto::{self as proto, ESP_PROPOSAL, IKE_PROPOSAL};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Of the IKE_SA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IkeOptions {
+    /// In strongSwan's words, the first is preferred.
+    pub proposals: Vec<String>,
+    /// It gets new keys after this, on the side that initiates.
+    pub rekey_time: Duration,
+    /// It is made anew after this, if at all.
+    pub reauth_time: Option<Duration>,
+    /// It lives on for so long when that does not succeed, if it is given.
+    pub over_time: Option<Duration>,
+    /// The peer is asked for a sign of life after so much silence.
+    pub dpd_delay: Duration,
+    /// The SAs follow addresses that change (RFC 4555).
+    pub mobike: bool,
+}
+
+/// Of the CHILD_SAs, which are ESP's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EspOptions {
+    /// In strongSwan's words, the first is preferred.
+    pub proposals: Vec<String>,
+    /// They get new keys after this, on the side that initiates.
+    pub rekey_time: Duration,
+    /// They live on for so long when that does not succeed, if it is given.
+    pub over_time: Option<Duration>,
+    /// Packets that may overtake each other.
+    pub replay_window: u32,
+}
+
+impl Default for IkeOptions {
+    fn default() -> Self {
+        Self {
+            proposals: vec![IKE_PROPOSAL.to_owned()],
+            rekey_time: Duration::from_secs(4 * 3600),
+            reauth_time: None,
+            over_time: None,
+            dpd_delay: Duration::from_secs(10),
+            mobike: false,
+        }
+    }
+}
+
+impl Default for EspOptions {
+    fn default() -> Self {
+        Self {
+            proposals: vec![ESP_PROPOSAL.to_owned()],
+            rekey_time: Duration::from_secs(3600),
+            over_time: None,
+            // strongSwan's 32 are too few for two busy processors.
+            replay_window: 512,
+        }
+    }
+}
+
+/// Seconds. More than that is a slip of the pen, and charon's clocks are 32 bits.
+const TIME: RangeInclusive<u32> = 1..=366 * 86_400;
+
+fn time(
+    fields: &Fields,
+    field: &'static str,
+    seconds: Option<u32>,
+) -> Result<Option<Duration>, ConfigError> {
+    match seconds {
+        None => Ok(None),
+        Some(seconds) if TIME.contains(&seconds) => Ok(Some(Duration::from_secs(seconds.into()))),
+        Some(other) => Err(fields.wrong(field, &other.to_string(), "1 second to 366 days")),
+    }
+}
+
+fn proposals(given: &[String], default: Vec<String>) -> Vec<String> {
+    match given {
+        [] => default,
+        given => given.to_vec(),
+    }
+}
+
+pub(super) fn ike(
+    fields: &Fields,
+    raw: Option<&proto::IkeOptions>,
+) -> Result<IkeOptions, ConfigError> {
+    let default = IkeOptions::default();
+    let Some(raw) = raw else { return Ok(default) };
+    let rekey_time = time(fields, "ike.rekey_time", raw.rekey_time)?;
+    let dpd_delay = time(fields, "ike.dpd_delay", raw.dpd_delay)?;
+    Ok(IkeOptions {
+        proposals: proposals(&raw.proposals, default.proposals),
+        rekey_time: rekey_time.unwrap_or(default.rekey_time),
+        reauth_time: time(fields, "ike.reauth_time", raw.reauth_time)?,
+        over_time: time(fields, "ike.over_time", raw.over_time)?,
+        dpd_delay: dpd_delay.unwrap_or(default.dpd_delay),
+        mobike: raw.mobike.unwrap_or(default.mobike),
+    })
+}
+
+pub(super) fn esp(
+    fields: &Fields,
+    raw: Option<&proto::EspOptions>,
+) -> Result<EspOptions, ConfigError> {
+    let default = EspOptions::default();
+    let Some(raw) = raw else { return Ok(default) };
+    let rekey_time = time(fields, "esp.rekey_time", raw.rekey_time)?;
+    let replay_window = match raw.replay_window {
+        None => default.replay_window,
+        Some(window @ 32..=4096) => window,
+        Some(other) => {
+            let other = other.to_string();
+            return Err(fields.wrong("esp.replay_window", &other, "32 to 4096 packets"));
+        }
+    };
+    Ok(EspOptions {
+        proposals: proposals(&raw.proposals, default.proposals),
+        rekey_time: rekey_time.unwrap_or(default.rekey_time),
+        over_time: time(fields, "esp.over_time", raw.over_time)?,
+        replay_window,
+    })
+}

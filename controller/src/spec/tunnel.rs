@@ -1,0 +1,209 @@
+//! The tunnels between two gateways, as far as they are other than the mesh's: `[[tunnels]]`.
+
+use super::check::error;
+use super::place::{At, Place, SpecError};
+use super::reader::{Reader, Value};
+use super::values;
+use super::{Gateway, MeshSpec, Options, Setting, Site, TunnelKind};
+use std::collections::{BTreeMap, BTreeSet};
+use toml::de::DeTable;
+
+/// The tunnels between two gateways.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnels {
+    /// The gateways.
+    pub between: [At<String>; 2],
+    /// What is written of their SAs.
+    pub options: Options,
+}
+
+/// So many may be written.
+const MOST: usize = 4096;
+
+impl MeshSpec {
+    /// What holds for the tunnels between two gateways: what is written of them, else at their sites,
+    /// else for the mesh. [`check`] sees to it that the sites do not say two things.
+    pub fn options(&self, ends: [(&Site, &Gateway); 2]) -> Options {
+        let mut options = self.options.clone();
+        for (site, _) in ends {
+            options.extend(site.options.clone());
+        }
+        let [(_, a), (_, b)] = ends;
+        if let Some(tunnels) = self.tunnels_between(a, b) {
+            options.extend(tunnels.options.clone());
+        }
+        options
+    }
+
+    fn tunnels_between(&self, a: &Gateway, b: &Gateway) -> Option<&Tunnels> {
+        self.tunnels.get(&names(&a.name, &b.name))
+    }
+}
+
+/// Two names, whichever is first.
+pub(super) fn names(a: &str, b: &str) -> [String; 2] {
+    let mut names = [a.to_owned(), b.to_owned()];
+    names.sort();
+    names
+}
+
+impl<'t> Reader<'t> {
+    /// All of them, by the gateways' names.
+    pub(super) fn tunnels(&mut self, root: &DeTable<'t>) -> BTreeMap<[String; 2], Tunnels> {
+        let mut all: BTreeMap<[String; 2], Tunnels> = BTreeMap::new();
+        let Some(value) = root.get("tunnels") else {
+            return all;
+        };
+        for entry in self.array("tunnels", value, MOST, None) {
+            let Some(tunnels) = self.tunnels_of(entry) else {
+                continue;
+            };
+            let [a, b] = &tunnels.between;
+            let names = names(a, b);
+            if let Some(first) = all.get(&names) {
+                let line = first.between[0].place.line;
+                let reason = format!(
+                    "the tunnels between {a} and {b} already stand on line {line}: write one entry",
+                    a = a.value,
+                    b = b.value
+                );
+                self.wrong(a.place, reason);
+                continue;
+            }
+            all.insert(names, tunnels);
+        }
+        all
+    }
+
+    fn tunnels_of(&mut self, value: &Value<'t>) -> Option<Tunnels> {
+        let place = self.lines.place(value.span().start);
+        let what = "an entry of tunnels".to_owned();
+        let table = self.table(what, place, value.get_ref(), &["between", "ike", "esp"])?;
+        let options = self.options(&table);
+        let cure = "name two gateways, like between = [\"paris-1\", \"rome-1\"]";
+        let value = self.required(&table, "between", cure)?;
+        let place = self.lines.place(value.span().start);
+        let name = |text: &str| values::check_name(text).map(|()| text.to_owned());
+        let written = self.array("between", value, 2, Some(cure));
+        let complete = written.len() == 2;
+        let named = written.into_iter().map(|it| self.text("a name", it, name));
+        match <[At<String>; 2]>::try_from(named.collect::<Option<Vec<_>>>()?) {
+            Ok(between) => Some(Tunnels { between, options }),
+            Err(_) => {
+                if !complete {
+                    self.wrong(place, format!("between is one gateway: {cure}"));
+                }
+                None
+            }
+        }
+    }
+}
+
+/// What does not fit.
+pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
+    let mut errors = gateways(spec);
+    errors.extend(sites_that_differ(spec));
+    errors.extend(mobike_of_vti(spec));
+    errors
+}
+
+fn gateways(spec: &MeshSpec) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    for Tunnels {
+        between: [a, b], ..
+    } in spec.tunnels.values()
+    {
+        let mut sites = Vec::new();
+        for end in [a, b] {
+            match spec.gateway(end) {
+                Some((site, _)) => sites.push(&site.name),
+                None => {
+                    let reason = format!("there is no gateway {}", end.value);
+                    errors.push(error(end.place, reason));
+                }
+            }
+        }
+        if let [first, second] = *sites
+            && first == second
+        {
+            let reason = format!(
+                "{} and {} are both of site {}: tunnels join gateways of different sites",
+                a.value, b.value, first.value
+            );
+            errors.push(error(b.place, reason));
+        }
+    }
+    errors
+}
+
+/// Both ends of a tunnel are told the same. Where their sites want different things, somebody has to
+/// decide.
+fn sites_that_differ(spec: &MeshSpec) -> Vec<SpecError> {
+    let sites: Vec<&Site> = spec
+        .sites
+        .iter()
+        .filter(|it| !it.options.is_empty())
+        .collect();
+    let mut errors = Vec::new();
+    for (i, a) in sites.iter().enumerate() {
+        for b in sites.iter().skip(i + 1) {
+            for (key, second) in &b.options {
+                let Some(first) = a.options.get(key).filter(|first| *first != second) else {
+                    continue;
+                };
+                let Some((x, y)) = undecided(spec, [a, b], key) else {
+                    continue;
+                };
+                let reason = format!(
+                    "sites {} and {} want different {}.{} (the other on line {}): say it for the tunnels between them, in [[tunnels]] with between = [{:?}, {:?}]",
+                    a.name.value,
+                    b.name.value,
+                    key.0,
+                    key.1,
+                    first.place.line,
+                    x.name.value,
+                    y.name.value
+                );
+                errors.push(error(second.place, reason));
+            }
+        }
+    }
+    errors
+}
+
+/// Gateways of two sites for whose tunnels nobody says what holds.
+fn undecided<'s>(
+    spec: &MeshSpec,
+    [a, b]: [&'s Site; 2],
+    key: &(&'static str, &'static str),
+) -> Option<(&'s Gateway, &'s Gateway)> {
+    let pairs = a
+        .gateways
+        .iter()
+        .flat_map(|x| b.gateways.iter().map(move |y| (x, y)));
+    let decided = |x: &Gateway, y: &Gateway| {
+        let tunnels = spec.tunnels_between(x, y);
+        tunnels.is_some_and(|tunnels| tunnels.options.contains_key(key))
+    };
+    pairs.into_iter().find(|(x, y)| !decided(x, y))
+}
+
+/// A VTI interface has the endpoints' addresses.
+fn mobike_of_vti(spec: &MeshSpec) -> Vec<SpecError> {
+    if spec.tunnel != TunnelKind::Vti {
+        return Vec::new();
+    }
+    let sites = spec.sites.iter().map(|site| &site.options);
+    let tunnels = spec.tunnels.values().map(|tunnels| &tunnels.options);
+    let all = sites.chain(tunnels).chain([&spec.options]);
+    let places: BTreeSet<Place> = all
+        .flat_map(|options| options.values())
+        .filter(|setting| setting.value == Setting::Mobike(true))
+        .map(|setting| setting.place)
+        .collect();
+    let reason = "MOBIKE changes the addresses of a tunnel, and a VTI interface has fixed ones: use tunnel = \"xfrm\"";
+    places
+        .into_iter()
+        .map(|place| error(place, reason.to_owned()))
+        .collect()
+}

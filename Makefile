@@ -44,7 +44,7 @@ lab-test: tools ## All tests that need ESP: the mesh in the lab, and others
 test: tools check unit build lab-test ## Everything, as the CI does it
 
 .PHONY: bench
-bench: tools ## Speed and memory beside BIRD and FRR, 40 minutes (ARGS='--n 1000 --rounds 1' for a taste)
+bench: tools ## Speed and memory beside BIRD and FRR, an hour (ARGS='--n 1000 --rounds 1' for a taste)
 	cargo build --release -p routemesh-agent -p routemesh-bench --bins
 	cargo build --release -p routemesh-bgp --example simulate
 	"$${CARGO_TARGET_DIR:-target}/release/bench" --docs docs $(ARGS)

@@ -20,7 +20,8 @@ pub struct Space {
 }
 
 impl Space {
-    fn new(role: &str) -> Result<Self> {
+    /// Makes one.
+    pub fn new(role: &str) -> Result<Self> {
         let name = format!("{NAMES}-{}-{role}", std::process::id());
         run("ip", &["netns", "add", &name])?;
         let path = format!("/run/netns/{name}");
@@ -51,7 +52,13 @@ impl Space {
         self.enter(|| command.spawn().map_err(Error::io("start a process")))
     }
 
-    fn ip(&self, words: &str) -> Result<()> {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// `ip` in here.
+    pub fn ip(&self, words: &str) -> Result<()> {
         let mut all = vec!["-n", &self.name];
         all.extend(words.split_whitespace());
         run("ip", &all).map(drop)
@@ -126,6 +133,11 @@ impl Lab {
             lab.source.ip(&format!("route add default via {gateway}"))?;
         }
         Ok(lab)
+    }
+
+    /// All peers' addresses.
+    pub fn peer_addresses(family: Family) -> [IpAddr; 2] {
+        [0, 1].map(|peer| Self::peer_address(family, peer))
     }
 
     /// The daemon's address towards a peer.

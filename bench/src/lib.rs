@@ -3,7 +3,8 @@
 //! [`trial`] takes one daemon through the same steps as every other: two peers announce the same
 //! prefixes, withdraw them, announce them again, and one peer is lost. The peers are processes of
 //! `bgp-load`; what became of it is seen from outside, by [`watch`] in the kernel and by [`probe`]
-//! with packets. [`silence`] has one peer fall silent instead, with BFD between.
+//! with packets. [`silence`] has one peer fall silent instead, with BFD between;
+//! [`many`] has a daemon do nothing with many peers.
 
 pub mod bfd;
 pub mod clock;
@@ -11,6 +12,7 @@ pub mod error;
 pub mod lab;
 pub mod load;
 pub mod machine;
+pub mod many;
 pub mod netlink;
 pub mod page;
 pub mod prefix;

@@ -134,10 +134,15 @@ impl Daemon {
         }
     }
 
+    /// All of its log.
+    pub fn said(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
     /// The last lines of its log.
     pub fn last_words(&self) -> String {
-        let text = fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.said();
         let lines: Vec<&str> = text.lines().collect();
         let first = lines.len().saturating_sub(10);
         lines.get(first..).unwrap_or_default().join("\n")

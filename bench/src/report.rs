@@ -26,6 +26,12 @@ pub enum Figure {
     IdleProcessor(u32),
     /// With nothing to do but BFD: resident memory, in octets.
     IdleMemory(u32),
+    /// The same with so many peers and BFD of 300 ms.
+    ManyProcessor(u32),
+    /// See there.
+    ManyMemory(u32),
+    /// The longest of the agent's passes meanwhile, in seconds.
+    Pass(u32),
 }
 
 impl Figure {
@@ -47,6 +53,9 @@ impl Figure {
             Self::Silent(interval) => return format!("silent peer, BFD {interval} ms x 3"),
             Self::IdleProcessor(interval) => return format!("idle, BFD {interval} ms: processor"),
             Self::IdleMemory(interval) => return format!("idle, BFD {interval} ms: memory"),
+            Self::ManyProcessor(peers) => return format!("{peers} idle peers: processor"),
+            Self::ManyMemory(peers) => return format!("{peers} idle peers: memory"),
+            Self::Pass(peers) => return format!("{peers} idle peers: longest pass"),
         };
         name.to_owned()
     }
@@ -54,8 +63,10 @@ impl Figure {
     /// A value of this kind as people read it.
     pub fn text(self, value: f64) -> String {
         match self {
-            Self::Memory | Self::IdleMemory(_) => format!("{:.1} MB", value / 1e6),
-            Self::IdleProcessor(_) => format!("{:.2} %", value * 1e2),
+            Self::Memory | Self::IdleMemory(_) | Self::ManyMemory(_) => {
+                format!("{:.1} MB", value / 1e6)
+            }
+            Self::IdleProcessor(_) | Self::ManyProcessor(_) => format!("{:.2} %", value * 1e2),
             _ if value < 0.01 => format!("{:.2} ms", value * 1e3),
             _ if value < 1.0 => format!("{:.0} ms", value * 1e3),
             _ => format!("{value:.2} s"),
@@ -250,6 +261,9 @@ impl Samples {
                 let growth = own(1).and_then(|one| Some((own(count)? - one) * 1e3));
                 vec![goal("ms more than with 1", 10.0, growth)]
             }
+            (Figure::ManyProcessor(_), _) => vec![goal("share", 0.01, own(count))],
+            (Figure::ManyMemory(_), _) => vec![goal("bytes", 64e6, own(count))],
+            (Figure::Pass(_), _) => vec![goal("seconds", 0.25, own(count))],
             (Figure::Silent(50), _) => vec![goal("seconds", 0.2, own(1))],
             (Figure::Silent(_) | Figure::IdleProcessor(_) | Figure::IdleMemory(_), _) => {
                 vec![goal("BIRD", 1.0, bird)]

@@ -49,7 +49,11 @@ impl Silence {
         let lab = Lab::new()?;
         let dir = tempfile::tempdir().map_err(Error::io("a directory"))?;
         let bfd = Some(self.timers);
-        let mut running = self.subject.start(&lab, self.family, bfd, dir.path())?;
+        let peers = Lab::peer_addresses(self.family);
+        let started = self
+            .subject
+            .start(&lab.middle, &peers, self.family, bfd, dir.path());
+        let mut running = started?;
         let far = |peer| FarEnd::start(&lab, peer, self.family, self.timers, dir.path());
         let far = [far(0)?, far(1)?];
         let done = self.steps(&lab, &far, &running, &mut tell);

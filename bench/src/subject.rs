@@ -3,12 +3,13 @@
 
 use crate::bfd::Timers;
 use crate::error::{Error, Result};
-use crate::lab::Lab;
+use crate::lab::Space;
 use crate::prefix::{COVER_IPV4, COVER_IPV6, Family, MOST};
 use crate::process::{Daemon, sibling};
 use clap::ValueEnum;
 use std::fmt;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,6 +60,11 @@ impl Running {
         self.0.iter().map(Daemon::busy).sum()
     }
 
+    /// All that the first of them has said.
+    pub fn said(&self) -> String {
+        self.0.first().map(Daemon::said).unwrap_or_default()
+    }
+
     /// The last lines of their logs.
     pub fn last_words(&self) -> String {
         let words: Vec<String> = self.0.iter().map(Daemon::last_words).collect();
@@ -67,18 +73,19 @@ impl Running {
 }
 
 impl Subject {
-    /// Starts it in the middle of the lab, with its files in `dir`.
+    /// Starts it in `middle` with these neighbours, with its files in `dir`.
     pub fn start(
         self,
-        lab: &Lab,
+        middle: &Space,
+        neighbours: &[IpAddr],
         family: Family,
         bfd: Option<Timers>,
         dir: &Path,
     ) -> Result<Running> {
-        let daemon = |name: &str, command| lab.middle.daemon(name, command, dir);
+        let daemon = |name: &str, command| middle.daemon(name, command, dir);
         let started = match self {
-            Self::Routemesh => vec![daemon("mesh-agent", routemesh(family, bfd, dir)?)?],
-            Self::Bird => vec![daemon("bird", bird(family, bfd, dir)?)?],
+            Self::Routemesh => vec![daemon("mesh-agent", routemesh(neighbours, bfd, dir)?)?],
+            Self::Bird => vec![daemon("bird", bird(neighbours, family, bfd, dir)?)?],
             Self::Frr => {
                 give_to_frr(dir)?;
                 let mut zebra = daemon("zebra", frr("zebra", "", dir)?)?;
@@ -92,7 +99,7 @@ impl Subject {
                 if bfd.is_some() {
                     running.push(daemon("bfdd", bfdd(dir)?)?);
                 }
-                let bgpd = frr("bgpd", &bgpd(family, bfd), dir)?;
+                let bgpd = frr("bgpd", &bgpd(neighbours, family, bfd), dir)?;
                 running.push(daemon("bgpd", bgpd)?);
                 running
             }
@@ -107,17 +114,13 @@ fn write(path: PathBuf, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn neighbours(family: Family) -> [std::net::IpAddr; 2] {
-    [0, 1].map(|peer| Lab::peer_address(family, peer))
-}
-
-/// A gateway without tunnels: two LAN routers announce what its site owns.
-fn routemesh(family: Family, bfd: Option<Timers>, dir: &Path) -> Result<Command> {
+/// A gateway without tunnels: LAN routers announce what its site owns.
+fn routemesh(neighbours: &[IpAddr], bfd: Option<Timers>, dir: &Path) -> Result<Command> {
     let mut config = format!(
         "gateway = \"bench\"\nsite = \"here\"\nasn = 65000\nrouter_id = \"192.0.2.254\"\n\
          hold_time = 180\n\n[[sites]]\nname = \"here\"\nprefixes = [\"{COVER_IPV4}\", \"{COVER_IPV6}\"]\n"
     );
-    for address in neighbours(family) {
+    for address in neighbours {
         config += &format!(
             "\n[[routers]]\naddress = \"{address}\"\nasn = 65000\nmax_prefixes = {MOST}\n"
         );
@@ -137,7 +140,12 @@ fn routemesh(family: Family, bfd: Option<Timers>, dir: &Path) -> Result<Command>
     }
     let mut command = Command::new(sibling("mesh-agent")?);
     command
-        .args(["run", "--log", "warn", "--config"])
+        .args([
+            "run",
+            "--log",
+            "warn,routemesh_agent::reconcile=debug",
+            "--config",
+        ])
         .arg(config);
     command.arg("--identity").arg(dir);
     command.arg("--state-dir").arg(dir.join("state"));
@@ -146,7 +154,7 @@ fn routemesh(family: Family, bfd: Option<Timers>, dir: &Path) -> Result<Command>
 }
 
 /// `direct`: the neighbours are on the link, and BIRD need not look their next hops up in its table.
-fn bird(family: Family, bfd: Option<Timers>, dir: &Path) -> Result<Command> {
+fn bird(neighbours: &[IpAddr], family: Family, bfd: Option<Timers>, dir: &Path) -> Result<Command> {
     let channel = match family {
         Family::Ipv4 => "ipv4",
         Family::Ipv6 => "ipv6",
@@ -162,7 +170,7 @@ fn bird(family: Family, bfd: Option<Timers>, dir: &Path) -> Result<Command> {
         }
         None => "",
     };
-    for (number, address) in neighbours(family).into_iter().enumerate() {
+    for (number, address) in neighbours.iter().enumerate() {
         config += &format!(
             "protocol bgp peer{number} {{ local as 65000; neighbor {address} as 65000; direct; passive;\n\
              graceful restart off; {on} {channel} {{ import all; export none; }}; }}\n"
@@ -176,7 +184,7 @@ fn bird(family: Family, bfd: Option<Timers>, dir: &Path) -> Result<Command> {
     Ok(command)
 }
 
-fn bgpd(family: Family, bfd: Option<Timers>) -> String {
+fn bgpd(neighbours: &[IpAddr], family: Family, bfd: Option<Timers>) -> String {
     let mut config =
         "router bgp 65000\n bgp router-id 192.0.2.254\n no bgp ebgp-requires-policy\n \
                       no bgp default ipv4-unicast\n bgp graceful-restart-disable\n"
@@ -185,7 +193,7 @@ fn bgpd(family: Family, bfd: Option<Timers>) -> String {
         Family::Ipv4 => "ipv4",
         Family::Ipv6 => "ipv6",
     };
-    for address in neighbours(family) {
+    for address in neighbours {
         config += &format!(" neighbor {address} remote-as 65000\n neighbor {address} passive\n");
         if let Some(Timers {
             interval,
@@ -197,7 +205,7 @@ fn bgpd(family: Family, bfd: Option<Timers>) -> String {
         }
     }
     config += &format!(" address-family {channel} unicast\n");
-    for address in neighbours(family) {
+    for address in neighbours {
         config += &format!("  neighbor {address} activate\n");
     }
     config += "  maximum-paths ibgp 2\n exit-address-family\n";

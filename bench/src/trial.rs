@@ -37,7 +37,11 @@ impl Trial {
         if self.subject == Subject::Raw {
             return self.raw(&lab, &mut tell);
         }
-        let mut running = self.subject.start(&lab, self.family, None, dir.path())?;
+        let peers = Lab::peer_addresses(self.family);
+        let started = self
+            .subject
+            .start(&lab.middle, &peers, self.family, None, dir.path());
+        let mut running = started?;
         let done = self.steps(&lab, &mut running, &mut tell);
         running.check()?;
         done.map_err(|error| match error {

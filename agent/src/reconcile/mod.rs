@@ -197,6 +197,7 @@ impl Gateway {
         seen: &Seen,
         wanted: &watch::Sender<Option<Definitions>>,
     ) -> Result<Pass, kernel::Error> {
+        let began = Instant::now();
         self.land().await;
         let mut problems = seen.problems.clone();
         let (observed, links) = self.observe(config).await?;
@@ -299,6 +300,7 @@ impl Gateway {
             problems,
             now: self.bgp.age(),
         });
+        debug!("a pass of {} us", began.elapsed().as_micros());
         Ok(Pass { status, again })
     }
 

@@ -5,6 +5,7 @@ use routemesh_bench::bfd::Timers;
 use routemesh_bench::error::Error;
 use routemesh_bench::lab;
 use routemesh_bench::machine;
+use routemesh_bench::many::Many;
 use routemesh_bench::page;
 use routemesh_bench::prefix::{Family, MOST};
 use routemesh_bench::process::{catch_signals, run as run_program, sibling};
@@ -21,6 +22,9 @@ use std::time::{Duration, Instant};
 /// Numbers of prefixes behind a peer that falls silent, milliseconds between packets of BFD, and rounds at
 /// most.
 const SILENCES: [(u32, &[u32], usize); 2] = [(1, &[100, 50], 5), (100_000, &[100], 3)];
+/// Peers that do nothing, and who has them.
+const PEERS: u32 = 500;
+const IDLERS: [Subject; 2] = [Subject::Routemesh, Subject::Bird];
 /// Speakers of the simulation.
 const SPEAKERS: &str = "500";
 
@@ -220,6 +224,23 @@ fn failover(args: &Args) -> Result<Samples, Error> {
                 }
             }
         }
+    }
+    for &subject in args.subjects.iter().filter(|it| IDLERS.contains(it)) {
+        let trial = Many {
+            subject,
+            peers: PEERS,
+            count: 100_000,
+            deadline: Duration::from_secs(300),
+        };
+        let key = |figure| Key {
+            figure,
+            family: Family::Ipv6,
+            count: trial.count,
+            subject,
+        };
+        eprint!("{PEERS} idle peers, {subject}:");
+        let run = |tell: &mut dyn FnMut(Figure, f64)| trial.run(tell);
+        one(run, trial.figures(), key, &mut samples)?;
     }
     Ok(samples)
 }

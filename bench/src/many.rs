@@ -1,0 +1,176 @@
+//! Many peers, each on an interface of its own and with BFD, two of which announce prefixes: what a
+//! daemon costs that has nothing to do.
+
+use crate::bfd::Timers;
+use crate::error::{Error, Result};
+use crate::lab::Space;
+use crate::prefix::Family;
+use crate::process::{Daemon, pause, run, wait};
+use crate::report::Figure;
+use crate::subject::{Running, Subject};
+use crate::watch::{Count, Watch};
+use std::fmt::Write;
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// For how long an idle daemon is looked at: whatever it does once a minute is in it.
+const IDLE: Duration = Duration::from_secs(60);
+/// After everything is up, before that.
+const SETTLE: Duration = Duration::from_secs(15);
+/// As the mesh has it unless told otherwise.
+const TIMERS: Timers = Timers {
+    interval: 300,
+    multiplier: 3,
+};
+
+/// Who has many peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Many {
+    /// Who.
+    pub subject: Subject,
+    /// How many.
+    pub peers: u32,
+    /// How many IPv6 prefixes two of them announce.
+    pub count: u32,
+    /// How long each step may take.
+    pub deadline: Duration,
+}
+
+impl Many {
+    /// What it measures, in order.
+    pub fn figures(&self) -> Vec<Figure> {
+        let peers = self.peers;
+        let pass = (self.subject == Subject::Routemesh).then_some(Figure::Pass(peers));
+        let all = [Figure::ManyProcessor(peers), Figure::ManyMemory(peers)];
+        all.into_iter().chain(pass).collect()
+    }
+
+    /// Runs it. Figures are told as they come.
+    pub fn run(&self, mut tell: impl FnMut(Figure, f64)) -> Result<()> {
+        let [middle, far] = [Space::new("middle")?, Space::new("far")?];
+        let dir = tempfile::tempdir().map_err(Error::io("a directory"))?;
+        self.wire(&middle, &far)?;
+        let peers: Vec<IpAddr> = (0..self.peers).map(|n| address(n, 1)).collect();
+        let (family, bfd) = (Family::Ipv6, Some(TIMERS));
+        let started = self.subject.start(&middle, &peers, family, bfd, dir.path());
+        let mut running = started?;
+        let done = self.steps(&middle, &far, &running, dir.path(), &mut tell);
+        running.check()?;
+        done.map_err(|error| match error {
+            Error::Interrupted => error,
+            error => Error::Wrong(format!("{error}\n{}", running.last_words())),
+        })
+    }
+
+    fn steps(
+        &self,
+        middle: &Space,
+        far: &Space,
+        running: &Running,
+        dir: &Path,
+        tell: &mut impl FnMut(Figure, f64),
+    ) -> Result<()> {
+        let mut watch = Watch::start(middle, Family::Ipv6, self.count)?;
+        let (_daemon, control) = self.far(far, dir)?;
+        wait("birdc", self.deadline, || {
+            Ok(control.exists().then_some(()))
+        })?;
+        let control = control.display().to_string();
+        for question in [["protocols", "Established"], ["bfd sessions", " Up "]] {
+            let [what, word] = question;
+            let words: Vec<&str> = ["-s", &control, "show"]
+                .into_iter()
+                .chain(what.split(' '))
+                .collect();
+            wait(what, self.deadline, || {
+                pause(Duration::from_secs(1))?;
+                let up = run("birdc", &words)?.matches(word).count();
+                Ok((up == self.peers as usize).then_some(()))
+            })?;
+        }
+        let both = Count {
+            single: 0,
+            multiple: self.count,
+        };
+        watch.until(both, "all ECMP routes", self.deadline)?;
+        pause(SETTLE)?;
+        let (before, said) = (running.busy()?, running.said().len());
+        pause(IDLE)?;
+        let busy = running.busy()?.saturating_sub(before);
+        let share = busy.as_secs_f64() / IDLE.as_secs_f64();
+        tell(Figure::ManyProcessor(self.peers), share);
+        tell(Figure::ManyMemory(self.peers), running.resident()? as f64);
+        if self.subject == Subject::Routemesh {
+            let all = running.said();
+            let longest = longest_pass(all.get(said..).unwrap_or_default());
+            let longest = longest.ok_or_else(|| Error::Wrong("no word of a pass".into()))?;
+            tell(Figure::Pass(self.peers), longest.as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// An interface each.
+    fn wire(&self, middle: &Space, far: &Space) -> Result<()> {
+        for n in 0..self.peers {
+            middle.ip(&format!(
+                "link add l{n} type veth peer name l{n} netns {}",
+                far.name()
+            ))?;
+            for (space, host) in [(middle, 0), (far, 1)] {
+                space.ip(&format!("addr add {}/127 dev l{n} nodad", address(n, host)))?;
+                space.ip(&format!("link set l{n} up"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// BIRD as all the peers.
+    fn far(&self, far: &Space, dir: &Path) -> Result<(Daemon, PathBuf)> {
+        let mut config = format!(
+            "router id 192.0.2.1;\nprotocol device {{}}\n{}protocol static {{ ipv6;\n",
+            TIMERS.bird("")
+        );
+        for n in 0..self.count {
+            let prefix = Family::Ipv6.address(n, 0);
+            let _ = writeln!(
+                config,
+                "route {prefix}/{} unreachable;",
+                Family::Ipv6.length()
+            );
+        }
+        config += "}\n";
+        for n in 0..self.peers {
+            let (own, other) = (address(n, 1), address(n, 0));
+            let export = if n < 2 { "all" } else { "none" };
+            let _ = writeln!(
+                config,
+                "protocol bgp p{n} {{ local {own} as 65000; neighbor {other} as 65000; direct; bfd on;\n\
+                 connect delay time 1; graceful restart off;\n\
+                 ipv6 {{ import none; export {export}; next hop self; }}; }}"
+            );
+        }
+        let (file, control) = (dir.join("far.conf"), dir.join("far.ctl"));
+        fs::write(&file, config).map_err(Error::io(file.display().to_string()))?;
+        let mut command = Command::new("bird");
+        command.arg("-f").arg("-c").arg(&file);
+        command.arg("-s").arg(&control);
+        command.arg("-P").arg(dir.join("far.pid"));
+        Ok((far.daemon("far", command, dir)?, control))
+    }
+}
+
+/// On link `link`: 0 is the daemon's, 1 the peer's.
+fn address(link: u32, host: u16) -> IpAddr {
+    let link = u16::try_from(link).unwrap_or(u16::MAX);
+    Ipv6Addr::new(0xfd30, 0, 0, link, 0, 0, 0, host).into()
+}
+
+/// What the agent says of its passes: "a pass of 1234 us".
+fn longest_pass(said: &str) -> Option<Duration> {
+    let passes = said.split("a pass of ").skip(1);
+    let micros = passes.filter_map(|rest| rest.split(' ').next()?.parse().ok());
+    micros.max().map(Duration::from_micros)
+}

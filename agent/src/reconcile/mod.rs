@@ -19,7 +19,7 @@ use crate::desired::{self, Links, Ways};
 use crate::firewall::Firewall;
 use crate::kernel::{self, Answers, Begun, Claim, Foreign, Kernel, Observed, Op, Paths};
 use crate::liveness::Sign;
-use crate::memory;
+use crate::memory::{self, Litter};
 use crate::mtu;
 use crate::peers;
 use crate::plan;
@@ -36,9 +36,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
-
-/// After work on so many prefixes, memory is given back.
-const MUCH: usize = 10_000;
 
 /// One gateway's kernel and its BGP speaker.
 pub struct Gateway {
@@ -74,8 +71,8 @@ pub struct Gateway {
     refused: Vec<Problem>,
     retry: Option<Instant>,
     listed: Listed,
-    /// Prefixes worked on since memory was given back.
-    worked: usize,
+    /// Since memory was given back.
+    litter: Litter,
     _claim: Claim,
 }
 
@@ -148,7 +145,7 @@ impl Gateway {
             refused: Vec::new(),
             retry: None,
             listed: Listed::first(began),
-            worked: 0,
+            litter: Litter::default(),
             _claim: claim,
         })
     }
@@ -251,8 +248,8 @@ impl Gateway {
         if let Err(error) = self.meanwhile(kernel.set(tunnels)).await {
             problems.push(problem("kernel settings", &error));
         }
-        if self.worked >= MUCH && self.dataplane.at_rest() {
-            self.worked = 0;
+        if self.litter.due().is_some_and(|due| due <= now) {
+            self.litter = Litter::default();
             memory::give_back();
         }
         let bgp = self.bgp.clone();
@@ -271,7 +268,8 @@ impl Gateway {
         let same = ops == self.tried;
         let again = (!ops.is_empty() && !same).then(Instant::now);
         let listing = self.listed.doubt.then(|| self.listed.due());
-        let again = again.into_iter().chain(listing).min();
+        let again = again.into_iter().chain(listing).chain(self.litter.due());
+        let again = again.min();
         if same && failed.is_empty() && self.problems.is_empty() {
             let reason = "was done and undone again: does another program claim the same object?";
             problems.extend(ops.first().map(|op| remark(op, reason)));

@@ -104,7 +104,7 @@ impl Gateway {
     }
 
     async fn tell(&mut self, told: Vec<(IpNet, bool)>) {
-        self.worked += told.len();
+        self.litter.add(told.len(), Instant::now());
         if !told.is_empty() {
             self.bgp.answer(told).await;
         }

@@ -6,9 +6,9 @@
 //! with packets. [`silence`] has one peer fall silent instead, with BFD between;
 //! [`many`] has a daemon do nothing with many peers.
 
-pub mod bfd;
 pub mod clock;
 pub mod error;
+pub mod far;
 pub mod lab;
 pub mod load;
 pub mod machine;

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::prefix::Family;
-use crate::process::{freeze, sibling, wait};
+use crate::process::{sibling, wait};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -52,11 +52,6 @@ impl Load {
         written
             .unwrap_or(Ok(()))
             .map_err(Error::io(format!("peer {}", self.peer)))
-    }
-
-    /// Stops it where it stands.
-    pub fn freeze(&self) -> Result<()> {
-        freeze(&self.child)
     }
 
     /// When it did what `word` says, which must be the next that it says.

@@ -1,19 +1,16 @@
 //! Many peers, each on an interface of its own and with BFD, two of which announce prefixes: what a
 //! daemon costs that has nothing to do.
 
-use crate::bfd::Timers;
 use crate::error::{Error, Result};
+use crate::far::{FarEnd, Timers};
 use crate::lab::Space;
 use crate::prefix::Family;
-use crate::process::{Daemon, pause, run, wait};
+use crate::process::pause;
 use crate::report::Figure;
 use crate::subject::{Running, Subject};
 use crate::watch::{Count, Watch};
-use std::fmt::Write;
-use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 /// For how long an idle daemon is looked at: whatever it does once a minute is in it.
@@ -74,23 +71,11 @@ impl Many {
         tell: &mut impl FnMut(Figure, f64),
     ) -> Result<()> {
         let mut watch = Watch::start(middle, Family::Ipv6, self.count)?;
-        let (_daemon, control) = self.far(far, dir)?;
-        wait("birdc", self.deadline, || {
-            Ok(control.exists().then_some(()))
-        })?;
-        let control = control.display().to_string();
-        for question in [["protocols", "Established"], ["bfd sessions", " Up "]] {
-            let [what, word] = question;
-            let words: Vec<&str> = ["-s", &control, "show"]
-                .into_iter()
-                .chain(what.split(' '))
-                .collect();
-            wait(what, self.deadline, || {
-                pause(Duration::from_secs(1))?;
-                let up = run("birdc", &words)?.matches(word).count();
-                Ok((up == self.peers as usize).then_some(()))
-            })?;
-        }
+        let sessions: Vec<_> = (0..self.peers)
+            .map(|n| (address(n, 1), address(n, 0)))
+            .collect();
+        let far = FarEnd::start(far, 1, &sessions, (2, self.count), TIMERS, dir)?;
+        far.up(self.deadline)?;
         let both = Count {
             single: 0,
             multiple: self.count,
@@ -125,40 +110,6 @@ impl Many {
             }
         }
         Ok(())
-    }
-
-    /// BIRD as all the peers.
-    fn far(&self, far: &Space, dir: &Path) -> Result<(Daemon, PathBuf)> {
-        let mut config = format!(
-            "router id 192.0.2.1;\nprotocol device {{}}\n{}protocol static {{ ipv6;\n",
-            TIMERS.bird("")
-        );
-        for n in 0..self.count {
-            let prefix = Family::Ipv6.address(n, 0);
-            let _ = writeln!(
-                config,
-                "route {prefix}/{} unreachable;",
-                Family::Ipv6.length()
-            );
-        }
-        config += "}\n";
-        for n in 0..self.peers {
-            let (own, other) = (address(n, 1), address(n, 0));
-            let export = if n < 2 { "all" } else { "none" };
-            let _ = writeln!(
-                config,
-                "protocol bgp p{n} {{ local {own} as 65000; neighbor {other} as 65000; direct; bfd on;\n\
-                 connect delay time 1; graceful restart off;\n\
-                 ipv6 {{ import none; export {export}; next hop self; }}; }}"
-            );
-        }
-        let (file, control) = (dir.join("far.conf"), dir.join("far.ctl"));
-        fs::write(&file, config).map_err(Error::io(file.display().to_string()))?;
-        let mut command = Command::new("bird");
-        command.arg("-f").arg("-c").arg(&file);
-        command.arg("-s").arg(&control);
-        command.arg("-P").arg(dir.join("far.pid"));
-        Ok((far.daemon("far", command, dir)?, control))
     }
 }
 

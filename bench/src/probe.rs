@@ -116,6 +116,14 @@ impl Probe {
         }
     }
 
+    /// Waits until packets come to this peer that were sent later; when such a one was sent.
+    pub fn again(&self, peer: usize, since: Duration, deadline: Duration) -> Result<Duration> {
+        wait("packets to the peer again", deadline, || {
+            let last = self.last_sent(peer);
+            Ok((last > since).then_some(last))
+        })
+    }
+
     /// When the last packet was sent that came to this peer.
     fn last_sent(&self, peer: usize) -> Duration {
         let last = self

@@ -96,12 +96,6 @@ pub fn sibling(name: &str) -> Result<PathBuf> {
         })
 }
 
-/// Stops a process where it stands.
-pub fn freeze(child: &Child) -> Result<()> {
-    let pid = i32::try_from(child.id()).map_err(|_| Error::Wrong("no such process id".into()))?;
-    nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP).map_err(Error::os("SIGSTOP"))
-}
-
 /// A daemon. Dropped, it is killed.
 #[derive(Debug)]
 pub struct Daemon {
@@ -148,9 +142,12 @@ impl Daemon {
         lines.get(first..).unwrap_or_default().join("\n")
     }
 
-    /// Stops it where it stands: nothing is closed, nothing is said.
-    pub fn freeze(&self) -> Result<()> {
-        freeze(&self.child)
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id());
+        let pid = pid.map_err(|_| Error::Wrong("no such process id".into()))?;
+        let sent = nix::sys::signal::kill(Pid::from_raw(pid), signal);
+        sent.map_err(Error::os(signal.as_str()))
     }
 
     /// Processor time used by all its threads.

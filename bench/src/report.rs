@@ -22,6 +22,8 @@ pub enum Figure {
     /// A peer falls silent, until the last packet left on its path, in seconds; with BFD of so many
     /// milliseconds between packets.
     Silent(u32),
+    /// It goes on, until packets go to it again, in seconds.
+    Returned(u32),
     /// With nothing to do but BFD: share of a processor.
     IdleProcessor(u32),
     /// With nothing to do but BFD: resident memory, in octets.
@@ -51,6 +53,7 @@ impl Figure {
             Self::Withdraw => "withdraw",
             Self::Memory => "memory",
             Self::Silent(interval) => return format!("silent peer, BFD {interval} ms x 3"),
+            Self::Returned(interval) => return format!("it returns, BFD {interval} ms x 3"),
             Self::IdleProcessor(interval) => return format!("idle, BFD {interval} ms: processor"),
             Self::IdleMemory(interval) => return format!("idle, BFD {interval} ms: memory"),
             Self::ManyProcessor(peers) => return format!("{peers} idle peers: processor"),
@@ -264,6 +267,7 @@ impl Samples {
             (Figure::ManyProcessor(_), _) => vec![goal("share", 0.01, own(count))],
             (Figure::ManyMemory(_), _) => vec![goal("bytes", 64e6, own(count))],
             (Figure::Pass(_), _) => vec![goal("seconds", 0.25, own(count))],
+            (Figure::Returned(_), _) => vec![goal("2 s and 1 s of hold-up", 3.0, own(count))],
             (Figure::Silent(50), _) => vec![goal("seconds", 0.2, own(1))],
             (Figure::Silent(_) | Figure::IdleProcessor(_) | Figure::IdleMemory(_), _) => {
                 vec![goal("BIRD", 1.0, bird)]

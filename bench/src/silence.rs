@@ -1,17 +1,17 @@
-//! One peer falls silent: its processes are stopped where they stand, so that no connection is closed and
-//! its host goes on taking packets. Only BFD can tell.
+//! One peer falls silent: its daemon is stopped where it stands, so that no connection is closed and its
+//! host goes on taking packets. Only BFD can tell. Then it goes on.
 
-use crate::bfd::{FarEnd, Timers};
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::far::{FarEnd, Timers};
 use crate::lab::Lab;
-use crate::load::Load;
 use crate::prefix::Family;
 use crate::probe::Probe;
 use crate::process::pause;
 use crate::report::Figure;
 use crate::subject::{Running, Subject};
 use crate::watch::{Count, Watch};
+use std::path::Path;
 use std::time::Duration;
 
 /// For how long an idle daemon is looked at.
@@ -40,7 +40,7 @@ impl Silence {
             Figure::IdleProcessor(interval),
             Figure::IdleMemory(interval),
         ]);
-        let silent = [Figure::Silent(interval)];
+        let silent = [Figure::Silent(interval), Figure::Returned(interval)];
         idle.into_iter().flatten().chain(silent).collect()
     }
 
@@ -54,9 +54,7 @@ impl Silence {
             .subject
             .start(&lab.middle, &peers, self.family, bfd, dir.path());
         let mut running = started?;
-        let far = |peer| FarEnd::start(&lab, peer, self.family, self.timers, dir.path());
-        let far = [far(0)?, far(1)?];
-        let done = self.steps(&lab, &far, &running, &mut tell);
+        let done = self.steps(&lab, &running, dir.path(), &mut tell);
         running.check()?;
         done.map_err(|error| match error {
             Error::Interrupted => error,
@@ -67,32 +65,30 @@ impl Silence {
     fn steps(
         &self,
         lab: &Lab,
-        far: &[FarEnd; 2],
         running: &Running,
+        dir: &Path,
         tell: &mut impl FnMut(Figure, f64),
     ) -> Result<()> {
         let Self {
             family,
             count,
             deadline,
-            timers: Timers { interval, .. },
+            timers,
             ..
         } = *self;
+        let interval = timers.interval;
         let mut watch = Watch::start(&lab.middle, family, count)?;
-        let load = |peer| Load::start(lab, peer, family, count);
-        let mut peers = [load(0)?, load(1)?];
-        for peer in &mut peers {
-            peer.when("established", deadline)?;
-        }
-        for end in far {
+        let far = |peer: usize, space| {
+            let ends = (
+                Lab::peer_address(family, peer),
+                Lab::daemon_address(family, peer),
+            );
+            FarEnd::start(space, peer + 1, &[ends], (1, count), timers, dir)
+        };
+        let [first, second] = &lab.peers;
+        let far = [far(0, first)?, far(1, second)?];
+        for end in &far {
             end.up(deadline)?;
-        }
-        for peer in &mut peers {
-            peer.tell("announce")?;
-        }
-        for peer in &mut peers {
-            peer.when("announcing", deadline)?;
-            peer.when("announced", deadline)?;
         }
         let (single, multiple) = (count, count);
         let all = Count {
@@ -112,20 +108,21 @@ impl Silence {
             tell(Figure::IdleMemory(interval), running.resident()? as f64);
         }
         let probe = Probe::start(lab, family, count)?;
-        let [_, lost] = &peers;
-        let [_, silent] = far;
+        let [_, silent] = &far;
         silent.freeze()?;
         let since = clock::now();
-        lost.freeze()?;
         let left = Count {
             single,
             multiple: 0,
         };
         let last = probe.until_quiet(1, &mut watch, left, since, deadline)?;
-        tell(
-            Figure::Silent(interval),
-            last.saturating_sub(since).as_secs_f64(),
-        );
+        let gap = last.saturating_sub(since);
+        tell(Figure::Silent(interval), gap.as_secs_f64());
+        silent.thaw()?;
+        let since = clock::now();
+        let first = probe.again(1, since, deadline)?;
+        let took = first.saturating_sub(since);
+        tell(Figure::Returned(interval), took.as_secs_f64());
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! The daemons under test: how each is configured and started. Each is given two iBGP neighbours that
 //! may send one family, and told to install equal paths as ECMP; graceful restart is off or unused.
 
-use crate::bfd::Timers;
 use crate::error::{Error, Result};
+use crate::far::Timers;
 use crate::lab::Space;
 use crate::prefix::{COVER_IPV4, COVER_IPV6, Family, MOST};
 use crate::process::{Daemon, sibling};
@@ -165,7 +165,7 @@ fn bird(neighbours: &[IpAddr], family: Family, bfd: Option<Timers>, dir: &Path) 
     );
     let on = match bfd {
         Some(timers) => {
-            config += &timers.bird("");
+            config += &timers.bird();
             "bfd on;"
         }
         None => "",

@@ -1,8 +1,8 @@
 //! `bench`: runs the benchmark, prints its tables and writes them into the page that quotes them.
 
 use clap::{Parser, ValueEnum};
-use routemesh_bench::bfd::Timers;
 use routemesh_bench::error::Error;
+use routemesh_bench::far::Timers;
 use routemesh_bench::lab;
 use routemesh_bench::machine;
 use routemesh_bench::many::Many;

@@ -40,6 +40,10 @@ unit: tools ## All tests that need no ESP
 lab-test: tools ## All tests that need ESP: the mesh in the lab, and others
 	tests/vm/suite
 
+.PHONY: figures
+figures: ## The packets that the last lab-test lost, into docs/failover.md
+	tests/figures
+
 .PHONY: test
 test: tools check unit build lab-test ## Everything, as the CI does it
 

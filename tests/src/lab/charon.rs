@@ -3,23 +3,34 @@
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::sys::signal::Signal;
 
 use super::DAEMON_DEADLINE;
 use super::error::{LabError, Result};
 use super::host::Host;
 use super::process::Process;
 use super::report::wait_until;
+use super::vici;
 
 /// Just what route-based VPN needs: every plugin more costs start-up time.
 const PLUGINS: &str = "random nonce openssl pem pkcs1 pkcs8 x509 pubkey kdf kernel-netlink \
                        socket-default vici updown";
+
+/// What our package brings.
+const PACKAGED: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../packaging/strongswan.d/routemesh.conf"
+);
 
 /// A running charon.
 #[derive(Debug)]
 pub struct Charon {
     socket: PathBuf,
     settings: PathBuf,
-    process: Process,
+    /// Another one after a restart.
+    process: Mutex<Process>,
 }
 
 impl Charon {
@@ -28,11 +39,11 @@ impl Charon {
         let socket = host.dir().join("charon.vici");
         let settings = host.dir().join("strongswan.conf");
         let text = format!(
-            "charon {{\n\
+            "include {PACKAGED}\n\
+             charon {{\n\
              \x20 load_modular = no\n\
              \x20 load = {PLUGINS}\n\
              \x20 threads = 8\n\
-             \x20 install_routes = no\n\
              \x20 install_virtual_ip = no\n\
              \x20 plugins {{\n\
              \x20   vici {{\n\
@@ -56,28 +67,60 @@ impl Charon {
         );
         let written = std::fs::write(&settings, text);
         written.map_err(LabError::io(settings.display().to_string()))?;
-        let mut command = Command::new("/usr/lib/ipsec/charon");
-        command.env("STRONGSWAN_CONF", &settings);
-        let process = host.spawn_with_own_run("charon", command)?;
+        let process = spawn(host, &settings)?;
         Ok(Self {
             socket,
             settings,
-            process,
+            process: Mutex::new(process),
         })
     }
 
     /// Waits until VICI answers.
-    pub(super) fn wait(&mut self) -> Result<()> {
-        let Self {
-            socket, process, ..
-        } = self;
+    pub(super) fn wait(&self) -> Result<()> {
         wait_until("charon's VICI socket", DAEMON_DEADLINE, || {
-            process.check()?;
-            let opened = UnixStream::connect(&*socket);
+            self.process().check()?;
+            let opened = UnixStream::connect(&self.socket);
             opened
                 .map(drop)
-                .map_err(LabError::io(socket.display().to_string()))
+                .map_err(LabError::io(self.socket.display().to_string()))
         })
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// SIGKILL: what it had in the kernel stays there.
+    pub fn kill(&self) {
+        self.process().kill();
+    }
+
+    /// Starts another one in its place, which knows nothing, and waits until VICI answers.
+    pub fn start_again(&self, host: &Host) -> Result<()> {
+        *self.process() = spawn(host, &self.settings)?;
+        self.wait()
+    }
+
+    /// It answers nobody, neither its peers nor VICI, until [`Charon::thaw`].
+    pub fn freeze(&self) -> Result<()> {
+        self.process().signal(Signal::SIGSTOP)
+    }
+
+    /// It goes on.
+    pub fn thaw(&self) -> Result<()> {
+        self.process().signal(Signal::SIGCONT)
+    }
+
+    /// Its CHILD_SAs that carry traffic.
+    pub fn children(&self) -> Result<Vec<vici::Child>> {
+        vici::children(&self.socket)
+    }
+
+    /// `rekey` of one SA: by `child`, or by `ike`.
+    pub fn rekey(&self, what: &str, name: &str, reauth: bool) -> Result<()> {
+        let reauth: &[_] = if reauth { &[("reauth", "yes")] } else { &[] };
+        let arguments = [&[(what, name)], reauth].concat();
+        vici::order(&self.socket, "rekey", &arguments)
     }
 
     /// Its VICI socket.
@@ -92,7 +135,13 @@ impl Charon {
     }
 
     /// Its log.
-    pub fn log(&self) -> &Path {
-        self.process.log()
+    pub fn log(&self) -> PathBuf {
+        self.process().log().to_owned()
     }
+}
+
+fn spawn(host: &Host, settings: &Path) -> Result<Process> {
+    let mut command = Command::new("/usr/lib/ipsec/charon");
+    command.env("STRONGSWAN_CONF", settings);
+    host.spawn_with_own_run("charon", command)
 }

@@ -19,6 +19,7 @@ pub mod spaces;
 mod tables;
 pub mod topology;
 pub mod traffic;
+pub mod vici;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -108,7 +109,7 @@ impl Lab {
             let bird = Bird::start(self.router(site), site, &members)?;
             self.birds.insert(topology::router(site), bird);
         }
-        for charon in self.charons.values_mut() {
+        for charon in self.charons.values() {
             charon.wait()?;
         }
         for bird in self.birds.values_mut() {

@@ -129,11 +129,16 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
+        kill(pid, signal).map_err(LabError::os(format!("{signal} to {}", self.name)))
+    }
+
     /// SIGTERM, and an error if it does not end in time.
     pub fn stop(&mut self, deadline: Duration) -> Result<()> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(i32::MAX));
         let start = Instant::now();
-        kill(pid, Signal::SIGTERM).map_err(LabError::os(format!("stop {}", self.name)))?;
+        self.signal(Signal::SIGTERM)?;
         while matches!(self.child.try_wait(), Ok(None)) {
             if start.elapsed() > deadline {
                 self.kill();

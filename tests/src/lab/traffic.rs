@@ -61,18 +61,23 @@ impl Traffic {
 
     /// Ends it, says and records what was measured.
     pub fn stop(self, what: &str) -> Result<Total> {
+        let total = self.end()?;
+        measured(what, &total);
+        Ok(total)
+    }
+
+    /// Ends it, for somebody who has more to record.
+    pub fn end(self) -> Result<Total> {
         let reports: Vec<_> = self.0.into_iter().map(Probe::stop).collect::<Result<_>>()?;
         for report in reports.iter().filter(|report| report.lost > 0) {
             say(format_args!("  {report}"));
         }
         let longest = |pick: fn(&ProbeReport) -> Duration| reports.iter().map(pick).max();
-        let total = Total {
+        Ok(Total {
             sent: reports.iter().map(|r| r.sent).sum(),
             lost: reports.iter().map(|r| r.lost).sum(),
             longest_gap: longest(|r| r.longest_gap).unwrap_or_default(),
             last_loss: longest(|r| r.last_loss.unwrap_or_default()).unwrap_or_default(),
-        };
-        measured(what, &total);
-        Ok(total)
+        })
     }
 }

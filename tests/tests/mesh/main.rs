@@ -8,6 +8,7 @@ mod disturb;
 mod drain;
 mod faults;
 mod firewall;
+mod matrix;
 mod mtu;
 mod steady;
 

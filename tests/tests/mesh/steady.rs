@@ -99,7 +99,7 @@ fn says_so_itself(mesh: &Mesh<'_>) -> Result<()> {
 }
 
 /// A capture in which nothing was in clear proves something only if it would have seen it.
-fn capture_sees_what_is_in_clear(lab: &Lab) -> Result<()> {
+pub(crate) fn capture_sees_what_is_in_clear(lab: &Lab) -> Result<()> {
     let gateways = lab.topology().gateways();
     let (a, b) = (gateways[0], gateways[2]);
     let sniffer = Sniffer::start(lab.host(PUBLIC))?;

@@ -7,12 +7,13 @@
 
 use crate::bgp::Bgp;
 use crate::config::{Config, Tunnel};
+use crate::ipsec::Ipsec;
 use crate::liveness::Sign;
 use crate::problem::{problem, remark};
 use crate::state::{Connection, LinkKind};
 use crate::state_dir::StateDir;
 use crate::vici::heal::{self, Action, History};
-use crate::vici::{self, Bind, ChildSa, ChildState, Definition, Event, IkeSa, Secret, Vici};
+use crate::vici::{self, Audit, Bind, ChildSa, ChildState, Definition, Event, IkeSa, Secret, Vici};
 use routemesh_proto::{Identity, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub struct Seen {
     pub charon: Option<Charon>,
     /// What could not be done.
     pub problems: Vec<Problem>,
+    /// How often SAs were made anew because charon and the kernel disagreed about them.
+    pub repaired: u64,
 }
 
 /// The connections of all tunnels.
@@ -157,8 +160,8 @@ impl Keeper {
         seen: watch::Sender<Seen>,
     ) {
         let mut events = vici::events(self.socket.clone());
-        let mut history = History::default();
-        let mut told = BTreeSet::new();
+        let mut ipsec = Ipsec::open();
+        let mut memory = Memory::default();
         loop {
             let began = Instant::now();
             let known = wanted.borrow_and_update().clone();
@@ -168,7 +171,7 @@ impl Keeper {
                 }
                 continue;
             };
-            let (look, again) = self.look(&definitions, &mut history, &mut told).await;
+            let (look, again) = self.look(&definitions, &ipsec, &mut memory).await;
             seen.send_replace(look);
             sleep(BREATH).await;
             let due = again.map_or(began + TICK, |at| at.min(began + TICK));
@@ -176,8 +179,10 @@ impl Keeper {
                 changed = wanted.changed() => if changed.is_err() { return },
                 Some(event) = events.recv() => {
                     let more = std::iter::from_fn(|| events.try_recv().ok());
-                    told.extend(std::iter::once(event).chain(more).filter_map(up_or_down));
+                    let told = std::iter::once(event).chain(more).filter_map(up_or_down);
+                    memory.told.extend(told);
                 }
+                () = ipsec.deletion() => {}
                 () = sleep_until(due.into()) => {}
             }
         }
@@ -190,6 +195,7 @@ impl Keeper {
         &self,
         definitions: &Definitions,
         charon: &Charon,
+        audit: &Audit,
         told: BTreeSet<String>,
     ) -> BTreeSet<String> {
         let mut dead = BTreeSet::new();
@@ -197,10 +203,9 @@ impl Keeper {
             let Some(definition) = definitions.get(&name) else {
                 continue;
             };
-            let there = charon
-                .sas
-                .iter()
-                .any(|sa| bound(sa, definition.bind).next().is_some());
+            let children = charon.sas.iter().flat_map(|sa| bound(sa, definition.bind));
+            let mut whole = children.filter(|it| !audit.broken.contains(&it.unique_id));
+            let there = whole.next().is_some();
             self.bgp.sign(&name, Sign::Sa(there)).await;
             if !there {
                 dead.insert(name);
@@ -213,19 +218,26 @@ impl Keeper {
     async fn look(
         &mut self,
         wanted: &Definitions,
-        history: &mut History,
-        told: &mut BTreeSet<String>,
+        ipsec: &Ipsec,
+        memory: &mut Memory,
     ) -> (Seen, Option<Instant>) {
+        let repaired = memory.repaired;
         let unreachable = |error: &vici::Error| Seen {
             charon: None,
             problems: vec![problem("charon", error)],
+            repaired,
         };
         let mut problems = Vec::new();
+        let before = ipsec.list(&mut problems).await;
         let mut charon = match self.observe().await {
             Ok(charon) => charon,
             Err(error) => return (unreachable(&error), None),
         };
-        *told = self.tell_bgp(wanted, &charon, std::mem::take(told)).await;
+        let mut audit = ipsec.audit(&charon.sas, before, &mut problems).await;
+        let doubt = memory.suspects.confirm(&mut audit, Instant::now());
+        let told = std::mem::take(&mut memory.told).into_iter();
+        let told = told.chain(broken(wanted, &charon.sas, &audit)).collect();
+        memory.told = self.tell_bgp(wanted, &charon, &audit, told).await;
         for op in plan(wanted, &charon.connections) {
             let (name, done) = match op {
                 Op::Load(name) => {
@@ -248,18 +260,27 @@ impl Keeper {
                 Err(error) => return (unreachable(&error), None),
             }
         }
-        let heal = heal::wanted(&tunnels(wanted), &charon.sas, history, Instant::now());
-        *history = heal.history;
+        let now = Instant::now();
+        let heal = heal::wanted(&tunnels(wanted), &charon.sas, &audit, &memory.history, now);
+        memory.history = heal.history;
+        for name in heal.repaired {
+            info!("charon and the kernel disagree about the SAs of {name}: they are made anew");
+            memory.repaired += 1;
+        }
         for action in heal.actions {
             debug!("{action:?}");
-            match self.perform(&action).await {
+            match self.perform(&action, ipsec, &mut problems).await {
                 Ok(()) => {}
                 Err(error) if is_refusal(&error) => problems.push(problem("charon", &error)),
                 Err(error) => return (unreachable(&error), None),
             }
         }
-        let charon = Some(charon);
-        (Seen { charon, problems }, heal.again)
+        let seen = Seen {
+            charon: Some(charon),
+            problems,
+            repaired: memory.repaired,
+        };
+        (seen, heal.again.into_iter().chain(doubt).min())
     }
 
     /// What charon has. Our key is part of it: a charon that was restarted has none.
@@ -300,13 +321,45 @@ impl Keeper {
         Ok(())
     }
 
-    async fn perform(&self, action: &Action) -> Result<(), vici::Error> {
+    async fn perform(
+        &self,
+        action: &Action,
+        ipsec: &Ipsec,
+        problems: &mut Vec<Problem>,
+    ) -> Result<(), vici::Error> {
         match action {
             Action::Initiate { connection, child } => self.vici.initiate(connection, child).await,
             Action::Terminate { unique_id } => self.vici.terminate(*unique_id).await,
             Action::TerminateChild { unique_id } => self.vici.terminate_child(*unique_id).await,
+            Action::Rekey { unique_id } => self.vici.rekey_child(*unique_id).await,
+            Action::Clear(sa) => {
+                info!("delete an SA to {} that charon does not know of", sa.to);
+                problems.extend(ipsec.delete(sa).await);
+                Ok(())
+            }
         }
     }
+}
+
+/// What is known from one look to the next.
+#[derive(Default)]
+struct Memory {
+    history: History,
+    suspects: vici::Suspects,
+    /// Connections that BGP is to be told of.
+    told: BTreeSet<String>,
+    /// As in [`Seen::repaired`].
+    repaired: u64,
+}
+
+/// The connections that have SAs of which the kernel lacks something.
+fn broken(wanted: &Definitions, sas: &[IkeSa], audit: &Audit) -> Vec<String> {
+    let lacks = |(_, definition): &(&String, &Definition)| {
+        let mut children = sas.iter().flat_map(|sa| bound(sa, definition.bind));
+        children.any(|child| audit.broken.contains(&child.unique_id))
+    };
+    let lacking = wanted.iter().filter(lacks);
+    lacking.map(|(name, _)| name.clone()).collect()
 }
 
 /// The connection that has an SA more or less.

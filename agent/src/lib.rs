@@ -6,8 +6,8 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`config`], [`peers`], [`mtu`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`vici::heal`] | decide: pure functions over values |
-//! | [`kernel`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`state_dir`] | observe and apply: decide nothing |
+//! | [`config`], [`peers`], [`mtu`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`vici::audit()`], [`vici::heal`] | decide: pure functions over values |
+//! | [`kernel`], [`ipsec`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
 pub mod bfd;
@@ -19,6 +19,7 @@ pub mod dataplane;
 pub mod desired;
 pub mod fib;
 pub mod firewall;
+pub mod ipsec;
 pub mod kernel;
 pub mod liveness;
 pub mod memory;

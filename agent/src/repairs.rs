@@ -24,11 +24,13 @@ pub struct Repairs {
     pub routes: u64,
     /// Tables of the packet filter.
     pub tables: u64,
+    /// Pairs of SAs, or their policies, and what a charon that is gone has left of them.
+    pub sas: u64,
 }
 
 impl Repairs {
     /// In words for people, and how many.
-    pub fn each(self) -> [(&'static str, u64); 6] {
+    pub fn each(self) -> [(&'static str, u64); 7] {
         [
             ("interface", self.interfaces),
             ("address", self.addresses),
@@ -36,6 +38,7 @@ impl Repairs {
             ("nexthop group", self.groups),
             ("route", self.routes),
             ("packet filter table", self.tables),
+            ("security association", self.sas),
         ]
     }
 }
@@ -56,6 +59,7 @@ impl AddAssign for Repairs {
         self.groups += other.groups;
         self.routes += other.routes;
         self.tables += other.tables;
+        self.sas += other.sas;
     }
 }
 

@@ -17,6 +17,7 @@ mod route;
 mod socket;
 mod sysctl;
 mod wire;
+mod xfrm;
 
 pub use apply::{Answers, Begun, OpError, Reason};
 pub use monitor::{Event, Events};
@@ -26,8 +27,10 @@ pub use path::{Ends, Paths};
 pub use route::Route;
 pub use socket::Refusal;
 pub use sysctl::{Setting, forwarding, tunnels};
+pub use xfrm::{Deletions, Policy, Sa, Xfrm};
 
 use crate::netns::{self, Netns};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use socket::Channel;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
@@ -103,7 +106,7 @@ impl Kernel {
         };
         let same = own.is(&netns);
         let open = |netns: &Netns| {
-            let opened = netns.run(Channel::open)?;
+            let opened = netns.run(|| Channel::open(NETLINK_ROUTE))?;
             opened.map_err(|refusal| Error::Refused {
                 what: "open a netlink socket",
                 refusal,

@@ -10,7 +10,7 @@ use netlink_packet_core::{
     NLMSG_OVERRUN, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket as Raw, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket as Raw, SocketAddr};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
@@ -155,9 +155,9 @@ impl<T> Answer<T> {
 }
 
 impl Channel {
-    /// Opens it in the calling thread's namespace.
-    pub fn open() -> Result<Self, Refusal> {
-        let mut socket = Socket::open()?;
+    /// Opens it in the calling thread's namespace, to that part of the kernel.
+    pub fn open(protocol: isize) -> Result<Self, Refusal> {
+        let mut socket = Socket::open(protocol)?;
         let port = socket.port;
         let (exchanges, queue) = sync_channel::<Exchange>(QUEUE);
         let serve = move || {
@@ -260,8 +260,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    fn open() -> Result<Self, Refusal> {
-        let mut raw = Raw::new(NETLINK_ROUTE)?;
+    fn open(protocol: isize) -> Result<Self, Refusal> {
+        let mut raw = Raw::new(protocol)?;
         raw.set_cap_ack(true)?;
         raw.set_ext_ack(true)?;
         raw.set_netlink_get_strict_chk(true)?;

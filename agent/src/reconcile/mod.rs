@@ -282,6 +282,7 @@ impl Gateway {
         let mut repairs = self.repairs;
         repairs += self.dataplane.repairs();
         repairs.tables += firewall.repaired;
+        repairs.sas += seen.repaired;
         if self.repaired != repairs {
             warn!("undone by others, and repaired so far: {repairs}");
             self.repaired = repairs;

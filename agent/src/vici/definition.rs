@@ -36,6 +36,15 @@ pub enum Bind {
     Mark(u32),
 }
 
+impl Bind {
+    /// The tunnel's number among ours, of either kind.
+    pub fn number(self) -> u32 {
+        match self {
+            Bind::IfId(number) | Bind::Mark(number) => number,
+        }
+    }
+}
+
 /// Everything about one tunnel's IKE connection and its one child.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {

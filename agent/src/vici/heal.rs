@@ -8,9 +8,15 @@
 //! An SA serves a tunnel if it is bound to the tunnel's interface, whatever its name. It is also
 //! current if its child is named by the digest of what is loaded now. After a change the SAs made
 //! before stay until a current one is there: make before break.
+//!
+//! Where charon and the kernel disagree ([`super::audit()`]), a new SA is made at once by whichever side
+//! sees that: the other cannot. What the kernel has without charon's knowledge carries traffic until
+//! then, and goes some time after.
 
+use super::audit::Audit;
 use super::definition::Bind;
 use super::sas::{ChildSa, ChildState, IkeSa, IkeState};
+use crate::kernel::Sa;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -23,10 +29,15 @@ pub const STUCK: Duration = Duration::from_secs(10);
 pub const DUPLICATES_STAY: Duration = Duration::from_secs(5);
 /// How long they are left alone by the other side, for which the first should have done it.
 pub const RESPONDER_CLOSES: Duration = Duration::from_secs(60);
+/// How long SAs that charon does not know of are left alone once one that it knows of is there: the
+/// peer must have gone over to that, and no listing may have been mistaken.
+pub const ORPHANS_STAY: Duration = Duration::from_secs(5);
 /// How long an SA must live until attempts are counted from zero again.
 const SETTLED: Duration = Duration::from_secs(10);
 /// Between two attempts: first, and at most; it doubles from one to the other.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A broken SA that so many attempts have not replaced is closed instead.
+const REKEYS: u32 = 3;
 /// When to look again after closing something to make room for an attempt.
 const SOON: Duration = Duration::from_millis(200);
 
@@ -63,6 +74,13 @@ pub enum Action {
         /// charon's number for it.
         unique_id: u32,
     },
+    /// Replace a CHILD_SA by a new one. charon would not initiate one that equals it.
+    Rekey {
+        /// charon's number for it.
+        unique_id: u32,
+    },
+    /// Delete an SA from the kernel.
+    Clear(Sa),
 }
 
 /// What must be remembered from one pass to the next. It can be lost: that delays closing and
@@ -77,6 +95,8 @@ pub struct History {
     duplicates: BTreeMap<String, Instant>,
     /// Since when an IKE_SA has been in the making, or making a child, by its number.
     making: BTreeMap<u32, Instant>,
+    /// Since when the kernel has had an SA that charon does not know of.
+    orphans: BTreeMap<Sa, Instant>,
 }
 
 /// What to do now.
@@ -88,17 +108,26 @@ pub struct Heal {
     pub history: History,
     /// When another pass is due even if nothing happens, if at all.
     pub again: Option<Instant>,
+    /// Connections that are made anew because charon and the kernel disagreed.
+    pub repaired: BTreeSet<String>,
 }
 
 /// A CHILD_SA that carries a tunnel's traffic, and its IKE_SA.
 type Working<'a> = (&'a IkeSa, &'a ChildSa);
 
-/// Compares what should be with charon's SAs of ours.
+/// Compares what should be with charon's SAs of ours, and with what was found wrong with them.
 ///
 /// `connections` must be all there are: SAs of ours that belong to none of them are closed.
-pub fn wanted(connections: &[Wanted], sas: &[IkeSa], history: &History, now: Instant) -> Heal {
+pub fn wanted(
+    connections: &[Wanted],
+    sas: &[IkeSa],
+    audit: &Audit,
+    history: &History,
+    now: Instant,
+) -> Heal {
     let mut pass = Pass {
         before: history,
+        audit,
         now,
         heal: Heal::default(),
         closed: BTreeSet::new(),
@@ -112,6 +141,10 @@ pub fn wanted(connections: &[Wanted], sas: &[IkeSa], history: &History, now: Ins
     }
     for ike in sas {
         pass.left_over(ike, connections);
+    }
+    let served = |number: &u32| connections.iter().any(|it| it.bind.number() == *number);
+    for (_, orphans) in audit.orphans.iter().filter(|(number, _)| !served(number)) {
+        pass.clear(orphans);
     }
     pass.heal
 }
@@ -133,6 +166,7 @@ fn in_the_making(ike: &IkeSa) -> bool {
 
 struct Pass<'a> {
     before: &'a History,
+    audit: &'a Audit,
     now: Instant,
     heal: Heal,
     /// IKE_SAs that are being closed by this pass.
@@ -153,19 +187,27 @@ impl Pass<'_> {
             ike.connection == wanted.connection && child.name == wanted.child
         };
         // The one to keep comes last: a current one before others, and the newest of those.
-        working.sort_by_key(|sa| (current(sa), sa.1.unique_id));
+        let whole = |(_, child): &Working| !self.audit.broken.contains(&child.unique_id);
+        working.sort_by_key(|sa| (whole(sa), current(sa), sa.1.unique_id));
 
         let of_this = living().filter(|ike| ike.connection == wanted.connection);
         let making: Vec<&IkeSa> = of_this.clone().filter(|ike| in_the_making(ike)).collect();
         match working.split_last() {
-            Some((kept, others)) if current(kept) => {
+            Some((kept, others)) if whole(kept) && current(kept) => {
+                if let Some(orphans) = self.audit.orphans.get(&wanted.bind.number()) {
+                    self.clear(orphans);
+                }
                 let idle = of_this
                     .filter(|ike| ike.state == IkeState::Established && ike.children.is_empty())
                     .filter(|ike| !in_the_making(ike));
                 self.present(wanted, *kept, others, idle.collect());
                 self.stuck(&making);
             }
-            _ => self.missing(wanted, &making),
+            Some((newest, others)) if !whole(newest) => {
+                self.close_all(*newest, others);
+                self.missing(wanted, &making, Some(newest.1));
+            }
+            _ => self.missing(wanted, &making, None),
         }
     }
 
@@ -195,6 +237,14 @@ impl Pass<'_> {
         if !self.due(since + patience) {
             return;
         }
+        self.close_all(kept, others);
+        for ike in idle {
+            self.close(ike);
+        }
+    }
+
+    /// Closes all these but one to keep.
+    fn close_all(&mut self, kept: Working, others: &[Working]) {
         for (ike, child) in others {
             if ike.unique_id == kept.0.unique_id {
                 self.heal.actions.push(Action::TerminateChild {
@@ -204,13 +254,13 @@ impl Pass<'_> {
                 self.close(ike);
             }
         }
-        for ike in idle {
-            self.close(ike);
-        }
     }
 
-    /// There is no current SA: make one, unless that is under way.
-    fn missing(&mut self, wanted: &Wanted, making: &[&IkeSa]) {
+    /// There is no current SA, or a broken one: make one, unless that is under way.
+    fn missing(&mut self, wanted: &Wanted, making: &[&IkeSa], broken: Option<&ChildSa>) {
+        // The peer sees nothing of it.
+        let number = wanted.bind.number();
+        let ours_to_mend = broken.is_some() || self.audit.orphans.contains_key(&number);
         let since = self.since(|history| &history.missing, &wanted.connection);
         self.heal
             .history
@@ -233,7 +283,7 @@ impl Pass<'_> {
             }
             return;
         }
-        if !wanted.initiate && !self.due(since + RESPONDER_WAITS) {
+        if !wanted.initiate && !ours_to_mend && !self.due(since + RESPONDER_WAITS) {
             return;
         }
         if let Some((count, last)) = attempts
@@ -246,11 +296,29 @@ impl Pass<'_> {
             .history
             .attempts
             .insert(wanted.connection.clone(), (count, self.now));
-        self.heal.actions.push(Action::Initiate {
-            connection: wanted.connection.clone(),
-            child: wanted.child.clone(),
+        self.heal.actions.push(match broken.map(|it| it.unique_id) {
+            Some(unique_id) if count <= REKEYS => Action::Rekey { unique_id },
+            Some(unique_id) => Action::TerminateChild { unique_id },
+            None => Action::Initiate {
+                connection: wanted.connection.clone(),
+                child: wanted.child.clone(),
+            },
         });
+        if ours_to_mend {
+            self.heal.repaired.insert(wanted.connection.clone());
+        }
         self.due(self.now + backoff(count));
+    }
+
+    /// Deletes what charon does not know of, in time.
+    fn clear(&mut self, orphans: &[Sa]) {
+        for sa in orphans {
+            let since = *self.before.orphans.get(sa).unwrap_or(&self.now);
+            self.heal.history.orphans.insert(sa.clone(), since);
+            if self.due(since + ORPHANS_STAY) {
+                self.heal.actions.push(Action::Clear(sa.clone()));
+            }
+        }
     }
 
     /// Closes what has been in the making for too long; whether there was any.
@@ -329,4 +397,4 @@ fn backoff(attempts: u32) -> Duration {
 
 #[cfg(test)]
 #[path = "heal_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const BIND: Bind = Bind::IfId(0x5200_0007);
+pub(crate) const BIND: Bind = Bind::IfId(0x5200_0007);
 
 fn initiator() -> Wanted {
     Wanted {
@@ -20,7 +20,7 @@ fn responder() -> Wanted {
     }
 }
 
-fn ike(unique_id: u32, state: IkeState, children: Vec<ChildSa>) -> IkeSa {
+pub(crate) fn ike(unique_id: u32, state: IkeState, children: Vec<ChildSa>) -> IkeSa {
     IkeSa {
         connection: "rm7-v2".into(),
         unique_id,
@@ -57,7 +57,7 @@ fn child(unique_id: u32, name: &str, state: ChildState) -> ChildSa {
     }
 }
 
-fn up(ike_id: u32, child_id: u32, name: &str) -> IkeSa {
+pub(crate) fn up(ike_id: u32, child_id: u32, name: &str) -> IkeSa {
     ike(
         ike_id,
         IkeState::Established,
@@ -80,13 +80,18 @@ fn terminate(unique_id: u32) -> Action {
     Action::Terminate { unique_id }
 }
 
+/// Where charon and the kernel agree.
+fn agreed(connections: &[Wanted], sas: &[IkeSa], history: &History, now: Instant) -> Heal {
+    wanted(connections, sas, &Audit::default(), history, now)
+}
+
 /// The situation stays the same from second to second: what is done in which one?
 fn run(wanted_list: &[Wanted], sas: &[IkeSa], seconds: u64) -> Vec<(u64, Action)> {
     let start = Instant::now();
     let mut history = History::default();
     let mut done = Vec::new();
     for second in 0..=seconds {
-        let heal = wanted(
+        let heal = agreed(
             wanted_list,
             sas,
             &history,
@@ -287,16 +292,16 @@ fn attempts_are_spaced_more_and_more() {
 fn something_stuck_is_closed_and_then_made_again() {
     let now = Instant::now();
     let at = |seconds| now + Duration::from_secs(seconds);
-    let first = wanted(&[initiator()], &[], &History::default(), now);
+    let first = agreed(&[initiator()], &[], &History::default(), now);
     assert_eq!(first.actions, [initiate()]);
-    let second = wanted(&[initiator()], &[connecting(1)], &first.history, at(1));
+    let second = agreed(&[initiator()], &[connecting(1)], &first.history, at(1));
     assert_eq!((second.actions.len(), second.again), (0, Some(at(11))));
-    let third = wanted(&[initiator()], &[connecting(1)], &second.history, at(11));
+    let third = agreed(&[initiator()], &[connecting(1)], &second.history, at(11));
     assert_eq!(
         (third.actions, third.again),
         (vec![terminate(1)], Some(at(11) + SOON))
     );
-    let fourth = wanted(&[initiator()], &[], &third.history, at(11) + SOON);
+    let fourth = agreed(&[initiator()], &[], &third.history, at(11) + SOON);
     assert_eq!(fourth.actions, [initiate()]);
 }
 
@@ -305,7 +310,7 @@ fn a_peer_that_is_away_for_long_is_called_all_the_time() {
     let start = Instant::now();
     let (mut history, mut sas, mut initiated) = (History::default(), vec![], vec![]);
     for second in 0..300 {
-        let heal = wanted(
+        let heal = agreed(
             &[initiator()],
             &sas,
             &history,
@@ -343,7 +348,7 @@ fn spacing_ends_only_once_an_sa_has_lived_for_a_while() {
             } else {
                 vec![]
             };
-        let heal = wanted(
+        let heal = agreed(
             &[initiator()],
             &sas,
             &history,
@@ -357,14 +362,14 @@ fn spacing_ends_only_once_an_sa_has_lived_for_a_while() {
     assert_eq!(times, [0, 2, 4, 8, 16, 32]);
     let mut old = up(1, 1, "new");
     old.children[0].installed = Some(SETTLED);
-    let settled = wanted(
+    let settled = agreed(
         &[initiator()],
         &[old],
         &history,
         start + Duration::from_secs(60),
     );
     assert_eq!(settled.history, History::default());
-    let again = wanted(
+    let again = agreed(
         &[initiator()],
         &[],
         &settled.history,
@@ -440,14 +445,106 @@ fn the_last_sa_that_works_is_never_closed() {
 
 #[test]
 fn history_forgets_what_is_gone() {
-    let busy = wanted(
+    let busy = agreed(
         &[initiator()],
         &[connecting(1)],
         &History::default(),
         Instant::now(),
     );
     assert_ne!(busy.history, History::default());
-    let gone = wanted(&[], &[], &busy.history, Instant::now());
+    let gone = agreed(&[], &[], &busy.history, Instant::now());
     assert_eq!(gone.history, History::default());
     assert_eq!(gone.again, None);
+}
+
+/// A second in which charon and the kernel do not agree, as `audit` has it.
+fn disagreeing(side: &Wanted, sas: &[IkeSa], audit: &Audit, seconds: u64) -> Vec<(u64, Action)> {
+    let start = Instant::now();
+    let mut history = History::default();
+    let mut done = Vec::new();
+    for second in 0..=seconds {
+        let now = start + Duration::from_secs(second);
+        let heal = wanted(std::slice::from_ref(side), sas, audit, &history, now);
+        let repair = |it: &Action| *it == initiate() || matches!(it, Action::Rekey { .. });
+        assert!(!heal.actions.iter().any(repair) || heal.repaired.contains("rm7-v2"));
+        done.extend(heal.actions.into_iter().map(|action| (second, action)));
+        history = heal.history;
+    }
+    done
+}
+
+fn orphan(spi: u32) -> Sa {
+    let [here, there] = ["2001:db8::1", "2001:db8::2"].map(|it| it.parse().unwrap());
+    Sa::new(here, there, spi, 1, Some(BIND.number()))
+}
+
+#[test]
+fn a_charon_that_forgot_makes_an_sa_at_once_on_either_side() {
+    let forgot = Audit {
+        orphans: [(BIND.number(), vec![orphan(1)])].into(),
+        ..Audit::default()
+    };
+    for side in [initiator(), responder()] {
+        assert_eq!(disagreeing(&side, &[], &forgot, 0), [(0, initiate())]);
+        // Not before there is another, which is in use.
+        assert_eq!(
+            disagreeing(&side, &[up(1, 1, "new")], &forgot, 5),
+            [(5, Action::Clear(orphan(1)))]
+        );
+        assert_eq!(
+            disagreeing(&side, &[up(1, 1, "old")], &forgot, 0),
+            [(0, initiate())]
+        );
+    }
+}
+
+#[test]
+fn what_an_unwanted_tunnel_left_goes_in_time() {
+    let left = Audit {
+        orphans: [(BIND.number() + 1, vec![orphan(1), orphan(2)])].into(),
+        ..Audit::default()
+    };
+    let clear = [1, 2].map(|spi| (5, Action::Clear(orphan(spi))));
+    assert_eq!(
+        disagreeing(&initiator(), &[up(1, 1, "new")], &left, 5),
+        clear
+    );
+}
+
+#[test]
+fn a_broken_sa_is_made_anew_at_once_on_either_side_and_then_closed() {
+    let broken = |number: u32| Audit {
+        broken: [number].into(),
+        ..Audit::default()
+    };
+    for (side, patience) in [(initiator(), 5), (responder(), 60)] {
+        let one = [up(1, 1, "new")];
+        let rekey = Action::Rekey { unique_id: 1 };
+        assert_eq!(disagreeing(&side, &one, &broken(1), 0), [(0, rekey)]);
+        let two = [up(1, 1, "new"), up(2, 2, "new")];
+        assert_eq!(
+            disagreeing(&side, &two, &broken(1), patience),
+            [(patience, terminate(1))]
+        );
+        // Which is newer does not matter.
+        assert_eq!(
+            disagreeing(&side, &two, &broken(2), patience),
+            [(patience, terminate(2))]
+        );
+    }
+}
+
+#[test]
+fn broken_sas_do_not_pile_up() {
+    let broken = Audit {
+        broken: [1, 2].into(),
+        ..Audit::default()
+    };
+    let two = [up(1, 1, "new"), up(2, 2, "new")];
+    let done = disagreeing(&initiator(), &two, &broken, 120);
+    let rekey = Action::Rekey { unique_id: 2 };
+    assert_eq!(done[..2], [(0, terminate(1)), (0, rekey.clone())]);
+    let count = |wanted: &Action| done.iter().filter(|(_, action)| action == wanted).count();
+    assert_eq!(count(&rekey), 3);
+    assert_eq!(count(&Action::TerminateChild { unique_id: 2 }), 5);
 }

@@ -3,6 +3,7 @@
 //! [`Vici`] commands and [`events()`] listens, each over a connection of its own; the library
 //! beneath them, rsvici, is fenced in by [`fence`]. [`heal`] decides, and touches nothing.
 
+mod audit;
 mod commands;
 mod definition;
 mod error;
@@ -12,6 +13,7 @@ pub mod heal;
 mod message;
 mod sas;
 
+pub use audit::{Audit, Kernel, Suspects, audit};
 pub use commands::{Secret, Version, Vici};
 pub use definition::{Bind, Definition};
 pub use error::{Call, Error};

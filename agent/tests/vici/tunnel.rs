@@ -6,7 +6,9 @@ use crate::charon::{Authority, Charon};
 use crate::space::require_esp;
 use routemesh_agent::config::{EspOptions, IkeOptions};
 use routemesh_agent::vici::heal::{Action, History, Wanted, wanted};
-use routemesh_agent::vici::{Bind, ChildState, Definition, Event, IkeSa, Secret, Vici, events};
+use routemesh_agent::vici::{
+    Audit, Bind, ChildState, Definition, Event, IkeSa, Secret, Vici, events,
+};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
@@ -58,7 +60,8 @@ impl Gateway {
             bind: self.definition.bind,
             initiate: self.definition.initiate,
         };
-        let heal = wanted(&[connection], &sas, &self.history, Instant::now());
+        let audit = Audit::default();
+        let heal = wanted(&[connection], &sas, &audit, &self.history, Instant::now());
         for action in heal.actions {
             eprintln!("{}: {action:?}", self.netns);
             match action {
@@ -67,6 +70,8 @@ impl Gateway {
                 }
                 Action::Terminate { unique_id } => self.vici.terminate(unique_id).await,
                 Action::TerminateChild { unique_id } => self.vici.terminate_child(unique_id).await,
+                Action::Rekey { unique_id } => self.vici.rekey_child(unique_id).await,
+                Action::Clear(_) => Ok(()),
             }
             .unwrap();
         }

@@ -1,0 +1,250 @@
+//! Where charon and the kernel disagree about IPsec: [`audit`], a pure comparison.
+//!
+//! charon believes in what it has made, and is not told when somebody deletes it; and what a charon
+//! that was killed has made lives on in the kernel, where the next one knows nothing of it: the tunnel
+//! works until the peer rekeys, which then has nobody to rekey with.
+
+use super::sas::{ChildState, IkeSa};
+use crate::kernel::{Policy, Sa};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// How long something must have been wrong: while SAs are made, or go over from one IKE_SA to the next,
+/// charon and the kernel may disagree.
+const WRONG_FOR: Duration = Duration::from_millis(200);
+
+/// What the kernel has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// All SAs, of whomever.
+    pub sas: Vec<Sa>,
+    /// Policies of ours.
+    pub policies: BTreeSet<Policy>,
+}
+
+/// What is not as charon believes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// charon's numbers of CHILD_SAs of which the kernel lacks something.
+    pub broken: BTreeSet<u32>,
+    /// SAs of ours that charon does not know of, by the tunnel's `if_id` or mark.
+    pub orphans: BTreeMap<u32, Vec<Sa>>,
+}
+
+/// Policies that a CHILD_SA for everything has: in, out and forwarded, of both families.
+const POLICIES: usize = 6;
+
+/// Compares charon's SAs with what the kernel had before they were listed. What is lacking may only
+/// have come since: `after` is what the kernel had afterwards, if that is known already.
+pub fn audit(sas: &[IkeSa], before: &Kernel, after: Option<&Kernel>) -> Audit {
+    let lists = || [Some(before), after].into_iter().flatten();
+    let spis: BTreeSet<u32> = lists().flat_map(|it| &it.sas).map(|sa| sa.spi).collect();
+    let children = || sas.iter().flat_map(|ike| &ike.children);
+    let lacking = children().filter(|child| child.state == ChildState::Installed);
+    let lacking = lacking.filter(|child| {
+        let gone = |spi: Option<u32>| spi.is_some_and(|spi| !spis.contains(&spi));
+        // The end that did not ask for a rekey sends by the old one for as long as that is there.
+        let sends = || {
+            let mut serving = children().filter(|it| it.bind == child.bind);
+            serving.any(|it| it.spi_out.is_some_and(|spi| spis.contains(&spi)))
+        };
+        let number = child.bind.map(|bind| bind.number());
+        let unguarded = |number| {
+            let policies = |it: &Kernel| it.policies.iter().filter(|p| p.number == number).count();
+            lists().all(|it| policies(it) < POLICIES)
+        };
+        gone(child.spi_in) || gone(child.spi_out) && !sends() || number.is_some_and(unguarded)
+    });
+    let broken = lacking.map(|child| child.unique_id).collect();
+
+    let known = children().flat_map(|child| [child.spi_in, child.spi_out]);
+    let known: BTreeSet<u32> = known.flatten().collect();
+    let mut orphans: BTreeMap<u32, Vec<Sa>> = BTreeMap::new();
+    for sa in before.sas.iter().filter(|sa| !known.contains(&sa.spi)) {
+        if let Some(number) = number(sa, &before.sas) {
+            orphans.entry(number).or_default().push(sa.clone());
+        }
+    }
+    Audit { broken, orphans }
+}
+
+/// What was found wrong, and since when.
+#[derive(Debug, Default)]
+pub struct Suspects {
+    broken: BTreeMap<u32, Instant>,
+    orphans: BTreeMap<Sa, Instant>,
+}
+
+impl Suspects {
+    /// Leaves in an audit what has been wrong for long enough; says when to look again for the rest.
+    pub fn confirm(&mut self, audit: &mut Audit, now: Instant) -> Option<Instant> {
+        let Self { broken, orphans } = self;
+        *broken = since(broken, &audit.broken, now);
+        *orphans = since(orphans, audit.orphans.values().flatten(), now);
+        audit.broken.retain(|id| {
+            broken
+                .get(id)
+                .is_some_and(|since| *since + WRONG_FOR <= now)
+        });
+        audit.orphans.retain(|_, sas| {
+            sas.retain(|sa| {
+                orphans
+                    .get(sa)
+                    .is_some_and(|since| *since + WRONG_FOR <= now)
+            });
+            !sas.is_empty()
+        });
+        let due = broken
+            .values()
+            .chain(orphans.values())
+            .map(|since| *since + WRONG_FOR);
+        due.filter(|due| *due > now).min()
+    }
+}
+
+/// Those of before that are still there, and the new ones since now.
+fn since<'a, T: Ord + Clone + 'a>(
+    before: &BTreeMap<T, Instant>,
+    found: impl IntoIterator<Item = &'a T>,
+    now: Instant,
+) -> BTreeMap<T, Instant> {
+    let one = |it: &T| (it.clone(), *before.get(it).unwrap_or(&now));
+    found.into_iter().map(one).collect()
+}
+
+/// The tunnel of an SA. What a VTI tunnel receives by has no mark; its other half has.
+fn number(sa: &Sa, all: &[Sa]) -> Option<u32> {
+    let half = |it: &&Sa| (it.from, it.to, it.reqid) == (sa.to, sa.from, sa.reqid);
+    sa.number
+        .or_else(|| all.iter().filter(half).find_map(|it| it.number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vici::heal::tests::{BIND, ike, up};
+    use crate::vici::{Bind, ChildSa, IkeState};
+
+    const NUMBER: u32 = 0x5200_0007;
+
+    /// A pair of SAs by its SPIs, in and out.
+    fn pair(spi_in: u32, spi_out: u32) -> Vec<Sa> {
+        let [here, there] = ["2001:db8::1", "2001:db8::2"].map(|it| it.parse().unwrap());
+        let sa = |from, to, spi| Sa::new(from, to, spi, 1, Some(NUMBER));
+        vec![sa(there, here, spi_in), sa(here, there, spi_out)]
+    }
+
+    fn kernel(sas: Vec<Sa>) -> Kernel {
+        let of = |direction| {
+            [2, 10].map(|family| Policy {
+                number: NUMBER,
+                direction,
+                family,
+            })
+        };
+        Kernel {
+            sas,
+            policies: (0..3).flat_map(of).collect(),
+        }
+    }
+
+    fn child(spi_in: u32, spi_out: u32) -> IkeSa {
+        let mut sa = up(1, 5, "new");
+        let child: &mut ChildSa = &mut sa.children[0];
+        (child.spi_in, child.spi_out) = (Some(spi_in), Some(spi_out));
+        assert_eq!(child.bind, Some(BIND));
+        sa
+    }
+
+    #[test]
+    fn where_both_have_the_same_nothing_is_wrong() {
+        let found = audit(&[child(1, 2)], &kernel(pair(1, 2)), None);
+        assert_eq!(found, Audit::default());
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_broken() {
+        let broken = |kernel: &Kernel| audit(&[child(1, 2)], kernel, None).broken;
+        let five = BTreeSet::from([5]);
+        for half in [0, 1] {
+            assert_eq!(broken(&kernel(vec![pair(1, 2).remove(half)])), five);
+        }
+        let mut unguarded = kernel(pair(1, 2));
+        unguarded.policies.pop_first();
+        assert_eq!(broken(&unguarded), five);
+        // One that is still being made has nothing there yet.
+        let mut making = child(1, 2);
+        making.children[0].state = ChildState::Making;
+        assert_eq!(audit(&[making], &kernel(vec![]), None), Audit::default());
+    }
+
+    #[test]
+    fn one_that_does_not_send_yet_is_not_broken_while_the_old_one_does() {
+        let mut old = child(1, 2);
+        old.children[0].state = ChildState::Closing;
+        let sas = [old, child(3, 4)];
+        let half = |it: &Kernel| audit(&sas, it, None).broken.len();
+        let mut held = [pair(1, 2), pair(3, 4)].concat();
+        held.pop();
+        assert_eq!(half(&kernel(held.clone())), 0);
+        held.remove(1);
+        assert_eq!(half(&kernel(held)), 1);
+    }
+
+    #[test]
+    fn only_what_stays_broken_counts() {
+        let now = Instant::now();
+        let mut suspects = Suspects::default();
+        let mut look = |broken: &[u32], after: Duration| {
+            let mut audit = Audit::default();
+            audit.broken.extend(broken);
+            audit.orphans = broken.iter().map(|id| (*id, pair(*id, *id))).collect();
+            let again = suspects.confirm(&mut audit, now + after);
+            assert!(audit.broken.iter().eq(audit.orphans.keys()));
+            (audit.broken.into_iter().collect::<Vec<_>>(), again)
+        };
+        let half = WRONG_FOR / 2;
+        assert_eq!(look(&[1], Duration::ZERO), (vec![], Some(now + WRONG_FOR)));
+        assert_eq!(look(&[1, 2], half), (vec![], Some(now + WRONG_FOR)));
+        let then = now + half + WRONG_FOR;
+        assert_eq!(look(&[1, 2], WRONG_FOR), (vec![1], Some(then)));
+        assert_eq!(look(&[2], half + WRONG_FOR), (vec![2], None));
+        assert_eq!(
+            look(&[1], half + WRONG_FOR),
+            (vec![], Some(then + WRONG_FOR))
+        );
+    }
+
+    #[test]
+    fn what_came_while_it_was_listed_is_not_broken() {
+        let (before, after) = (kernel(vec![]), kernel(pair(1, 2)));
+        let found = |after| audit(&[child(1, 2)], &before, after).broken.len();
+        assert_eq!((found(None), found(Some(&after))), (1, 0));
+    }
+
+    #[test]
+    fn what_charon_does_not_know_of_is_an_orphan() {
+        let all = [pair(1, 2), pair(3, 4)].concat();
+        let found = audit(&[child(1, 2)], &kernel(all), None);
+        assert_eq!(found.broken, BTreeSet::new());
+        assert_eq!(found.orphans, [(NUMBER, pair(3, 4))].into());
+        // One that it is about to close it knows of.
+        let mut closing = child(3, 4);
+        closing.children[0].state = ChildState::Closing;
+        let found = audit(&[closing], &kernel(pair(3, 4)), None);
+        assert_eq!(found, Audit::default());
+    }
+
+    #[test]
+    fn one_without_mark_belongs_to_its_other_half_and_a_strangers_to_nobody() {
+        let mut sas = pair(3, 4);
+        sas[0].number = None;
+        let found = audit(&[], &kernel(sas.clone()), None);
+        assert_eq!(found.orphans, [(NUMBER, sas.clone())].into());
+        sas[1].number = None;
+        let unbound = ike(1, IkeState::Established, vec![]);
+        let found = audit(&[unbound], &kernel(sas), None);
+        assert_eq!(found, Audit::default());
+        assert_eq!(Bind::IfId(NUMBER), BIND);
+    }
+}

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::kernel::Op;
 use crate::mtu;
 use crate::peers;
-use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
+use crate::state::{Group, Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
 use hashbrown::HashMap;
 use ipnet::IpNet;
 use routemesh_bgp::{Hop, PeerId};
@@ -96,6 +96,8 @@ pub struct Ways {
     /// By the BGP peer's name.
     tunnels: BTreeMap<String, Nexthop>,
     links: Links,
+    /// Through groups of this kind.
+    resilient: bool,
 }
 
 impl Ways {
@@ -109,6 +111,7 @@ impl Ways {
         Self {
             tunnels: config.tunnels.values().map(tunnel).collect(),
             links: links.clone(),
+            resilient: config.resilient,
         }
     }
 
@@ -119,9 +122,10 @@ impl Ways {
 
     /// Without tunnels and routers.
     #[cfg(test)]
-    pub fn over(links: &Links) -> Self {
+    pub fn over(links: &Links, resilient: bool) -> Self {
         Self {
             links: links.clone(),
+            resilient,
             ..Self::default()
         }
     }
@@ -174,7 +178,7 @@ pub struct Sets {
     /// By the address of the set, which is its own for as long as it is held here.
     known: HashMap<usize, Known>,
     nexthops: BTreeMap<Nexthop, NexthopId>,
-    groups: BTreeMap<BTreeSet<Member>, NexthopId>,
+    groups: BTreeMap<Group, NexthopId>,
     unresolved: BTreeSet<IpAddr>,
     /// Where to go on looking for an id that nothing has.
     next: u32,
@@ -202,7 +206,7 @@ impl Sets {
         }
         let invert = |(id, nexthop): (&NexthopId, &Nexthop)| (nexthop.clone(), *id);
         self.nexthops = state.nexthops.iter().map(invert).collect();
-        let invert = |(id, members): (&NexthopId, &BTreeSet<Member>)| (members.clone(), *id);
+        let invert = |(id, group): (&NexthopId, &Group)| (group.clone(), *id);
         self.groups = state.groups.iter().map(invert).collect();
         self.unresolved.clear();
         let (ways, unresolved) = (&self.ways, &mut self.unresolved);
@@ -301,7 +305,11 @@ impl Sets {
             Some(Member { id, weight })
         };
         let members: Option<BTreeSet<Member>> = known.nexthops.iter().map(member).collect();
-        self.groups.get(&members?).copied()
+        let group = Group {
+            members: members?,
+            resilient: self.ways.resilient,
+        };
+        self.groups.get(&group).copied()
     }
 
     fn ask(
@@ -330,10 +338,14 @@ impl Sets {
             members.insert(Member { id, weight });
         }
         let id = self.fresh(state, taken)?;
-        self.groups.insert(members.clone(), id);
+        let group = Group {
+            members,
+            resilient: self.ways.resilient,
+        };
+        self.groups.insert(group.clone(), id);
         ops.push(Op::PutGroup {
             id,
-            members,
+            group,
             replace: false,
         });
         Some(id)

@@ -1,14 +1,14 @@
 //! A model of what the kernel does with operations, for tests: the plainest there can be.
 
 use crate::kernel::Op;
-use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
+use crate::state::{Group, Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Model {
     pub links: BTreeMap<String, Link>,
     pub nexthops: BTreeMap<NexthopId, Nexthop>,
-    pub groups: BTreeMap<NexthopId, BTreeSet<Member>>,
+    pub groups: BTreeMap<NexthopId, Group>,
     pub routes: BTreeMap<RouteKey, Target>,
 }
 
@@ -58,22 +58,19 @@ impl Model {
                 let taken = self.groups.contains_key(&id);
                 !taken && put(&mut self.nexthops, id, nexthop, replace)
             }
-            Op::PutGroup {
-                id,
-                members,
-                replace,
-            } => {
+            Op::PutGroup { id, group, replace } => {
                 let known = |member: &Member| self.nexthops.contains_key(&member.id);
+                let members = &group.members;
                 let whole = !members.is_empty() && members.iter().all(known);
                 let taken = self.nexthops.contains_key(&id);
-                whole && !taken && put(&mut self.groups, id, members, replace)
+                whole && !taken && put(&mut self.groups, id, group, replace)
             }
             Op::DelNexthop { id } => {
                 let there = self.nexthops.remove(&id).is_some();
-                for members in self.groups.values_mut() {
-                    members.retain(|member| member.id != id);
+                for group in self.groups.values_mut() {
+                    group.members.retain(|member| member.id != id);
                 }
-                self.groups.retain(|_, members| !members.is_empty());
+                self.groups.retain(|_, group| !group.members.is_empty());
                 self.strand();
                 there
             }

@@ -9,6 +9,7 @@ use crate::config::{Config, MAX_PREFIXES, Router, Tunnel, Whereabouts};
 use crate::desired::Links;
 use crate::state::Nexthop;
 use ipnet::{IpNet, Ipv6Net};
+use routemesh_bgp::policy::{Changes, Term};
 use routemesh_bgp::wire::{Family, NextHop};
 use routemesh_bgp::{PeerConfig, Policy, SpeakerConfig};
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,11 +199,26 @@ fn within(prefixes: &[IpNet]) -> Option<Policy> {
     Some(Policy::accept().within(prefixes))
 }
 
+/// What a gateway says of its site's prefixes, with the specification's word on what it is worth.
+fn import(tunnel: &Tunnel) -> Policy {
+    let changes = Changes {
+        preference: tunnel.preference,
+        weight: tunnel.weight,
+        ..Changes::default()
+    };
+    let term = Term {
+        changes,
+        ..Term::default()
+    };
+    // One term is never too many.
+    Policy::new(vec![term]).unwrap_or_default()
+}
+
 fn gateway(config: &Config, tunnel: &Tunnel) -> PeerConfig {
     let (local, remote) = (IpAddr::V6(tunnel.local), IpAddr::V6(tunnel.remote));
     PeerConfig {
         hold_time: config.hold_time,
-        import: within(config.prefixes_of(&tunnel.peer_site)),
+        import: Some(import(tunnel).within(config.prefixes_of(&tunnel.peer_site))),
         export: within(config.owned()),
         max_prefixes: MAX_PREFIXES,
         drain: config.drain || tunnel.drain,
@@ -315,6 +331,32 @@ mod tests {
             ],
             ..Links::default()
         }
+    }
+
+    #[test]
+    fn a_gateway_is_worth_what_the_specification_says() {
+        let mut config = config();
+        let tunnel = config.tunnels.values_mut().next().unwrap();
+        (tunnel.preference, tunnel.weight) = (Some(200), Some(3));
+        let speaker = setup(&config, &links()).speaker;
+        let gateway = &speaker.peers[&routemesh_bgp::PeerId::from("rm1-V2-1")];
+        let policy = gateway.import.as_ref().unwrap();
+        let mut path = Attributes {
+            local_pref: Some(100),
+            ..Attributes::default()
+        };
+        let inside = "10.0.2.0/24".parse().unwrap();
+        let Verdict::Accept(matched) = policy.evaluate(&inside, &path) else {
+            panic!("the far site owns it")
+        };
+        policy.apply(matched, &mut path, 65000);
+        assert_eq!(
+            (path.local_pref, policy.weight(matched)),
+            (Some(200), Some(3))
+        );
+        let outside = "10.0.3.0/24".parse().unwrap();
+        let refused = policy.evaluate(&outside, &path);
+        assert_eq!(refused, Verdict::Reject(Rejection::NotAuthorized));
     }
 
     #[test]

@@ -87,15 +87,15 @@ pub fn routes(
 
 /// Groups are known by what they hold: one that shrank to what another holds serves as well.
 fn same(state: &State, one: NexthopId, other: NexthopId) -> bool {
-    let members = |id| state.groups.get(&id);
-    one == other || members(one).is_some_and(|it| members(other) == Some(it))
+    let group = |id| state.groups.get(&id);
+    one == other || group(one).is_some_and(|it| group(other) == Some(it))
 }
 
 /// Takes away groups that serve no route, and nexthops that are in no group but those.
 pub fn tidy(state: &State) -> Vec<Op> {
     let idle = |id: &NexthopId| state.routes.users(*id) == 0;
     let (idle, busy): (Vec<_>, Vec<_>) = state.groups.iter().partition(|(id, _)| idle(id));
-    let members = busy.into_iter().flat_map(|(_, members)| members);
+    let members = busy.into_iter().flat_map(|(_, group)| &group.members);
     let used: BTreeSet<NexthopId> = members.map(|member| member.id).collect();
     let groups = idle.into_iter().map(|(id, _)| Op::DelGroup { id: *id });
     let nexthops = state.nexthops.keys().filter(|id| !used.contains(id));
@@ -185,7 +185,7 @@ fn put_link(name: &str, link: &Link, old: Option<&Link>, ops: &mut Vec<Op>) {
 mod tests {
     use super::*;
     use crate::model::Model;
-    use crate::state::{LinkKind, Member, Nexthop};
+    use crate::state::{Group, LinkKind, Member, Nexthop};
     use proptest::prelude::*;
 
     fn link() -> impl Strategy<Value = Link> {
@@ -293,7 +293,8 @@ mod tests {
             let state = model.state();
             let id = NexthopId(90);
             if let Some(number) = model.nexthops.keys().next().copied() {
-                model.groups.insert(id, [Member { id: number, weight: 1 }].into());
+                let members = [Member { id: number, weight: 1 }].into();
+                model.groups.insert(id, Group { members, resilient: false });
                 let key = RouteKey { prefix: "10.9.0.0/16".parse().unwrap(), metric: ours::METRIC };
                 model.routes.insert(key, Target::Group(id));
             }

@@ -4,7 +4,7 @@
 //! kernel does by itself in consequence (groups shrink with their nexthops, routes go with their group,
 //! nexthops with their interface) does not count beside its cause.
 
-use crate::state::{Link, Member, Nexthop, NexthopId, State};
+use crate::state::{Group, Link, Member, Nexthop, NexthopId, State};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::AddAssign;
@@ -94,15 +94,21 @@ fn without_addresses(link: &Link) -> Link {
 pub fn nexthops(known: &State, seen: &State, steady: impl Fn(&str) -> bool) -> Repairs {
     let serves = |(id, _): &(&NexthopId, _)| known.routes.users(**id) > 0;
     let groups = || known.groups.iter().filter(serves);
-    let used: BTreeSet<NexthopId> = groups().flat_map(|(_, m)| m).map(|m| m.id).collect();
+    let used: BTreeSet<NexthopId> = groups()
+        .flat_map(|(_, it)| &it.members)
+        .map(|m| m.id)
+        .collect();
     let lost = |(id, was): &(&NexthopId, &Nexthop)| {
         used.contains(id) && seen.nexthops.get(id) != Some(*was) && steady(&was.link)
     };
-    let other = |(id, was): &(&NexthopId, &BTreeSet<Member>)| {
-        let left = was.iter().filter(|m| seen.nexthops.contains_key(&m.id));
+    let other = |(id, was): &(&NexthopId, &Group)| {
+        let left = was
+            .members
+            .iter()
+            .filter(|m| seen.nexthops.contains_key(&m.id));
         let left: BTreeSet<Member> = left.copied().collect();
         match seen.groups.get(id) {
-            Some(is) => *is != left,
+            Some(is) => is.members != left || is.resilient != was.resilient,
             None => !left.is_empty(),
         }
     };
@@ -179,8 +185,12 @@ mod tests {
             id: id(number),
             weight: 1,
         };
-        state.groups.insert(id(9), [member(1), member(2)].into());
-        state.groups.insert(id(8), [member(3)].into());
+        let group = |members: &[Member]| Group {
+            members: members.iter().copied().collect(),
+            resilient: false,
+        };
+        state.groups.insert(id(9), group(&[member(1), member(2)]));
+        state.groups.insert(id(8), group(&[member(3)]));
         state.routes.insert(&"10.0.2.0/24".parse().unwrap(), id(9));
         state
     }
@@ -206,7 +216,7 @@ mod tests {
         assert_eq!(found(&without(&[8, 3]), true), (0, 0), "of no use");
         assert_eq!(found(&without(&[1]), false), (0, 0), "with its interface");
         let mut other = served();
-        other.groups.get_mut(&id(9)).unwrap().pop_first();
+        other.groups.get_mut(&id(9)).unwrap().members.pop_first();
         assert_eq!(found(&other, true), (0, 1));
     }
 }

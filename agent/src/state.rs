@@ -37,7 +37,7 @@ pub struct State {
     /// Single nexthops by id.
     pub nexthops: BTreeMap<NexthopId, Nexthop>,
     /// Nexthop groups by id, never empty.
-    pub groups: BTreeMap<NexthopId, BTreeSet<Member>>,
+    pub groups: BTreeMap<NexthopId, Group>,
     /// Routes that carry traffic: those of [`ours::METRIC`] in the overlay's main table.
     pub routes: Fib,
     /// The others there: `unreachable` ones.
@@ -79,8 +79,8 @@ impl State {
             Op::PutNexthop { id, nexthop, .. } => {
                 self.nexthops.insert(*id, nexthop.clone());
             }
-            Op::PutGroup { id, members, .. } => {
-                self.groups.insert(*id, members.clone());
+            Op::PutGroup { id, group, .. } => {
+                self.groups.insert(*id, group.clone());
             }
             Op::DelNexthop { id } | Op::DelGroup { id } => self.forget_nexthops(&[*id].into()),
             Op::PutRoute { key, target, .. } => match target {
@@ -106,9 +106,9 @@ impl State {
     /// and with them their routes.
     pub fn forget_nexthops(&mut self, ids: &BTreeSet<NexthopId>) {
         self.nexthops.retain(|id, _| !ids.contains(id));
-        self.groups.retain(|id, members| {
-            members.retain(|member| !ids.contains(&member.id));
-            !members.is_empty() && !ids.contains(id)
+        self.groups.retain(|id, group| {
+            group.members.retain(|member| !ids.contains(&member.id));
+            !group.members.is_empty() && !ids.contains(id)
         });
         self.forget_stranded();
     }
@@ -192,6 +192,15 @@ pub struct Nexthop {
     pub gateway: IpAddr,
     /// Interface name in the overlay.
     pub link: String,
+}
+
+/// What a nexthop group is: groups that are equal serve routes equally.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    /// Its nexthops.
+    pub members: BTreeSet<Member>,
+    /// A flow stays with its nexthop when others come or go, as far as that can be.
+    pub resilient: bool,
 }
 
 /// A nexthop's place in a group.

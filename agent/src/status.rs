@@ -267,7 +267,8 @@ fn routes(facts: &Facts) -> (Vec<proto::Route>, u64) {
         weight: weight.into(),
     };
     let members = |group| {
-        let members = facts.state.groups.get(&group).into_iter().flatten();
+        let group = facts.state.groups.get(&group).into_iter();
+        let members = group.flat_map(|group| &group.members);
         members.filter_map(|m| Some((facts.state.nexthops.get(&m.id)?, m.weight)))
     };
     let route = |(prefix, group): (IpNet, NexthopId)| proto::Route {

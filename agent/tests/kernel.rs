@@ -9,10 +9,11 @@ mod model;
 mod space;
 
 use ipnet::IpNet;
+use routemesh_agent::config::Hash;
 use routemesh_agent::kernel::{Event, Kernel, Op, Reason, forwarding, tunnels};
 use routemesh_agent::netns::{self, Netns};
 use routemesh_agent::state::{
-    Link, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours,
+    Group, Link, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours,
 };
 use serde_json::Value;
 use space::{Space, run};
@@ -62,20 +63,24 @@ fn put_nexthop(number: u32, gateway: &str) -> Op {
     }
 }
 
-fn group(members: &[(u32, u16)]) -> BTreeSet<Member> {
-    members
+fn group(members: &[(u32, u16)]) -> Group {
+    let members = members
         .iter()
         .map(|&(number, weight)| Member {
             id: id(number),
             weight,
         })
-        .collect()
+        .collect();
+    Group {
+        members,
+        resilient: false,
+    }
 }
 
 fn put_group(members: &[(u32, u16)], replace: bool) -> Op {
     Op::PutGroup {
         id: GROUP,
-        members: group(members),
+        group: group(members),
         replace,
     }
 }
@@ -411,6 +416,46 @@ async fn deleting_a_nexthop_shrinks_its_group() {
     );
 }
 
+/// Of another kind than another of the same members, which serves routes meanwhile.
+#[tokio::test]
+async fn a_resilient_group_shrinks_like_any_other() {
+    const OTHER: NexthopId = NexthopId(GROUP.0 + 1);
+    let space = with_wan();
+    let kernel = open(&space);
+    let resilient = |members: &[(u32, u16)]| Group {
+        resilient: true,
+        ..group(members)
+    };
+    let mut ops = two_paths();
+    ops.push(Op::PutGroup {
+        id: OTHER,
+        group: resilient(&[(1, 1), (2, 200)]),
+        replace: false,
+    });
+    ops.push(put_route("10.1.0.0/24", Target::Group(GROUP)));
+    ops.push(put_route("2001:db8:a1::/64", Target::Group(GROUP)));
+    for prefix in ["10.1.0.0/24", "2001:db8:a1::/64"] {
+        ops.push(Op::PutRoute {
+            key: key(prefix, 50),
+            target: Target::Group(OTHER),
+            replace: true,
+        });
+    }
+    ops.push(Op::DelGroup { id: GROUP });
+    all_ok(&kernel, &ops).await;
+    let observed = kernel.observe().await.expect("observed");
+    let expected = resilient(&[(1, 1), (2, 200)]);
+    assert_eq!(observed.groups, BTreeMap::from([(OTHER, expected)]));
+    assert_eq!(observed.routes.len(), 2);
+    let listed = &space.json("nexthop show groups")[0];
+    assert_eq!(listed["resilient_args"]["buckets"], 256, "{listed}");
+
+    all_ok(&kernel, &[Op::DelNexthop { id: id(1) }]).await;
+    let observed = kernel.observe().await.expect("observed");
+    assert_eq!(observed.groups[&OTHER], resilient(&[(2, 200)]));
+    assert_eq!(observed.routes.len(), 2);
+}
+
 #[tokio::test]
 async fn strange_routes_of_ours_are_seen_and_repaired() {
     let space = with_wan();
@@ -724,7 +769,7 @@ async fn settings_are_written_once_and_only_in_the_overlay() {
         }
         run("sysctl", &arguments)
     };
-    let host: Vec<_> = forwarding()
+    let host: Vec<_> = forwarding(Hash::L4)
         .iter()
         .map(|setting| read(None, &setting.key))
         .collect();
@@ -739,7 +784,7 @@ async fn settings_are_written_once_and_only_in_the_overlay() {
         (accept_ra("wan").trim(), accept_ra("far").trim()),
         ("1", "0")
     );
-    let changed = kernel.set(forwarding()).await.expect("set");
+    let changed = kernel.set(forwarding(Hash::L4)).await.expect("set");
     assert_eq!(
         (accept_ra("wan").trim(), accept_ra("far").trim()),
         ("2", "0")
@@ -749,7 +794,7 @@ async fn settings_are_written_once_and_only_in_the_overlay() {
             .iter()
             .any(|setting| setting.key == "net.ipv4.ip_forward")
     );
-    for setting in forwarding() {
+    for setting in forwarding(Hash::L4) {
         assert_eq!(
             read(Some(&space.0), &setting.key).trim(),
             setting.value,
@@ -757,8 +802,8 @@ async fn settings_are_written_once_and_only_in_the_overlay() {
             setting.key
         );
     }
-    assert_eq!(kernel.set(forwarding()).await.expect("set"), []);
-    let host_after: Vec<_> = forwarding()
+    assert_eq!(kernel.set(forwarding(Hash::L4)).await.expect("set"), []);
+    let host_after: Vec<_> = forwarding(Hash::L4)
         .iter()
         .map(|setting| read(None, &setting.key))
         .collect();
@@ -835,7 +880,7 @@ async fn settings_are_written_once_and_only_in_the_overlay() {
     let key = "net.ipv4.no_such_setting".to_owned();
     let setting = routemesh_agent::kernel::Setting {
         key,
-        ..forwarding()[0].clone()
+        ..forwarding(Hash::L4)[0].clone()
     };
     let error = kernel
         .set(vec![setting])

@@ -44,4 +44,4 @@ pub use interface::{Counts, Event, Input, Output, PeerState, PeerStatus};
 pub use policy::{Policy, Rejection};
 pub use speaker::Speaker;
 pub use table::{Hop, Path, Source};
-pub use weight::{link_bandwidth, weights};
+pub use weight::{MAX_WEIGHT, link_bandwidth, weights};

@@ -37,8 +37,12 @@ pub fn weights(paths: &[(Option<u16>, Option<f32>)]) -> Vec<u16> {
     reduced(weights)
 }
 
-/// In proportion, the largest becoming [`MAX_WEIGHT`]. Nobody gets nothing.
+/// In proportion: exactly where small whole numbers can say it, as 3 to 1; otherwise with the largest
+/// becoming [`MAX_WEIGHT`]. Nobody gets nothing.
 fn scaled(bandwidths: &[f32]) -> Vec<u16> {
+    if let Some(exact) = exact(bandwidths) {
+        return exact;
+    }
     let most = bandwidths.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
     let share = |bandwidth: &f32| {
         let share = f64::from(*bandwidth) / f64::from(most) * f64::from(MAX_WEIGHT);
@@ -48,14 +52,27 @@ fn scaled(bandwidths: &[f32]) -> Vec<u16> {
     bandwidths.iter().map(share).collect()
 }
 
+/// Whole numbers of bytes, by what they have in common.
+fn exact(bandwidths: &[f32]) -> Option<Vec<u16>> {
+    // Beyond this no number has an odd part of its own any more.
+    let whole = |it: &f32| (it.fract() == 0.0 && *it < 1e18).then_some(*it as u64);
+    let whole: Option<Vec<u64>> = bandwidths.iter().map(whole).collect();
+    let whole = whole?;
+    let divisor = whole.iter().copied().fold(0, gcd).max(1);
+    let share = |it: &u64| u16::try_from(it / divisor).ok();
+    let shares: Option<Vec<u16>> = whole.iter().map(share).collect();
+    shares.filter(|it| it.iter().all(|share| (1..=MAX_WEIGHT).contains(share)))
+}
+
 /// Equal sets look equal: 100 and 50 are 2 and 1, whatever they count.
 fn reduced(mut weights: Vec<u16>) -> Vec<u16> {
-    let divisor = weights.iter().copied().fold(0, gcd).max(1);
+    // No larger than the least of them.
+    let divisor = weights.iter().map(|it| u64::from(*it)).fold(0, gcd).max(1) as u16;
     weights.iter_mut().for_each(|weight| *weight /= divisor);
     weights
 }
 
-fn gcd(a: u16, b: u16) -> u16 {
+fn gcd(a: u64, b: u64) -> u64 {
     match b {
         0 => a,
         b => gcd(b, a % b),
@@ -118,11 +135,22 @@ mod tests {
 
     #[test]
     fn everybody_must_have_one() {
-        let table: [(&[Said], &[u16]); 9] = [
+        let table: [(&[Said], &[u16]); 12] = [
             (&[], &[]),
             (&[(None, Some(5.0))], &[1]),
             (&[(None, Some(100.0)), (None, Some(50.0))], &[2, 1]),
             (&[(None, Some(100.0)), (None, None)], &[1, 1]),
+            // Small whole numbers come out as they are: 3 and 1 Gbit/s, and 10, 2.5 and 1.
+            (&[(None, Some(3.75e8)), (None, Some(1.25e8))], &[3, 1]),
+            (
+                &[
+                    (None, Some(1.25e9)),
+                    (None, Some(3.125e8)),
+                    (None, Some(1.25e8)),
+                ],
+                &[20, 5, 2],
+            ),
+            (&[(None, Some(0.5)), (None, Some(0.25))], &[2, 1]),
             (&[(Some(3), None), (Some(1), None)], &[3, 1]),
             (&[(Some(6), Some(1.0)), (Some(4), Some(9.0))], &[3, 2]),
             (&[(Some(6), Some(1.0)), (None, Some(2.0))], &[1, 2]),

@@ -3,7 +3,7 @@
 use crate::drain::Drain;
 use crate::ids::{End, ends, interconnect, joined, router_id, tunnel_number};
 use crate::mesh::Mesh;
-use crate::spec::{Gateway, Router, Site, Whereabouts, render_options};
+use crate::spec::{Gateway, Hash, PREFERENCE, Router, Site, Whereabouts, render_options};
 use routemesh_proto as proto;
 
 /// A tunnel, from the end with the smaller id to the other.
@@ -72,12 +72,22 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         hold_time: u32::from(spec.hold_time),
         bfd: spec.bfd,
         sites: spec.sites.iter().map(owned).collect(),
-        routers: gateway.routers.iter().map(router).collect(),
+        routers: gateway
+            .routers
+            .iter()
+            .map(|it| router(it, behind(site, gateway)))
+            .collect(),
         tunnels,
         firewall: gateway.firewall.to_string(),
         services: gateway.services.iter().map(ToString::to_string).collect(),
         ipsec_from: gateway.ipsec_from.iter().map(ToString::to_string).collect(),
         drain: mesh.drains.contains(&Drain::gateway(&gateway.name)),
+        hash: match gateway.spread.hash {
+            Hash::L3 => "l3".to_owned(),
+            Hash::L4 => String::new(),
+            Hash::Inner => "inner".to_owned(),
+        },
+        resilient: gateway.spread.resilient,
     }
 }
 
@@ -88,7 +98,35 @@ fn owned(site: &Site) -> proto::Site {
     }
 }
 
-fn router(router: &Router) -> proto::Router {
+/// How much less it is preferred than the best gateway of its site.
+fn behind(site: &Site, gateway: &Gateway) -> u32 {
+    let preference = |gateway: &Gateway| gateway.preference.unwrap_or(PREFERENCE);
+    let best = site.gateways.iter().map(preference).max();
+    best.map_or(0, |best| best.saturating_sub(preference(gateway)))
+}
+
+/// What a router is told; by a standby with a worse MED, which the router's own terms may change.
+fn export(router: &Router, behind: u32) -> Vec<proto::Term> {
+    let mut terms = router.export.clone();
+    if behind > 0 {
+        let term = |action: &str| proto::Term {
+            action: action.to_owned(),
+            ..proto::Term::default()
+        };
+        // Without terms, everything is told.
+        if terms.is_empty() {
+            terms.push(term("accept"));
+        }
+        let worse = proto::Term {
+            add_med: Some(behind),
+            ..term("next")
+        };
+        terms.insert(0, worse);
+    }
+    terms
+}
+
+fn router(router: &Router, behind: u32) -> proto::Router {
     let mut rendered = proto::Router {
         asn: router.asn,
         password: match &router.password {
@@ -102,7 +140,7 @@ fn router(router: &Router) -> proto::Router {
         long_lived: router.long_lived.unwrap_or_default(),
         bfd: router.bfd.as_ref().map(|bfd| bfd.value),
         import: router.import.clone(),
-        export: router.export.clone(),
+        export: export(router, behind),
         ..proto::Router::default()
     };
     let whereabouts = router.whereabouts.to_string();
@@ -112,6 +150,14 @@ fn router(router: &Router) -> proto::Router {
         Whereabouts::Range(_) => rendered.range = whereabouts,
     }
     rendered
+}
+
+/// Where one gateway of a site has a weight, the others have one as well.
+fn weight(site: &Site, gateway: &Gateway) -> u32 {
+    match site.gateways.iter().any(|it| it.weight.is_some()) {
+        true => gateway.weight.unwrap_or(1).into(),
+        false => 0,
+    }
 }
 
 fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
@@ -137,5 +183,7 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         drain: mesh.drains.contains(&drain),
         ike: Some(ike),
         esp: Some(esp),
+        preference: far.gateway.preference.unwrap_or_default(),
+        weight: weight(far.site, far.gateway),
     })
 }

@@ -12,6 +12,7 @@ pub use router::{MAX_PREFIXES, Router, Whereabouts};
 use crate::state::{LinkKind, ours};
 use ipnet::IpNet;
 use routemesh_bfd::Timers;
+use routemesh_bgp::MAX_WEIGHT;
 use routemesh_proto::{self as proto, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -49,12 +50,27 @@ pub struct Config {
     pub routers: Vec<Router>,
     /// Tunnels by number.
     pub tunnels: BTreeMap<u32, Tunnel>,
+    /// By what flows are told apart, to be spread over several tunnels.
+    pub hash: Hash,
+    /// Flows stay with their tunnels when others come or go.
+    pub resilient: bool,
     /// What becomes of packets that the mesh does not allow.
     pub firewall: Mode,
     /// What of this gateway itself other sites may use.
     pub services: BTreeSet<Service>,
     /// Whence IKE and ESP are taken besides the tunnels' far endpoints.
     pub ipsec_from: Vec<IpNet>,
+}
+
+/// What of a packet says which flow it belongs to (`fib_multipath_hash_policy`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hash {
+    /// Its addresses.
+    L3,
+    /// Its addresses, protocol and ports.
+    L4,
+    /// Those of the addresses of the packet within it, where it is itself a tunnel's.
+    Inner,
 }
 
 /// What becomes of packets that the mesh does not allow.
@@ -97,6 +113,10 @@ pub struct Tunnel {
     pub ike: IkeOptions,
     /// Of its CHILD_SAs.
     pub esp: EspOptions,
+    /// LOCAL_PREF of what comes through it, where not the far end's.
+    pub preference: Option<u32>,
+    /// Its share of the traffic beside other tunnels, where all have one.
+    pub weight: Option<u16>,
 }
 
 impl Tunnel {
@@ -269,6 +289,13 @@ impl TryFrom<&proto::Config> for Config {
             drain: raw.drain,
             routers,
             tunnels,
+            hash: match raw.hash.as_str() {
+                "" | "l4" => Hash::L4,
+                "l3" => Hash::L3,
+                "inner" => Hash::Inner,
+                other => return Err(fields.wrong("hash", other, "l3, l4 or inner")),
+            },
+            resilient: raw.resilient,
             firewall: match raw.firewall.as_str() {
                 "" | "enforce" => Mode::Enforce,
                 "observe" => Mode::Observe,
@@ -355,6 +382,14 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
         drain: raw.drain,
         ike: options::ike(&fields, raw.ike.as_ref())?,
         esp: options::esp(&fields, raw.esp.as_ref())?,
+        preference: Some(raw.preference).filter(|preference| *preference > 0),
+        weight: match raw.weight {
+            0 => None,
+            weight => match u16::try_from(weight) {
+                Ok(weight) if weight <= MAX_WEIGHT => Some(weight),
+                _ => return Err(fields.wrong("weight", &weight.to_string(), "1 to 256")),
+            },
+        },
     })
 }
 

@@ -27,6 +27,8 @@ enum Step {
     Observe,
     List,
     Settled,
+    /// The other kind of group is asked for.
+    Kind,
     /// Told once more, as if something had been heard twice.
     Again(usize),
     /// Somebody deletes a route, a group or a nexthop, and the word of it comes with the next listing.
@@ -51,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Observe),
         1 => Just(Step::List),
         1 => Just(Step::Settled),
+        1 => Just(Step::Kind),
         1 => prefix.clone().prop_map(Step::Again),
         1 => (0usize..25).prop_map(Step::Meddle),
         1 => any::<bool>().prop_map(Step::HearOf),
@@ -109,6 +112,10 @@ fn run(world: &mut World, step: Step) {
         Step::Observe => world.observe(),
         Step::List => world.list(),
         Step::Settled => world.bgp.settled = true,
+        Step::Kind => {
+            world.resilient = !world.resilient;
+            world.observe();
+        }
         Step::Again(prefix) => {
             world.bgp.changed.insert(prefix);
         }
@@ -285,6 +292,28 @@ fn what_stands_on_something_refused_is_tried_again() {
     world.dataplane.want_review();
     world.settle();
     world.check();
+}
+
+/// Groups of the other kind beside, routes moved, the old ones last: each is forwarded by all the while.
+#[test]
+fn another_kind_of_group_is_there_before_the_old_ones_go() {
+    let mut world = with_two_paths();
+    world.resilient = true;
+    world.observe();
+    let routes = world.kernel.routes.clone();
+    for _ in 0..1000 {
+        world.bgp.tell(2, &mut world.dataplane);
+        while world.work() {
+            assert!(world.kernel.routes.keys().eq(routes.keys()));
+        }
+    }
+    world.check();
+    let old = |target: &Target| routes.values().any(|it| it == target);
+    assert!(!world.kernel.routes.values().any(old), "all have moved");
+    // A lost peer still costs one message.
+    world.dataplane.news(News::Lost(peer(0)));
+    let work = world.dataplane.next_work().unwrap();
+    assert!(matches!(work.ops[..], [Op::DelNexthop { .. }]), "{work:?}");
 }
 
 #[test]

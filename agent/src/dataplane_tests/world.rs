@@ -3,7 +3,7 @@
 use super::super::*;
 use crate::desired::Links;
 use crate::model::Model;
-use crate::state::Nexthop;
+use crate::state::{Group, Nexthop};
 use routemesh_bgp::wire::NextHop;
 
 pub const PEERS: usize = 3;
@@ -96,6 +96,8 @@ impl Bgp {
 pub struct World {
     pub kernel: Model,
     pub up: BTreeSet<usize>,
+    /// The kind of group that is asked for.
+    pub resilient: bool,
     pub bgp: Bgp,
     pub dataplane: Dataplane,
     /// Work that was begun, and what the kernel said to it once it has carried it out.
@@ -118,6 +120,7 @@ impl World {
         let mut world = Self {
             kernel: Model::default(),
             up: (0..PEERS).collect(),
+            resilient: false,
             bgp: Bgp::default(),
             dataplane: Dataplane::default(),
             under_way: VecDeque::new(),
@@ -155,7 +158,7 @@ impl World {
             usable: self.up.iter().map(|it| format!("lan{it}")).collect(),
             ..Links::default()
         };
-        let ways = Ways::over(&links);
+        let ways = Ways::over(&links, self.resilient);
         let state = self.kernel.state();
         self.dataplane
             .observed(state, BTreeSet::new(), ways, &BTreeSet::new());
@@ -268,6 +271,7 @@ impl World {
     pub fn check(&self) {
         let served = |target: &Target| match target {
             Target::Group(id) => self.kernel.groups[id]
+                .members
                 .iter()
                 .map(|member| (self.kernel.nexthops[&member.id].clone(), member.weight))
                 .collect(),
@@ -290,6 +294,8 @@ impl World {
             .collect();
         assert_eq!(held, wanted);
         assert_eq!(*self.dataplane.state(), self.kernel.state());
+        let of_kind = |group: &Group| group.resilient == self.resilient;
+        assert!(self.kernel.groups.values().all(of_kind));
         // Nothing is left over.
         let used = |id: &NexthopId| {
             self.kernel
@@ -298,7 +304,7 @@ impl World {
                 .any(|it| *it == Target::Group(*id))
         };
         assert!(self.kernel.groups.keys().all(used));
-        let members = || self.kernel.groups.values().flatten();
+        let members = || self.kernel.groups.values().flat_map(|it| &it.members);
         let used = |id: &NexthopId| members().any(|member| member.id == *id);
         assert!(self.kernel.nexthops.keys().all(used));
     }

@@ -217,7 +217,7 @@ impl Kernel {
         for (op, result) in refused {
             let same = match op {
                 Op::PutNexthop { id, nexthop, .. } => observed.nexthops.get(id) == Some(nexthop),
-                Op::PutGroup { id, members, .. } => observed.groups.get(id) == Some(members),
+                Op::PutGroup { id, group, .. } => observed.groups.get(id) == Some(group),
                 Op::PutRoute { key, target, .. } => observed.routes.get(key) == Some(target),
                 _ => false,
             };
@@ -303,11 +303,7 @@ impl Op {
                 nexthop,
                 replace,
             } => Some(nexthop::put_nexthop(*id, nexthop.gateway, index, *replace)),
-            Self::PutGroup {
-                id,
-                members,
-                replace,
-            } => Some(nexthop::put_group(*id, members, *replace)),
+            Self::PutGroup { id, group, replace } => Some(nexthop::put_group(*id, group, *replace)),
             Self::DelNexthop { id } | Self::DelGroup { id } => Some(nexthop::delete(*id)),
             Self::PutRoute {
                 key,

@@ -2,10 +2,9 @@
 
 use super::socket::Request;
 use super::wire::{address, attribute, octets, put_attribute, u16_at, u32_at};
-use crate::state::{Member, NexthopId, ours};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use crate::state::{Group, Member, NexthopId, ours};
+use netlink_packet_core::{NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use nix::libc::{AF_INET, AF_INET6, AF_UNSPEC};
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 const RTM_NEWNEXTHOP: u16 = 104;
@@ -14,8 +13,16 @@ const RTM_GETNEXTHOP: u16 = 106;
 
 const NHA_ID: u16 = 1;
 const NHA_GROUP: u16 = 2;
+const NHA_GROUP_TYPE: u16 = 3;
 const NHA_OIF: u16 = 5;
 const NHA_GATEWAY: u16 = 6;
+const NHA_RES_GROUP: u16 = 12;
+const NHA_RES_GROUP_BUCKETS: u16 = 1;
+/// Of `NHA_GROUP_TYPE`.
+const RESILIENT: u16 = 1;
+/// A resilient group spreads flows over so many: the share of a member is right to within one of
+/// these. When a bucket that has been in use may move to another member, the kernel's own timers say.
+const BUCKETS: u16 = 256;
 
 /// `struct nhmsg`: family, scope, protocol, one reserved octet, flags.
 const HEADER: usize = 8;
@@ -34,7 +41,7 @@ pub(super) struct Entry {
 pub(super) enum Kind {
     /// A neighbour on the interface of this index.
     Via(IpAddr, u32),
-    Group(BTreeSet<Member>),
+    Group(Group),
     /// A blackhole, a bare interface: nothing we make.
     Other,
 }
@@ -69,14 +76,22 @@ pub(super) fn put_nexthop(id: NexthopId, gateway: IpAddr, index: u32, replace: b
     request
 }
 
-pub(super) fn put_group(id: NexthopId, members: &BTreeSet<Member>, replace: bool) -> Request {
+pub(super) fn put_group(id: NexthopId, group: &Group, replace: bool) -> Request {
     let mut request = put(id, AF_UNSPEC, replace);
-    let mut entries = Vec::with_capacity(members.len() * GROUP_ENTRY);
-    for Member { id, weight } in members {
+    let mut entries = Vec::with_capacity(group.members.len() * GROUP_ENTRY);
+    for Member { id, weight } in &group.members {
         entries.extend(id.0.to_ne_bytes());
         entries.extend([weight.clamp(&1, &256).wrapping_sub(1) as u8, 0, 0, 0]);
     }
     put_attribute(&mut request.body, NHA_GROUP, &entries);
+    // Linux has them since 5.13; one before refuses the attribute.
+    if group.resilient {
+        let body = &mut request.body;
+        put_attribute(body, NHA_GROUP_TYPE, &RESILIENT.to_ne_bytes());
+        let mut nested = Vec::new();
+        put_attribute(&mut nested, NHA_RES_GROUP_BUCKETS, &BUCKETS.to_ne_bytes());
+        put_attribute(body, NHA_RES_GROUP | NLA_F_NESTED, &nested);
+    }
     request
 }
 
@@ -108,12 +123,12 @@ pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Entry> {
     let number = |kind| u32_at(attribute(attributes, kind)?, 0);
     let id = NexthopId(number(NHA_ID)?);
     let kind = if let Some(entries) = attribute(attributes, NHA_GROUP) {
-        Kind::Group(
-            entries
-                .chunks_exact(GROUP_ENTRY)
-                .filter_map(member)
-                .collect(),
-        )
+        let kind = attribute(attributes, NHA_GROUP_TYPE).and_then(|value| u16_at(value, 0));
+        let members = entries.chunks_exact(GROUP_ENTRY);
+        Kind::Group(Group {
+            members: members.filter_map(member).collect(),
+            resilient: kind == Some(RESILIENT),
+        })
     } else {
         match (
             attribute(attributes, NHA_GATEWAY).and_then(address),
@@ -155,8 +170,8 @@ mod tests {
             .collect()
     }
 
-    fn members() -> BTreeSet<Member> {
-        [
+    fn members() -> Group {
+        let members = [
             Member {
                 id: TUNNEL,
                 weight: 1,
@@ -165,8 +180,11 @@ mod tests {
                 id: OTHER,
                 weight: 16,
             },
-        ]
-        .into()
+        ];
+        Group {
+            members: members.into(),
+            resilient: false,
+        }
     }
 
     #[test]
@@ -188,6 +206,22 @@ mod tests {
         let expected = "00005200 00000000  08000100 58000052  14000200 04000052 00000000 05000052
                         0f000000";
         assert_eq!(request.body, hex(expected));
+    }
+
+    #[test]
+    fn resilient_group_is_put_as_iproute2_does() {
+        // ip nexthop add id 1375731800 group 1375731716/1375731717,16 type resilient buckets 256
+        // proto 82, but for the order of its attributes
+        let group = Group {
+            resilient: true,
+            ..members()
+        };
+        let request = put_group(GROUP, &group, false);
+        let expected = "00005200 00000000  08000100 58000052  14000200 04000052 00000000 05000052
+                        0f000000  06000300 01000000  0c000c80 06000100 00010000";
+        assert_eq!(request.body, hex(expected));
+        let entry = decode(RTM_NEWNEXTHOP, &request.body).expect("a group");
+        assert_eq!(entry.kind, Kind::Group(group));
     }
 
     #[test]
@@ -247,6 +281,7 @@ mod tests {
             id: u32,
             gateway: IpAddr,
             index: u32,
+            resilient: bool,
             weights in proptest::collection::btree_map(0u32.., 1u16..=256, 1..40),
         ) {
             let id = NexthopId(id);
@@ -256,9 +291,10 @@ mod tests {
             prop_assert_eq!(decode(request.kind, &request.body), Some(expected));
 
             let member = |(id, weight)| Member { id: NexthopId(id), weight };
-            let members: BTreeSet<Member> = weights.into_iter().map(member).collect();
-            let request = put_group(id, &members, true);
-            let expected = Entry { id, protocol: 82, kind: Kind::Group(members) };
+            let members = weights.into_iter().map(member).collect();
+            let group = Group { members, resilient };
+            let request = put_group(id, &group, true);
+            let expected = Entry { id, protocol: 82, kind: Kind::Group(group) };
             prop_assert_eq!(decode(request.kind, &request.body), Some(expected));
         }
 

@@ -6,7 +6,7 @@ use super::nexthop::{self, Kind};
 use super::route::{self, Route};
 use super::socket::{Channel, Refusal, Request};
 use super::{Error, Kernel};
-use crate::state::{Link, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours};
+use crate::state::{Group, Link, Nexthop, NexthopId, RouteKey, Side, Target, ours};
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use nix::errno::Errno;
@@ -26,7 +26,7 @@ pub struct Observed {
     /// Our nexthops, as in [`State::nexthops`](crate::state::State::nexthops).
     pub nexthops: BTreeMap<NexthopId, Nexthop>,
     /// Our groups, as in [`State::groups`](crate::state::State::groups).
-    pub groups: BTreeMap<NexthopId, BTreeSet<Member>>,
+    pub groups: BTreeMap<NexthopId, Group>,
     /// Our routes, as in [`State::routes`](crate::state::State::routes). One of a shape we never
     /// make has the target group 0.
     pub routes: BTreeMap<RouteKey, Target>,
@@ -222,8 +222,8 @@ impl Observed {
                     .unwrap_or_default()
             };
             match entry.kind {
-                Kind::Group(members) => {
-                    self.groups.insert(entry.id, members);
+                Kind::Group(group) => {
+                    self.groups.insert(entry.id, group);
                 }
                 Kind::Via(gateway, index) => {
                     self.nexthops.insert(

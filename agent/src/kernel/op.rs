@@ -1,8 +1,7 @@
 //! One change to the kernel, as a value: what planning makes and applying does.
 
-use crate::state::{LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target};
+use crate::state::{Group, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target};
 use ipnet::IpNet;
-use std::collections::BTreeSet;
 use std::fmt;
 
 /// A change to make. Each is idempotent: where it is already so, it succeeds.
@@ -75,8 +74,8 @@ pub enum Op {
     PutGroup {
         /// Its id.
         id: NexthopId,
-        /// What it is to hold.
-        members: BTreeSet<Member>,
+        /// What it is to be.
+        group: Group,
         /// It exists and is ours.
         replace: bool,
     },
@@ -155,13 +154,10 @@ impl fmt::Display for Op {
                 )
             }
             Self::DelNexthop { id } => write!(f, "delete nexthop {id}"),
-            Self::PutGroup {
-                id,
-                members,
-                replace,
-            } => {
-                write!(f, "{} nexthop group {id} of", verb(*replace))?;
-                for Member { id, weight } in members {
+            Self::PutGroup { id, group, replace } => {
+                let kind = if group.resilient { "resilient " } else { "" };
+                write!(f, "{} {kind}nexthop group {id} of", verb(*replace))?;
+                for Member { id, weight } in &group.members {
                     write!(f, " {id}*{weight}")?;
                 }
                 Ok(())

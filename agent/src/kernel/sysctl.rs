@@ -1,6 +1,7 @@
 //! The kernel settings that forwarding over tunnels needs, in the overlay.
 
 use super::{Error, Kernel};
+use crate::config::Hash;
 use crate::netns::Netns;
 use crate::state::{Link, LinkKind, Side};
 use std::collections::BTreeMap;
@@ -43,13 +44,17 @@ impl Setting {
 }
 
 /// What forwarding needs, whatever the tunnels.
-pub fn forwarding() -> Vec<Setting> {
+pub fn forwarding(hash: Hash) -> Vec<Setting> {
+    let policy = match hash {
+        Hash::L3 => "0",
+        Hash::L4 => "1",
+        Hash::Inner => "2",
+    };
     vec![
         Setting::new("net.ipv4.ip_forward", "1"),
         Setting::new(FORWARDING, "1"),
-        // Flows spread by ports too, or all of a pair of hosts share one tunnel.
-        Setting::new("net.ipv4.fib_multipath_hash_policy", "1"),
-        Setting::new("net.ipv6.fib_multipath_hash_policy", "1"),
+        Setting::new("net.ipv4.fib_multipath_hash_policy", policy),
+        Setting::new("net.ipv6.fib_multipath_hash_policy", policy),
         // Only a matter of speed: since 5.8.
         Setting::optional("net.ipv4.nexthop_compat_mode", "0"),
     ]

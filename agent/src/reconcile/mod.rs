@@ -237,7 +237,9 @@ impl Gateway {
         let failed = self.perform(&ops).await;
         // Last: before the `unreachable` routes are there, nothing is forwarded.
         let kernel = self.kernel.clone();
-        let set = self.meanwhile(kernel.set(kernel::forwarding())).await;
+        let set = self
+            .meanwhile(kernel.set(kernel::forwarding(config.hash)))
+            .await;
         if let Err(error) = set {
             problems.push(problem("kernel settings", &error));
         }

@@ -8,7 +8,7 @@ use crate::space::{Space, require_esp, run};
 use routemesh_agent::kernel::{Event, Kernel, Observed, Op, OpError, Reason, tunnels};
 use routemesh_agent::netns::Netns;
 use routemesh_agent::state::{
-    Link, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours,
+    Group, Link, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -187,7 +187,10 @@ async fn life(kind: LinkKind, info: &[(&str, &str)]) {
         },
         Op::PutGroup {
             id: GROUP,
-            members,
+            group: Group {
+                members,
+                resilient: false,
+            },
             replace: false,
         },
         route("10.2.0.0/24"),

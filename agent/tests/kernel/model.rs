@@ -4,8 +4,8 @@ use crate::{group, id, key, open, via, with_wan};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use routemesh_agent::kernel::{Kernel, Observed, Op};
-use routemesh_agent::state::{Member, Nexthop, NexthopId, RouteKey, Target};
-use std::collections::{BTreeMap, BTreeSet};
+use routemesh_agent::state::{Group, Member, Nexthop, NexthopId, RouteKey, Target};
+use std::collections::BTreeMap;
 
 const PREFIXES: [&str; 4] = [
     "10.1.0.0/24",
@@ -17,7 +17,7 @@ const PREFIXES: [&str; 4] = [
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     nexthops: BTreeMap<NexthopId, Nexthop>,
-    groups: BTreeMap<NexthopId, BTreeSet<Member>>,
+    groups: BTreeMap<NexthopId, Group>,
     routes: BTreeMap<RouteKey, Target>,
 }
 
@@ -46,16 +46,13 @@ impl Model {
                 nexthop,
                 replace,
             } => put(&mut self.nexthops, *id, nexthop, *replace),
-            Op::PutGroup {
-                id,
-                members,
-                replace,
-            } => {
+            Op::PutGroup { id, group, replace } => {
+                let members = &group.members;
                 let known = |member: &Member| self.nexthops.contains_key(&member.id);
                 // What is there is refused, or already so, before its members are looked at.
                 let there = self.groups.contains_key(id) && !replace;
                 (there || !members.is_empty() && members.iter().all(known))
-                    && put(&mut self.groups, *id, members, *replace)
+                    && put(&mut self.groups, *id, group, *replace)
             }
             Op::PutRoute {
                 key,
@@ -70,10 +67,10 @@ impl Model {
             }
             Op::DelNexthop { id } => {
                 self.nexthops.remove(id);
-                for members in self.groups.values_mut() {
-                    members.retain(|member| member.id != *id);
+                for group in self.groups.values_mut() {
+                    group.members.retain(|member| member.id != *id);
                 }
-                self.groups.retain(|_, members| !members.is_empty());
+                self.groups.retain(|_, group| !group.members.is_empty());
                 self.sweep()
             }
             Op::DelGroup { id } => {
@@ -130,7 +127,7 @@ fn op() -> impl Strategy<Value = Op> {
             Op::PutNexthop { id: id(number), nexthop, replace }
         }),
         3 => (number.clone(), members, any::<bool>())
-            .prop_map(|(id, members, replace)| Op::PutGroup { id, members, replace }),
+            .prop_map(|(id, group, replace)| Op::PutGroup { id, group, replace }),
         4 => (route.clone(), target, any::<bool>())
             .prop_map(|(key, target, replace)| Op::PutRoute { key, target, replace }),
         1 => nexthop.prop_map(|number| Op::DelNexthop { id: id(number) }),

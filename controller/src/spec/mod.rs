@@ -10,6 +10,7 @@ mod place;
 mod read;
 mod reader;
 mod router;
+mod spread;
 mod term;
 mod tunnel;
 mod values;
@@ -17,6 +18,7 @@ mod values;
 pub use options::{Options, Setting, render as render_options};
 pub use place::{At, Place, SpecError, SpecErrors};
 pub use router::{Router, Whereabouts};
+pub(crate) use spread::PREFERENCE;
 pub use tunnel::Tunnels;
 pub use values::check_name;
 
@@ -87,12 +89,39 @@ pub struct Gateway {
     pub routers: Vec<Router>,
     /// Kernel route protocols that it announces.
     pub announce: Vec<String>,
+    /// How it spreads flows over several ways.
+    pub spread: Spread,
+    /// How much the others prefer it to the other gateways of its site.
+    pub preference: Option<u32>,
+    /// The others' traffic beside that of the other gateways of its site.
+    pub weight: Option<u16>,
     /// What becomes of packets that the mesh does not allow.
     pub firewall: Firewall,
     /// What of the gateway itself other sites may use.
     pub services: Vec<Service>,
     /// Whence it takes IKE and ESP besides the other gateways' endpoints.
     pub ipsec_from: Vec<IpNet>,
+}
+
+/// By what flows are told apart where there are several ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hash {
+    /// Addresses.
+    L3,
+    /// Addresses, protocol and ports.
+    #[default]
+    L4,
+    /// Those of the packet within, where there is one.
+    Inner,
+}
+
+/// How a gateway spreads flows over several ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spread {
+    /// By what flows are told apart.
+    pub hash: Hash,
+    /// Flows stay where they are when ways come or go.
+    pub resilient: bool,
 }
 
 /// What becomes of packets that the mesh does not allow.

@@ -2,7 +2,9 @@
 
 use super::place::{At, Lines, Place, SpecError, quote};
 use super::reader::{Reader, TWICE, Table, Value};
-use super::{Firewall, Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, bfd, values};
+use super::{
+    Firewall, Gateway, MeshSpec, OuterAddress, Router, Site, Spread, TunnelKind, bfd, values,
+};
 use ipnet::{IpNet, Ipv6Net};
 use routemesh_proto::Service;
 use std::net::Ipv6Addr;
@@ -12,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 /// What a gateway has that says nothing else.
 struct Defaults {
     asn: u32,
+    spread: Spread,
     firewall: Firewall,
     services: Vec<Service>,
 }
@@ -51,7 +54,7 @@ impl<'t> Reader<'t> {
             Some((key, value)) => (self.lines.place(key.span().start), value.get_ref()),
             None => (Place { line: 1, column: 1 }, &none),
         };
-        const KNOWN: [&str; 9] = [
+        const KNOWN: [&str; 11] = [
             "as",
             "interconnect",
             "tunnel",
@@ -59,6 +62,8 @@ impl<'t> Reader<'t> {
             "esp",
             "hold_time",
             "bfd",
+            "hash",
+            "groups",
             "firewall",
             "services",
         ];
@@ -97,6 +102,7 @@ impl<'t> Reader<'t> {
         };
         let defaults = Defaults {
             asn: asn.unwrap_or_default(),
+            spread: self.spread(&mesh, Spread::default()),
             firewall: self.firewall(&mesh).unwrap_or_default(),
             services: self.services(&mesh).unwrap_or_default(),
         };
@@ -194,6 +200,10 @@ impl<'t> Reader<'t> {
             "overlay",
             "routers",
             "announce",
+            "hash",
+            "groups",
+            "preference",
+            "weight",
             "firewall",
             "services",
             "ipsec_from",
@@ -244,7 +254,11 @@ impl<'t> Reader<'t> {
             }
             None => Vec::new(),
         };
+        let (preference, weight) = self.worth(&table);
         Some(Gateway {
+            spread: self.spread(&table, defaults.spread),
+            preference,
+            weight,
             name,
             endpoints,
             overlay: overlay.map(|overlay| overlay.value),

@@ -43,6 +43,9 @@ const OPTIONAL: &[&str] = &[
     "EspOptions.rekey_time",
     "EspOptions.over_time",
     "EspOptions.replay_window",
+    "EspOptions.hw_offload",
+    "EspOptions.policies_fwd_out",
+    "EspOptions.mode",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

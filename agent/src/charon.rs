@@ -6,9 +6,10 @@
 //! has; the kernel's pass keeps an interface for as long as charon has something for it.
 
 use crate::bgp::Bgp;
-use crate::config::{Config, Tunnel};
+use crate::config::{Config, Offload, Tunnel};
 use crate::ipsec::Ipsec;
 use crate::liveness::Sign;
+use crate::preflight::{self, Host, Release, offload};
 use crate::problem::{problem, remark};
 use crate::state::{Connection, LinkKind};
 use crate::state_dir::StateDir;
@@ -149,6 +150,8 @@ pub struct Keeper {
     pub bgp: Bgp,
     /// The id of the key that this run has loaded.
     pub key: Option<String>,
+    /// On which it runs.
+    pub kernel: Release,
 }
 
 impl Keeper {
@@ -238,8 +241,16 @@ impl Keeper {
         let told = std::mem::take(&mut memory.told).into_iter();
         let told = told.chain(broken(wanted, &charon.sas, &audit)).collect();
         memory.told = self.tell_bgp(wanted, &charon, &audit, told).await;
+        let refused = match self.refused(wanted).await {
+            Ok(refused) => refused,
+            Err(error) => return (unreachable(&error), None),
+        };
+        for (name, reason) in &refused {
+            problems.push(remark(format!("connection {name}"), reason));
+        }
         for op in plan(wanted, &charon.connections) {
             let (name, done) = match op {
+                Op::Load(name) if refused.contains_key(&name) => continue,
                 Op::Load(name) => {
                     let done = self.load(&name, wanted, &mut charon).await;
                     (name, done)
@@ -268,6 +279,10 @@ impl Keeper {
             memory.repaired += 1;
         }
         for action in heal.actions {
+            if matches!(&action, Action::Initiate { connection, .. } if refused.contains_key(connection))
+            {
+                continue;
+            }
             debug!("{action:?}");
             match self.perform(&action, ipsec, &mut problems).await {
                 Ok(()) => {}
@@ -301,6 +316,29 @@ impl Keeper {
             connections: self.vici.connections().await?,
             sas: self.vici.sas().await?,
         })
+    }
+
+    /// The connections that this host cannot have as they are wanted, and why: what is loaded of them
+    /// stays.
+    async fn refused(&self, wanted: &Definitions) -> Result<BTreeMap<String, String>, vici::Error> {
+        let mut host = Host {
+            charon: self.vici.version().await?.version,
+            kernel: self.kernel.clone(),
+            offload: None,
+        };
+        let mut refused = BTreeMap::new();
+        for (name, definition) in wanted {
+            host.offload = match definition.esp.hw_offload {
+                Offload::No | Offload::Auto => None,
+                Offload::Crypto | Offload::Packet => {
+                    definition.local_addrs.iter().find_map(|it| offload::at(it))
+                }
+            };
+            if let Some(reason) = preflight::refusal(&definition.esp, &host) {
+                refused.insert(name.clone(), reason);
+            }
+        }
+        Ok(refused)
     }
 
     async fn load(

@@ -29,6 +29,7 @@ pub mod mtu;
 pub mod netns;
 pub mod peers;
 pub mod plan;
+pub mod preflight;
 pub mod probe;
 pub mod problem;
 pub mod reconcile;

@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 
 /// IPv6 needs this much of an interface (RFC 8200 section 5), and ours have IPv6 addresses.
 pub const IPV6_MINIMUM: u32 = 1280;
+/// Before what IP-TFS puts into an ESP packet (RFC 9347 section 6.1): so much less, and no packet has
+/// to be cut in two.
+const AGGFRAG: u32 = 4;
 /// What a path carries where nothing is known of it.
 const USUAL: u32 = 1500;
 
@@ -24,6 +27,8 @@ pub struct Carrier {
     pub ends: Ends,
     esp: Esp,
     outer: Outer,
+    /// Of the payload, before the packet: [`AGGFRAG`] or nothing.
+    header: u32,
 }
 
 /// The carriers of the tunnels that have an SA, by number of the tunnel. Of several SAs, as while one
@@ -34,7 +39,7 @@ pub fn carriers(config: &Config, sas: &[IkeSa]) -> BTreeMap<u32, Carrier> {
         let mine = sas.iter().filter(|sa| sa.connection == name);
         let all = mine.flat_map(|sa| {
             let children = installed(sa, tunnel).filter_map(|child| child.esp);
-            children.filter_map(|esp| carrier(sa, esp))
+            children.filter_map(|esp| carrier(sa, esp, header(tunnel)))
         });
         all.min_by_key(|carrier| carrier.inner_mtu(USUAL))
     };
@@ -44,18 +49,28 @@ pub fn carriers(config: &Config, sas: &[IkeSa]) -> BTreeMap<u32, Carrier> {
         .collect()
 }
 
-fn carrier(sa: &IkeSa, esp: Esp) -> Option<Carrier> {
+fn header(tunnel: &Tunnel) -> u32 {
+    if tunnel.esp.iptfs { AGGFRAG } else { 0 }
+}
+
+fn carrier(sa: &IkeSa, esp: Esp, header: u32) -> Option<Carrier> {
     let ends: Ends = (sa.local_host.parse().ok()?, sa.remote_host.parse().ok()?);
     let outer = Outer {
         ipv6: ends.1.is_ipv6(),
         udp: sa.nat,
     };
-    Some(Carrier { ends, esp, outer })
+    Some(Carrier {
+        ends,
+        esp,
+        outer,
+        header,
+    })
 }
 
 impl Carrier {
     fn inner_mtu(&self, path: u32) -> u32 {
-        self.esp.inner_mtu(self.outer, path)
+        let payload = self.esp.inner_mtu(self.outer, path);
+        payload.saturating_sub(self.header)
     }
 }
 
@@ -99,7 +114,8 @@ fn first(tunnel: &Tunnel) -> u32 {
     let proposals = tunnel.esp.proposals.iter();
     let sizes =
         proposals.filter_map(|text| Some(Esp::proposed(text).ok()?.inner_mtu(outer, USUAL)));
-    sizes.min().unwrap_or(IPV6_MINIMUM)
+    let least = sizes.min().unwrap_or(IPV6_MINIMUM);
+    least.saturating_sub(header(tunnel)).max(IPV6_MINIMUM)
 }
 
 #[cfg(test)]
@@ -218,6 +234,17 @@ mod tests {
                 "{sas:?} {path}"
             );
         }
+    }
+
+    #[test]
+    fn iptfs_has_a_header_of_its_own() {
+        let mut config = config();
+        let sas = [sa("2001:db8::1", "2001:db8::2", false, &[GCM])];
+        let fits = |config: &Config| carriers(config, &sas)[&TUNNEL].inner_mtu(1500);
+        assert_eq!(fits(&config), 1426);
+        config.tunnels.get_mut(&TUNNEL).unwrap().esp.iptfs = true;
+        assert_eq!(fits(&config), 1422);
+        assert_eq!(first(&config.tunnels[&TUNNEL]), 1402);
     }
 
     #[test]

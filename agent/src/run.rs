@@ -3,6 +3,7 @@
 use crate::charon::{Keeper, Seen};
 use crate::control::InForce;
 use crate::kernel::{self, Event};
+use crate::preflight::Release;
 use crate::problem::problem;
 use crate::reconcile::{self, Gateway, Pass};
 use crate::state_dir::StateDir;
@@ -118,6 +119,7 @@ async fn live(
         state_dir: host.state_dir.clone(),
         bgp: gateway.bgp().clone(),
         key: None,
+        kernel: Release::running(),
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run(connections, seen));

@@ -6,7 +6,7 @@ mod options;
 mod router;
 mod term;
 
-pub use options::{EspOptions, IkeOptions};
+pub use options::{EspOptions, IkeOptions, Offload};
 pub use router::{MAX_PREFIXES, Router, Whereabouts};
 
 use crate::state::{LinkKind, ours};

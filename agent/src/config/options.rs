@@ -33,6 +33,25 @@ pub struct EspOptions {
     pub over_time: Option<Duration>,
     /// Packets that may overtake each other.
     pub replay_window: u32,
+    /// Who encrypts.
+    pub hw_offload: Offload,
+    /// Policies also for what is forwarded outwards.
+    pub policies_fwd_out: bool,
+    /// Packets share and fill ESP packets (RFC 9347).
+    pub iptfs: bool,
+}
+
+/// Work that the network interface does instead of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// None.
+    No,
+    /// It encrypts.
+    Crypto,
+    /// It does all of ESP.
+    Packet,
+    /// What it can.
+    Auto,
 }
 
 impl Default for IkeOptions {
@@ -56,6 +75,9 @@ impl Default for EspOptions {
             over_time: None,
             // strongSwan's 32 are too few for two busy processors.
             replay_window: 512,
+            hw_offload: Offload::No,
+            policies_fwd_out: false,
+            iptfs: false,
         }
     }
 }
@@ -107,7 +129,25 @@ pub(super) fn esp(
     let default = EspOptions::default();
     let Some(raw) = raw else { return Ok(default) };
     let rekey_time = time(fields, "esp.rekey_time", raw.rekey_time)?;
+    let hw_offload = match raw.hw_offload.as_deref() {
+        None => default.hw_offload,
+        Some("no") => Offload::No,
+        Some("crypto") => Offload::Crypto,
+        Some("packet") => Offload::Packet,
+        Some("auto") => Offload::Auto,
+        Some(other) => {
+            return Err(fields.wrong("esp.hw_offload", other, "no, crypto, packet or auto"));
+        }
+    };
+    let iptfs = match raw.mode.as_deref() {
+        None => default.iptfs,
+        Some("tunnel") => false,
+        Some("iptfs") => true,
+        Some(other) => return Err(fields.wrong("esp.mode", other, "tunnel or iptfs")),
+    };
     let replay_window = match raw.replay_window {
+        // Interfaces that do all of ESP take no more.
+        None if hw_offload == Offload::Packet => 256,
         None => default.replay_window,
         Some(window @ 32..=4096) => window,
         Some(other) => {
@@ -120,5 +160,8 @@ pub(super) fn esp(
         rekey_time: rekey_time.unwrap_or(default.rekey_time),
         over_time: time(fields, "esp.over_time", raw.over_time)?,
         replay_window,
+        hw_offload,
+        policies_fwd_out: raw.policies_fwd_out.unwrap_or(default.policies_fwd_out),
+        iptfs,
     })
 }

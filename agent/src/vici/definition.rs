@@ -20,7 +20,7 @@
 //! initiator authenticates again: since strongSwan 5.9.4 the other side would as well, in turns.
 
 use super::message::{Message, Value};
-use crate::config::{EspOptions, IkeOptions};
+use crate::config::{EspOptions, IkeOptions, Offload};
 use std::time::Duration;
 
 /// Packets after which a CHILD_SA is rekeyed, well before 2^32: without extended sequence
@@ -140,7 +140,7 @@ impl Definition {
         let rekey = self.lifetime(esp.rekey_time);
         let any = ["0.0.0.0/0", "::/0"];
         let mut child = Message::new()
-            .text("mode", "tunnel")
+            .text("mode", if esp.iptfs { "iptfs" } else { "tunnel" })
             .list("local_ts", any)
             .list("remote_ts", any)
             .list("esp_proposals", &esp.proposals)
@@ -158,6 +158,19 @@ impl Definition {
             child = child
                 .text("life_time", seconds(rekey + over))
                 .text("rand_time", seconds(rekey / 10));
+        }
+        let offload = match esp.hw_offload {
+            Offload::No => None,
+            // strongSwan before 5.9.10 has no other word for it, and later ones have this one as well.
+            Offload::Crypto => Some("yes"),
+            Offload::Packet => Some("packet"),
+            Offload::Auto => Some("auto"),
+        };
+        if let Some(offload) = offload {
+            child = child.text("hw_offload", offload);
+        }
+        if esp.policies_fwd_out {
+            child = child.text("policies_fwd_out", "yes");
         }
         match self.bind {
             Bind::IfId(id) => child
@@ -377,7 +390,7 @@ rm3-V2-1 {
 
     #[test]
     fn the_digest_depends_on_everything() {
-        let changes: [fn(&mut Definition); 18] = [
+        let changes: [fn(&mut Definition); 23] = [
             |d| d.local_addrs.clear(),
             |d| d.remote_addrs = vec!["v2.example.org".into()],
             |d| d.local_id.push('x'),
@@ -396,6 +409,11 @@ rm3-V2-1 {
             |d| d.esp.rekey_time *= 2,
             |d| d.esp.over_time = Some(Duration::from_secs(60)),
             |d| d.esp.replay_window = 1024,
+            |d| d.esp.hw_offload = Offload::Crypto,
+            |d| d.esp.hw_offload = Offload::Packet,
+            |d| d.esp.hw_offload = Offload::Auto,
+            |d| d.esp.policies_fwd_out = true,
+            |d| d.esp.iptfs = true,
         ];
         let mut digests = vec![definition().digest()];
         for change in changes {

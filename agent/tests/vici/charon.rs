@@ -1,6 +1,6 @@
 //! The real charon, in namespaces of its own. No ESP is needed: it never gets to keying.
 
-use routemesh_agent::config::{EspOptions, IkeOptions};
+use routemesh_agent::config::{EspOptions, IkeOptions, Offload};
 use routemesh_agent::vici::{Bind, Definition, Error, Event, Secret, Vici, events};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -268,6 +268,10 @@ async fn charon_takes_every_command() {
             rekey_time: hours(2),
             over_time: Some(hours(1)),
             replay_window: 4096,
+            hw_offload: Offload::Crypto,
+            policies_fwd_out: true,
+            // charon of that age is not told of it: `preflight::refusal`.
+            iptfs: false,
         },
         ..xfrm.clone()
     };

@@ -34,6 +34,12 @@ pub enum Setting {
     EspOverTime(u32),
     /// Packets that may overtake each other.
     ReplayWindow(u32),
+    /// What the network interface does: `no`, `crypto`, `packet`, `auto`.
+    HwOffload(&'static str),
+    /// Policies for what is forwarded outwards.
+    PoliciesFwdOut(bool),
+    /// `tunnel`, `iptfs`.
+    Mode(&'static str),
 }
 
 const IKE: [&str; 6] = [
@@ -44,7 +50,17 @@ const IKE: [&str; 6] = [
     "dpd_delay",
     "mobike",
 ];
-const ESP: [&str; 4] = ["proposals", "rekey_time", "over_time", "replay_window"];
+const ESP: [&str; 7] = [
+    "proposals",
+    "rekey_time",
+    "over_time",
+    "replay_window",
+    "hw_offload",
+    "policies_fwd_out",
+    "mode",
+];
+const OFFLOADS: [&str; 4] = ["no", "crypto", "packet", "auto"];
+const MODES: [&str; 2] = ["tunnel", "iptfs"];
 
 const MINUTE: u32 = 60;
 const DAY: u32 = 86_400;
@@ -78,6 +94,9 @@ pub fn render(options: &Options) -> (IkeOptions, EspOptions) {
             Setting::EspRekeyTime(seconds) => esp.rekey_time = Some(*seconds),
             Setting::EspOverTime(seconds) => esp.over_time = Some(*seconds),
             Setting::ReplayWindow(packets) => esp.replay_window = Some(*packets),
+            Setting::HwOffload(word) => esp.hw_offload = Some((*word).to_owned()),
+            Setting::PoliciesFwdOut(wanted) => esp.policies_fwd_out = Some(*wanted),
+            Setting::Mode(word) => esp.mode = Some((*word).to_owned()),
         }
     }
     (ike, esp)
@@ -124,6 +143,9 @@ impl<'t> Reader<'t> {
             ("esp", "replay_window") => {
                 Setting::ReplayWindow(self.number(&what, value, replay_window)?)
             }
+            ("esp", "hw_offload") => Setting::HwOffload(self.word(&what, value, &OFFLOADS)?),
+            ("esp", "policies_fwd_out") => Setting::PoliciesFwdOut(self.flag(&what, value)?),
+            ("esp", "mode") => Setting::Mode(self.word(&what, value, &MODES)?),
             ("ike", _) => {
                 let check = values::proposal;
                 Setting::IkeProposals(self.proposals(&what, value, IKE_PROPOSAL, check))
@@ -137,6 +159,19 @@ impl<'t> Reader<'t> {
             value: setting,
             place,
         })
+    }
+
+    fn word(
+        &mut self,
+        what: &str,
+        value: &Value<'t>,
+        words: &[&'static str],
+    ) -> Option<&'static str> {
+        let parse = |text: &str| {
+            let known = words.iter().copied().find(|word| *word == text);
+            known.ok_or_else(|| format!("{what} is {}: one of {}", quote(text), words.join(", ")))
+        };
+        self.text(what, value, parse).map(|word| word.value)
     }
 
     fn proposals(

@@ -4,6 +4,7 @@ use clap::{ArgGroup, Parser, Subcommand};
 use routemesh_agent::config::Config;
 use routemesh_agent::control::{self, InForce};
 use routemesh_agent::memory;
+use routemesh_agent::preflight::{self, Needs};
 use routemesh_agent::reconcile;
 use routemesh_agent::run::{self, Host};
 use routemesh_agent::state_dir::{StateDir, ask_to_drain, read_config};
@@ -64,6 +65,18 @@ enum Command {
         /// Directory of the running agent.
         #[arg(long, default_value = "/var/lib/routemesh")]
         state_dir: PathBuf,
+    },
+    /// Tell what this host lacks or does wrong, and what to do. Changes nothing; needs root.
+    #[command(
+        after_help = "Exit status: 0 if the mesh can work, 1 if something that it needs is missing."
+    )]
+    Preflight {
+        /// Judge by this config; without one, by what every mesh needs.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// charon's VICI socket.
+        #[arg(long, default_value = "/run/charon.vici")]
+        vici: PathBuf,
     },
     /// Remove all that the agent made, and nothing else. The agent must not be running.
     Down {
@@ -134,6 +147,7 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             identity,
             host,
         } => run(controller, config.as_deref(), &identity, host).await,
+        Command::Preflight { config, vici } => preflight(config.as_deref(), vici).await,
         Command::Down { host } => down(host).await,
         Command::Drain { state_dir, wait } => {
             ask_to_drain(&state_dir, true)?;
@@ -255,6 +269,24 @@ fn cached(state_dir: &StateDir) -> Option<InForce> {
             warn!("starting without the cached config: {error}");
             None
         }
+    }
+}
+
+async fn preflight(config: Option<&Path>, vici: PathBuf) -> Result<ExitCode, Box<dyn Error>> {
+    let needs = match config {
+        Some(path) => {
+            let raw = read_config(path)?;
+            let config = Config::try_from(&raw);
+            Needs::of(&config.map_err(|error| format!("{}: {error}", path.display()))?)
+        }
+        None => Needs::default(),
+    };
+    let facts = preflight::look(&Vici::new(vici), &needs).await;
+    let findings = preflight::verdict(&facts, &needs);
+    print!("{}", preflight::text(&facts, &findings));
+    match findings.iter().any(|it| it.severity == preflight::FAILS) {
+        true => Ok(ExitCode::FAILURE),
+        false => Ok(ExitCode::SUCCESS),
     }
 }
 

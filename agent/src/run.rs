@@ -3,7 +3,7 @@
 use crate::charon::{Keeper, Seen};
 use crate::control::InForce;
 use crate::kernel::{self, Event};
-use crate::preflight::Release;
+use crate::preflight::{self, Release};
 use crate::problem::problem;
 use crate::reconcile::{self, Gateway, Pass};
 use crate::state_dir::StateDir;
@@ -123,6 +123,9 @@ async fn live(
     };
     let mut tasks = JoinSet::new();
     tasks.spawn(keeper.run(connections, seen));
+    let (found, mut findings) = watch::channel(Vec::new());
+    let vici = Vici::new(host.vici.clone());
+    tasks.spawn(preflight::watch(vici, in_force.clone(), found));
     let mut bgp_changes = gateway.bgp().changes();
     let mut firewall = gateway.firewall().changes();
     let mut probe = gateway.probe().changes();
@@ -160,6 +163,7 @@ async fn live(
             }) => {
                 due = due.min(again.map_or(due, Instant::from_std));
                 report.problems.extend(refused.borrow().clone());
+                report.findings.clone_from(&findings.borrow_and_update());
                 status.send_replace(report);
             }
             Err(failure) => {
@@ -203,6 +207,7 @@ async fn live(
                         return Ended::Failed;
                     }
                 },
+                Ok(()) = findings.changed() => due = soon(due),
                 changed = firewall.changed() => match changed {
                     Ok(()) => due = soon(due),
                     Err(_) => {

@@ -75,6 +75,8 @@ pub fn status(facts: Facts) -> proto::Status {
         invalid: invalid(&facts, [Counter::Stranger]),
         repairs: repairs(facts.repairs),
         problems: facts.problems,
+        // The host's, which the daemon adds.
+        findings: Vec::new(),
         drain: facts.config.drain,
     }
 }

@@ -63,6 +63,14 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Show what is wrong with a gateway and its host, and what to do.
+    #[command(after_help = "Exit status: 0 if nothing is, 2 if something is, 1 on errors.")]
+    Doctor {
+        /// Its name.
+        gateway: String,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Reckon the MTU of a tunnel from its ESP proposal. Needs no controller.
     Mtu {
         /// In strongSwan's words, as in `proposals` of `[mesh.esp]`.
@@ -119,6 +127,8 @@ enum Failure {
     Json(#[from] serde_json::Error),
     #[error("meshctl: {0}")]
     Usage(&'static str),
+    #[error("meshctl: there is no gateway {0}: `meshctl get gateways` lists them")]
+    NoGateway(String),
     #[error("meshctl: {0}")]
     Proposal(#[from] TextError),
 }
@@ -180,6 +190,19 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
                 true => table::rejected(routes, look),
                 false => table::routes(routes, look),
             })?;
+        }
+        Command::Doctor {
+            gateway,
+            output: Output { output },
+        } => {
+            let gateways = client()?.topology().await?.gateways;
+            let mut named = gateways.into_iter().filter(|it| it.name == gateway);
+            let view = named.next().ok_or(Failure::NoGateway(gateway))?;
+            show(output, &view, |view| table::doctor(view, look))?;
+            let fails = view.findings.iter().any(|it| it.severity == "fails");
+            if fails || view.verdict != "ok" {
+                return Ok(ExitCode::from(2));
+            }
         }
         Command::Mtu {
             proposals,

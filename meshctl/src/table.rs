@@ -7,8 +7,8 @@ pub(crate) use routes::{rejected, routes};
 use crate::mtu::Sizes;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use routemesh_proto::{
-    BgpStatus, Edge, End, GatewayView, Invalid, PrefixPaths, PrefixView, Problem, Repair, Topology,
-    TunnelStatus,
+    BgpStatus, Edge, End, Finding, GatewayView, Invalid, PrefixPaths, PrefixView, Problem, Repair,
+    Topology, TunnelStatus,
 };
 use std::collections::BTreeMap;
 
@@ -108,6 +108,21 @@ pub(crate) fn mtu(sizes: &[Sizes], look: Look) -> String {
         ]);
     }
     table.trim_fmt() + "\n"
+}
+
+/// What is wrong with a gateway, its host first.
+pub(crate) fn doctor(view: &GatewayView, look: Look) -> String {
+    let mut out = gateways(std::slice::from_ref(view), look);
+    for finding in &view.findings {
+        let Finding {
+            severity,
+            object,
+            breaks,
+            cure,
+        } = finding;
+        out += &format!("\n{severity:<6} {object}\n       {breaks}\n       -> {cure}\n");
+    }
+    out
 }
 
 /// Tunnels, then prefixes, then what gateways say, then the sum.

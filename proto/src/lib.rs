@@ -20,7 +20,8 @@ pub use route_protocol::route_protocol;
 pub use secret::Secret;
 pub use service::{NoService, Service, Transport};
 
-#[allow(missing_docs, clippy::doc_markdown)]
+// There is one message at a time, and most are the large one.
+#[allow(missing_docs, clippy::doc_markdown, clippy::large_enum_variant)]
 mod v1 {
     tonic::include_proto!("routemesh.v1");
 }

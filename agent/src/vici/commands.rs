@@ -84,6 +84,12 @@ impl Vici {
         })
     }
 
+    /// The plugins that are loaded.
+    pub async fn plugins(&self) -> Result<Vec<String>, Error> {
+        let answer = self.ask(&self.call("stats", ""), &Message::new()).await?;
+        Ok(answer.get_list("plugins").to_vec())
+    }
+
     /// The connections of ours that are loaded. One that has not exactly one child has an empty
     /// digest, so that it differs from every one that is wanted.
     pub async fn connections(&self) -> Result<BTreeMap<String, state::Connection>, Error> {

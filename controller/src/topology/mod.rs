@@ -76,6 +76,7 @@ fn gateway_view(
         endpoints: gateway.endpoints.iter().map(|e| e.text()).collect(),
         drain: drain.to_owned(),
         drain_reason,
+        findings: status.map_or(Vec::new(), |status| status.findings.clone()),
     }
 }
 

@@ -41,6 +41,26 @@ fn via(gateway: &str, via: &[&str]) -> PrefixPaths {
 }
 
 #[test]
+fn a_doctor_says_what_is_wrong_and_what_to_do() {
+    let view = GatewayView {
+        name: "V2-1".to_owned(),
+        verdict: "ok".to_owned(),
+        findings: vec![Finding {
+            severity: "risk".to_owned(),
+            object: "Linux 6.16: use after free".to_owned(),
+            breaks: "the kernel can crash".to_owned(),
+            cure: "run another".to_owned(),
+        }],
+        ..GatewayView::default()
+    };
+    let text = doctor(&view, Look::plain());
+    assert!(text.contains("V2-1"));
+    let finding =
+        "\nrisk   Linux 6.16: use after free\n       the kernel can crash\n       -> run another\n";
+    assert!(text.ends_with(finding), "{text}");
+}
+
+#[test]
 fn a_mesh_at_three_in_the_morning() {
     let mut spoofed = end("V3-1", "up", "Established", 4);
     if let Some(status) = spoofed.as_mut().and_then(|end| end.status.as_mut()) {

@@ -170,7 +170,11 @@ async fn measure(overlay: &Netns, link: &str, target: &Target) -> Option<u32> {
                 Answer::NotSent => return None,
                 answer => search.tried(size, answer == Answer::CameBack),
             },
-            Next::Hole(passes) => return Some(passes),
+            // A tunnel that was dead for the first packets looks the same.
+            Next::Hole(passes) => {
+                let again = echo.ask(target.mtu).await;
+                return (again == Answer::Lost).then_some(passes);
+            }
             Next::Whole | Next::Dead => return None,
         }
     }

@@ -1,8 +1,9 @@
 //! What the kernel has of IPsec, for whoever compares it with what charon believes.
 
+use crate::charon::Charon;
 use crate::kernel::{self, Deletions, Sa, Xfrm};
 use crate::problem::problem;
-use crate::vici::{self, Audit, IkeSa};
+use crate::vici::{self, Audit};
 use routemesh_proto::Problem;
 use std::future::pending;
 use tracing::warn;
@@ -51,19 +52,19 @@ impl Ipsec {
     /// is there now.
     pub async fn audit(
         &self,
-        sas: &[IkeSa],
+        charon: &Charon,
         before: Option<vici::Kernel>,
         problems: &mut Vec<Problem>,
     ) -> Audit {
         let Some(before) = before else {
             return Audit::default();
         };
-        let audit = vici::audit(sas, &before, None);
+        let audit = vici::audit(&charon.sas, &charon.others, &before, None);
         if audit.broken.is_empty() {
             return audit;
         }
         match self.list(problems).await {
-            Some(after) => vici::audit(sas, &before, Some(&after)),
+            Some(after) => vici::audit(&charon.sas, &charon.others, &before, Some(&after)),
             None => Audit::default(),
         }
     }

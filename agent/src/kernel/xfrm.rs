@@ -57,8 +57,8 @@ pub struct Sa {
     pub reqid: u32,
     /// Its `if_id` or mark, if that is of a tunnel of ours. What a VTI tunnel receives by has none.
     pub number: Option<u32>,
-    /// As it was given: needed to delete it.
-    mark: Option<[u8; 8]>,
+    /// As it was given: needed to delete it. With an `if_id` it has none.
+    pub mark: Option<[u8; 8]>,
 }
 
 impl Sa {
@@ -195,6 +195,9 @@ fn number(attributes: &[u8]) -> Option<u32> {
     [IF_ID, MARK].into_iter().filter_map(of).find(ours)
 }
 
+/// So many notifications are skipped at most.
+const MOST: usize = 100_000;
+
 /// Tells of SAs and policies that were deleted, by whomever.
 pub struct Deletions {
     socket: TokioSocket,
@@ -231,7 +234,19 @@ impl Deletions {
             }
             let deletion = |kind| matches!(kind, DELSA | DELPOLICY | FLUSHSA | FLUSHPOLICY);
             if messages(&self.datagram).any(|message| deletion(message.kind)) {
+                self.skip();
                 return Ok(());
+            }
+        }
+    }
+
+    /// What has come by now is answered by one look: a connection that is closed is eight deletions.
+    fn skip(&mut self) {
+        for _ in 0..MOST {
+            self.datagram.clear();
+            let socket = self.socket.socket_ref();
+            if socket.recv(&mut self.datagram, libc::MSG_DONTWAIT).is_err() {
+                return;
             }
         }
     }

@@ -6,7 +6,9 @@
 
 use super::sas::{ChildState, IkeSa};
 use crate::kernel::{Policy, Sa};
+use crate::state::ours;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// How long something must have been wrong: while SAs are made, or go over from one IKE_SA to the next,
@@ -35,10 +37,17 @@ pub struct Audit {
 const POLICIES: usize = 6;
 
 /// Compares charon's SAs with what the kernel had before they were listed. What is lacking may only
-/// have come since: `after` is what the kernel had afterwards, if that is known already.
-pub fn audit(sas: &[IkeSa], before: &Kernel, after: Option<&Kernel>) -> Audit {
+/// have come since: `after` is what the kernel had afterwards, if that is known already. `others` are the
+/// SPIs of what charon has besides.
+pub fn audit(
+    sas: &[IkeSa],
+    others: &BTreeSet<u32>,
+    before: &Kernel,
+    after: Option<&Kernel>,
+) -> Audit {
     let lists = || [Some(before), after].into_iter().flatten();
     let spis: BTreeSet<u32> = lists().flat_map(|it| &it.sas).map(|sa| sa.spi).collect();
+    let policies: Vec<BTreeMap<u32, usize>> = lists().map(policies).collect();
     let children = || sas.iter().flat_map(|ike| &ike.children);
     let lacking = children().filter(|child| child.state == ChildState::Installed);
     let lacking = lacking.filter(|child| {
@@ -50,22 +59,56 @@ pub fn audit(sas: &[IkeSa], before: &Kernel, after: Option<&Kernel>) -> Audit {
         };
         let number = child.bind.map(|bind| bind.number());
         let unguarded = |number| {
-            let policies = |it: &Kernel| it.policies.iter().filter(|p| p.number == number).count();
-            lists().all(|it| policies(it) < POLICIES)
+            let count = |it: &BTreeMap<u32, usize>| it.get(&number).copied().unwrap_or(0);
+            policies.iter().all(|it| count(it) < POLICIES)
         };
         gone(child.spi_in) || gone(child.spi_out) && !sends() || number.is_some_and(unguarded)
     });
     let broken = lacking.map(|child| child.unique_id).collect();
 
     let known = children().flat_map(|child| [child.spi_in, child.spi_out]);
-    let known: BTreeSet<u32> = known.flatten().collect();
+    let mut known: BTreeSet<u32> = known.flatten().collect();
+    known.extend(others);
+    // Of children that it is about to close charon does not tell the SPIs.
+    let silent = |ike: &&IkeSa| ike.children.iter().any(|child| child.spi_in.is_none());
+    let silent = sas.iter().filter(silent);
+    let silent: BTreeSet<u32> = silent.filter_map(|ike| of(&ike.connection)).collect();
+    let halves = halves(&before.sas);
     let mut orphans: BTreeMap<u32, Vec<Sa>> = BTreeMap::new();
     for sa in before.sas.iter().filter(|sa| !known.contains(&sa.spi)) {
-        if let Some(number) = number(sa, &before.sas) {
-            orphans.entry(number).or_default().push(sa.clone());
+        let other = || halves.get(&(sa.to, sa.from, sa.reqid)).copied();
+        match sa.number.or_else(other) {
+            Some(number) if !silent.contains(&number) => {
+                orphans.entry(number).or_default().push(sa.clone());
+            }
+            _ => {}
         }
     }
     Audit { broken, orphans }
+}
+
+/// How many policies each tunnel has.
+fn policies(kernel: &Kernel) -> BTreeMap<u32, usize> {
+    let mut counts = BTreeMap::new();
+    for policy in &kernel.policies {
+        *counts.entry(policy.number).or_default() += 1;
+    }
+    counts
+}
+
+/// The tunnel of a connection, by its name.
+fn of(connection: &str) -> Option<u32> {
+    let (number, _) = connection.strip_prefix("rm")?.split_once('-')?;
+    ours::IF_ID.checked_add(number.parse().ok()?)
+}
+
+/// The tunnels of SAs with marks: what a VTI tunnel receives by has none, and is known by this, its other
+/// half.
+fn halves(sas: &[Sa]) -> BTreeMap<(IpAddr, IpAddr, u32), u32> {
+    let marked = sas.iter().filter(|sa| sa.mark.is_some());
+    marked
+        .filter_map(|sa| Some(((sa.from, sa.to, sa.reqid), sa.number?)))
+        .collect()
 }
 
 /// What was found wrong, and since when.
@@ -112,13 +155,6 @@ fn since<'a, T: Ord + Clone + 'a>(
     found.into_iter().map(one).collect()
 }
 
-/// The tunnel of an SA. What a VTI tunnel receives by has no mark; its other half has.
-fn number(sa: &Sa, all: &[Sa]) -> Option<u32> {
-    let half = |it: &&Sa| (it.from, it.to, it.reqid) == (sa.to, sa.from, sa.reqid);
-    sa.number
-        .or_else(|| all.iter().filter(half).find_map(|it| it.number))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +162,10 @@ mod tests {
     use crate::vici::{Bind, ChildSa, IkeState};
 
     const NUMBER: u32 = 0x5200_0007;
+
+    fn found_in(sas: &[IkeSa], before: &Kernel, after: Option<&Kernel>) -> Audit {
+        audit(sas, &BTreeSet::new(), before, after)
+    }
 
     /// A pair of SAs by its SPIs, in and out.
     fn pair(spi_in: u32, spi_out: u32) -> Vec<Sa> {
@@ -158,13 +198,13 @@ mod tests {
 
     #[test]
     fn where_both_have_the_same_nothing_is_wrong() {
-        let found = audit(&[child(1, 2)], &kernel(pair(1, 2)), None);
+        let found = found_in(&[child(1, 2)], &kernel(pair(1, 2)), None);
         assert_eq!(found, Audit::default());
     }
 
     #[test]
     fn what_the_kernel_lacks_is_broken() {
-        let broken = |kernel: &Kernel| audit(&[child(1, 2)], kernel, None).broken;
+        let broken = |kernel: &Kernel| found_in(&[child(1, 2)], kernel, None).broken;
         let five = BTreeSet::from([5]);
         for half in [0, 1] {
             assert_eq!(broken(&kernel(vec![pair(1, 2).remove(half)])), five);
@@ -175,7 +215,7 @@ mod tests {
         // One that is still being made has nothing there yet.
         let mut making = child(1, 2);
         making.children[0].state = ChildState::Making;
-        assert_eq!(audit(&[making], &kernel(vec![]), None), Audit::default());
+        assert_eq!(found_in(&[making], &kernel(vec![]), None), Audit::default());
     }
 
     #[test]
@@ -183,7 +223,7 @@ mod tests {
         let mut old = child(1, 2);
         old.children[0].state = ChildState::Closing;
         let sas = [old, child(3, 4)];
-        let half = |it: &Kernel| audit(&sas, it, None).broken.len();
+        let half = |it: &Kernel| found_in(&sas, it, None).broken.len();
         let mut held = [pair(1, 2), pair(3, 4)].concat();
         held.pop();
         assert_eq!(half(&kernel(held.clone())), 0);
@@ -218,32 +258,49 @@ mod tests {
     #[test]
     fn what_came_while_it_was_listed_is_not_broken() {
         let (before, after) = (kernel(vec![]), kernel(pair(1, 2)));
-        let found = |after| audit(&[child(1, 2)], &before, after).broken.len();
+        let found = |after| found_in(&[child(1, 2)], &before, after).broken.len();
         assert_eq!((found(None), found(Some(&after))), (1, 0));
     }
 
     #[test]
     fn what_charon_does_not_know_of_is_an_orphan() {
         let all = [pair(1, 2), pair(3, 4)].concat();
-        let found = audit(&[child(1, 2)], &kernel(all), None);
+        let found = found_in(&[child(1, 2)], &kernel(all), None);
         assert_eq!(found.broken, BTreeSet::new());
         assert_eq!(found.orphans, [(NUMBER, pair(3, 4))].into());
         // One that it is about to close it knows of.
         let mut closing = child(3, 4);
         closing.children[0].state = ChildState::Closing;
-        let found = audit(&[closing], &kernel(pair(3, 4)), None);
+        let found = found_in(&[closing], &kernel(pair(3, 4)), None);
         assert_eq!(found, Audit::default());
+    }
+
+    #[test]
+    fn what_charon_is_about_to_close_is_no_orphan() {
+        let mut closing = child(3, 4);
+        closing.connection = "rm7-V2-1".into();
+        let child = &mut closing.children[0];
+        (child.state, child.spi_in, child.spi_out) = (ChildState::Closing, None, None);
+        let found = found_in(&[closing], &kernel(pair(3, 4)), None);
+        assert_eq!(found.orphans, BTreeMap::new());
     }
 
     #[test]
     fn one_without_mark_belongs_to_its_other_half_and_a_strangers_to_nobody() {
         let mut sas = pair(3, 4);
         sas[0].number = None;
-        let found = audit(&[], &kernel(sas.clone()), None);
-        assert_eq!(found.orphans, [(NUMBER, sas.clone())].into());
+        // A stranger between the same ends, with the same reqid.
+        let xfrm = found_in(&[], &kernel(sas.clone()), None);
+        assert_eq!(xfrm.orphans, [(NUMBER, vec![sas[1].clone()])].into());
+        sas[1].mark = Some([0; 8]);
+        let vti = found_in(&[], &kernel(sas.clone()), None);
+        assert_eq!(vti.orphans, [(NUMBER, sas.clone())].into());
+        let others = BTreeSet::from([3]);
+        let known = audit(&[], &others, &kernel(sas.clone()), None);
+        assert_eq!(known.orphans, [(NUMBER, vec![sas[1].clone()])].into());
         sas[1].number = None;
         let unbound = ike(1, IkeState::Established, vec![]);
-        let found = audit(&[unbound], &kernel(sas), None);
+        let found = found_in(&[unbound], &kernel(sas), None);
         assert_eq!(found, Audit::default());
         assert_eq!(Bind::IfId(NUMBER), BIND);
     }

@@ -133,9 +133,13 @@ impl Vici {
     /// charon waits for SAs that are being worked on, so this can take as long as a DNS server
     /// takes for the host name of a peer; without waiting it would leave those SAs out.
     pub async fn sas(&self) -> Result<Vec<IkeSa>, Error> {
-        Ok(sas::from_list(
-            &self.list(&self.call("list-sas", ""), "list-sa").await?,
-        ))
+        Ok(self.all_sas().await?.0)
+    }
+
+    /// The same, and the SPIs of all other CHILD_SAs.
+    pub async fn all_sas(&self) -> Result<(Vec<IkeSa>, BTreeSet<u32>), Error> {
+        let listed = self.list(&self.call("list-sas", ""), "list-sa").await?;
+        Ok((sas::from_list(&listed), sas::others(&listed)))
     }
 
     /// Starts to bring a child up, and does not wait: [`Vici::sas`] and the events tell.

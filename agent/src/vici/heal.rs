@@ -97,6 +97,8 @@ pub struct History {
     making: BTreeMap<u32, Instant>,
     /// Since when the kernel has had an SA that charon does not know of.
     orphans: BTreeMap<Sa, Instant>,
+    /// Connections that are made anew because charon and the kernel disagree.
+    mending: BTreeSet<String>,
 }
 
 /// What to do now.
@@ -266,6 +268,10 @@ impl Pass<'_> {
             .history
             .missing
             .insert(wanted.connection.clone(), since);
+        if self.before.mending.contains(&wanted.connection) {
+            let mending = &mut self.heal.history.mending;
+            mending.insert(wanted.connection.clone());
+        }
         let attempts = self.before.attempts.get(&wanted.connection).copied();
         if let Some(attempts) = attempts {
             self.heal
@@ -304,7 +310,8 @@ impl Pass<'_> {
                 child: wanted.child.clone(),
             },
         });
-        if ours_to_mend {
+        // Once, however often it takes.
+        if ours_to_mend && self.heal.history.mending.insert(wanted.connection.clone()) {
             self.heal.repaired.insert(wanted.connection.clone());
         }
         self.due(self.now + backoff(count));

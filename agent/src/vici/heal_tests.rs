@@ -54,6 +54,7 @@ fn child(unique_id: u32, name: &str, state: ChildState) -> ChildSa {
         rekey_in: None,
         algorithms: String::new(),
         esp: None,
+        iptfs: false,
     }
 }
 
@@ -461,12 +462,14 @@ fn history_forgets_what_is_gone() {
 fn disagreeing(side: &Wanted, sas: &[IkeSa], audit: &Audit, seconds: u64) -> Vec<(u64, Action)> {
     let start = Instant::now();
     let mut history = History::default();
-    let mut done = Vec::new();
+    let (mut done, mut repaired) = (Vec::new(), 0);
     for second in 0..=seconds {
         let now = start + Duration::from_secs(second);
         let heal = wanted(std::slice::from_ref(side), sas, audit, &history, now);
         let repair = |it: &Action| *it == initiate() || matches!(it, Action::Rekey { .. });
-        assert!(!heal.actions.iter().any(repair) || heal.repaired.contains("rm7-v2"));
+        repaired += heal.repaired.len();
+        // Told once, however often it is tried.
+        assert!(repaired == 1 || !heal.actions.iter().any(repair));
         done.extend(heal.actions.into_iter().map(|action| (second, action)));
         history = heal.history;
     }

@@ -4,6 +4,7 @@ use super::definition::Bind;
 use super::message::Message;
 use crate::state::ours;
 use routemesh_proto::Esp;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// An IKE_SA of ours.
@@ -57,6 +58,8 @@ pub struct ChildSa {
     pub unique_id: u32,
     /// Its state.
     pub state: ChildState,
+    /// Packets share and fill ESP packets (RFC 9347).
+    pub iptfs: bool,
     /// The interface it is bound to, if it is to the same in both directions.
     pub bind: Option<Bind>,
     /// SPI of what comes in.
@@ -112,6 +115,17 @@ pub fn from_list(items: &[Message]) -> Vec<IkeSa> {
         .collect()
 }
 
+/// The SPIs of all others in it.
+pub fn others(items: &[Message]) -> BTreeSet<u32> {
+    let named = items.iter().flat_map(Message::sections);
+    let others = named.filter(|(name, _)| !is_ours(name));
+    let children = others.filter_map(|(_, section)| section.get_section("child-sas"));
+    let children = children.flat_map(Message::sections);
+    let spis =
+        |(_, child): (&str, &Message)| ["spi-in", "spi-out"].map(|key| hexadecimal(child, key));
+    children.flat_map(spis).flatten().collect()
+}
+
 /// One IKE_SA.
 fn ike(name: &str, section: &Message) -> IkeSa {
     let tasks = ["tasks-queued", "tasks-active"];
@@ -159,6 +173,7 @@ fn child(key: &str, section: &Message) -> ChildSa {
             Some("INSTALLED" | "UPDATING" | "REKEYING") => ChildState::Installed,
             _ => ChildState::Closing,
         },
+        iptfs: section.get_text("mode") == Some("IPTFS"),
         bind: bind(section),
         spi_in: hexadecimal(section, "spi-in"),
         spi_out: hexadecimal(section, "spi-out"),

@@ -41,6 +41,8 @@ pub struct Charon {
     pub connections: BTreeMap<String, Connection>,
     /// SAs, also those of connections that are not loaded any more.
     pub sas: Vec<IkeSa>,
+    /// SPIs of SAs that are not ours.
+    pub others: BTreeSet<u32>,
 }
 
 impl Charon {
@@ -236,7 +238,7 @@ impl Keeper {
             Ok(charon) => charon,
             Err(error) => return (unreachable(&error), None),
         };
-        let mut audit = ipsec.audit(&charon.sas, before, &mut problems).await;
+        let mut audit = ipsec.audit(&charon, before, &mut problems).await;
         let doubt = memory.suspects.confirm(&mut audit, Instant::now());
         let told = std::mem::take(&mut memory.told).into_iter();
         let told = told.chain(broken(wanted, &charon.sas, &audit)).collect();
@@ -245,6 +247,7 @@ impl Keeper {
             Ok(refused) => refused,
             Err(error) => return (unreachable(&error), None),
         };
+        problems.extend(weaker(wanted, &charon.sas));
         for (name, reason) in &refused {
             problems.push(remark(format!("connection {name}"), reason));
         }
@@ -312,9 +315,12 @@ impl Keeper {
             self.state_dir.save_key_id(&id);
             self.key = Some(id);
         }
+        let connections = self.vici.connections().await?;
+        let (sas, others) = self.vici.all_sas().await?;
         Ok(Charon {
-            connections: self.vici.connections().await?,
-            sas: self.vici.sas().await?,
+            connections,
+            sas,
+            others,
         })
     }
 
@@ -398,6 +404,20 @@ fn broken(wanted: &Definitions, sas: &[IkeSa], audit: &Audit) -> Vec<String> {
     };
     let lacking = wanted.iter().filter(lacks);
     lacking.map(|(name, _)| name.clone()).collect()
+}
+
+/// Tunnels whose peer does not do IP-TFS: charon then makes an SA in tunnel mode by itself.
+fn weaker(wanted: &Definitions, sas: &[IkeSa]) -> Vec<Problem> {
+    let plain = |(_, definition): &(&String, &Definition)| {
+        let mut children = sas.iter().flat_map(|sa| bound(sa, definition.bind));
+        let installed = |child: &ChildSa| child.state == ChildState::Installed;
+        definition.esp.iptfs && children.any(|child| installed(child) && !child.iptfs)
+    };
+    let reason = "esp.mode = \"iptfs\" is asked for, and the peer does not do it: packets are encrypted, \
+                  and have their own sizes; it needs strongSwan 6.0.2 and Linux 6.14";
+    let all = wanted.iter().filter(plain);
+    all.map(|(name, _)| remark(format!("connection {name}"), reason))
+        .collect()
 }
 
 /// The connection that has an SA more or less.
@@ -522,6 +542,7 @@ mod tests {
                 },
             )]),
             sas: Vec::new(),
+            others: BTreeSet::new(),
         };
         assert_eq!(charon.links(), BTreeSet::from(["rm12"]));
     }

@@ -175,6 +175,7 @@ mod tests {
             rekey_in: None,
             algorithms: String::new(),
             esp: Esp::negotiated(cipher, *integrity),
+            iptfs: false,
         };
         IkeSa {
             connection: "rm3-V2-1".into(),

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-/// Where our packages and our documentation put charon's settings.
+/// Where charon's settings belong. Red Hat's charon reads another directory; where that is, it counts.
 const DROP_IN: &str = "/etc/strongswan.d/routemesh.conf";
+const RED_HATS: &str = "/etc/strongswan/strongswan.d/routemesh.conf";
 /// charon may be started later than the agent, or another version of it.
 const AGAIN: Duration = Duration::from_secs(60);
 
@@ -33,11 +34,20 @@ pub async fn look(vici: &Vici, needs: &Needs) -> Facts {
         tried: tried.unwrap_or_else(|error| Err(error.to_string())),
         settings: settings.map(drop).map_err(|error| error.to_string()),
         charon: ask_charon(vici).await,
-        drop_in: Path::new(DROP_IN).exists(),
+        drop_in: drop_in(),
         offload: asked
             .filter_map(|it| Some((it.to_owned(), offload::at(it)?)))
             .collect::<BTreeMap<_, _>>(),
     }
+}
+
+fn drop_in() -> (&'static str, bool) {
+    let red_hats = Path::new(RED_HATS);
+    let place = match red_hats.parent().is_some_and(Path::is_dir) {
+        true => RED_HATS,
+        false => DROP_IN,
+    };
+    (place, Path::new(place).exists())
 }
 
 /// What charon tells of itself.
@@ -64,9 +74,10 @@ pub async fn watch(
             .as_ref()
             .map_or_else(Needs::default, |it| Needs::of(&it.config));
         let facts = match known.take() {
-            // The kernel is the one that it was.
-            Some((same, facts)) if same == needs => Facts {
+            // The kernel is the one that it was, and what it could it still can.
+            Some((same, facts)) if same == needs && can_all(&facts) => Facts {
                 charon: ask_charon(&vici).await,
+                drop_in: drop_in(),
                 ..facts
             },
             _ => look(&vici, &needs).await,
@@ -83,6 +94,13 @@ pub async fn watch(
             () = sleep(AGAIN) => {}
         }
     }
+}
+
+/// Nothing that somebody may have mended since was found missing.
+fn can_all(facts: &Facts) -> bool {
+    let tried = facts.tried.as_ref();
+    let all = tried.is_ok_and(|tried| tried.values().all(Result::is_ok));
+    all && facts.settings.is_ok() && facts.offload.values().all(|can| *can)
 }
 
 /// For people.

@@ -67,7 +67,7 @@ impl Ability {
             Self::Vti6 => "no tunnel over IPv6 can be made",
             Self::Esp => "no tunnel comes up",
             Self::Nexthops => "no route can be installed",
-            Self::ResilientGroups => "flows move when a path comes or goes",
+            Self::ResilientGroups => "no route can be installed",
             Self::Vrf => "the overlay cannot be a VRF",
             Self::Nftables => "the packet filter cannot be put in place, and no tunnel is made",
         }
@@ -84,7 +84,7 @@ impl Ability {
                 "modprobe esp4 esp6 (CONFIG_XFRM_USER, CONFIG_INET_ESP, CONFIG_INET6_ESP, CONFIG_CRYPTO_GCM)"
             }
             Self::Nexthops => "run Linux 5.3 or later",
-            Self::ResilientGroups => "run Linux 5.13 or later",
+            Self::ResilientGroups => "run Linux 5.13 or later, or groups = \"plain\"",
             Self::Vrf => "modprobe vrf (CONFIG_NET_VRF)",
             Self::Nftables => {
                 "install the package nftables (CONFIG_NF_TABLES_INET), or firewall = \"off\""

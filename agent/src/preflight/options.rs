@@ -1,6 +1,7 @@
 //! Options of a tunnel that not every host can have. What is asked for in so many words and cannot be
 //! had is refused, and the tunnel stays as it is: never weaker without a word.
 
+use super::verdict::NEIGHBOUR;
 use super::{Release, Version};
 use crate::config::{EspOptions, Offload};
 
@@ -40,6 +41,16 @@ pub fn refusal(esp: &EspOptions, host: &Host) -> Option<String> {
     let mut wanted = packet.into_iter().chain(iptfs);
     if let Some(reason) = wanted.find_map(|since| too_old(since, host)) {
         return Some(reason);
+    }
+    // Of "auto", charon may make "packet" where the interface does ESP at all.
+    let whole = esp.hw_offload == Offload::Packet
+        || esp.hw_offload == Offload::Auto && host.offload == Some(true);
+    let kernel = &host.kernel;
+    if whole && !esp.iptfs && !kernel.patched && NEIGHBOUR.is_in(kernel) {
+        return Some(format!(
+            "Linux {}: {}: {}; the tunnel stays as it was",
+            kernel.name, NEIGHBOUR.breaks, NEIGHBOUR.cure
+        ));
     }
     let offload = match esp.hw_offload {
         Offload::No | Offload::Auto => return None,
@@ -121,7 +132,22 @@ mod tests {
                 debian12(Some(true)),
                 Some("needs strongSwan 5.9.10, and this is 5.9.8"),
             ),
-            (with(Offload::Packet, false), debian13(Some(true)), None),
+            (
+                with(Offload::Packet, false),
+                debian13(Some(true)),
+                Some("is dropped"),
+            ),
+            (
+                with(Offload::Auto, false),
+                debian13(Some(true)),
+                Some("is dropped"),
+            ),
+            (with(Offload::Auto, false), debian13(None), None),
+            (
+                with(Offload::Packet, false),
+                host("6.0.1", "6.12.60+deb13-amd64", Some(true)),
+                None,
+            ),
             // Red Hat's kernels have what later ones have.
             (with(Offload::Packet, false), rhel9(Some(true)), None),
             (

@@ -19,8 +19,8 @@ pub struct Facts {
     pub settings: Result<(), String>,
     /// strongSwan, if it answers.
     pub charon: Result<Charon, String>,
-    /// Our file of settings for charon is where our documentation puts it.
-    pub drop_in: bool,
+    /// Where our file of settings for charon belongs, and whether it is there.
+    pub drop_in: (&'static str, bool),
     /// By outer address, whether the interface that has it does ESP itself, where that was asked.
     pub offload: BTreeMap<String, bool>,
 }
@@ -58,6 +58,9 @@ impl Needs {
         let mut abilities = BTreeSet::from([Ability::Esp, Ability::Nexthops]);
         if config.firewall != Mode::Off {
             abilities.insert(Ability::Nftables);
+        }
+        if config.resilient {
+            abilities.insert(Ability::ResilientGroups);
         }
         let tunnels: Vec<Tunnel> = config.tunnels.values().cloned().collect();
         abilities.extend(tunnels.iter().map(|tunnel| match tunnel.kind {
@@ -193,10 +196,11 @@ fn charon(facts: &Facts) -> Vec<Finding> {
             "remove the plugin (Debian: in libcharon-extra-plugins, /etc/strongswan.d/charon/kernel-libipsec.conf, load = no)",
         ));
     }
-    if !facts.drop_in {
+    let (place, there) = facts.drop_in;
+    if !there {
         findings.push(finding(
             RISK,
-            "charon's settings: there is no /etc/strongswan.d/routemesh.conf",
+            format!("charon's settings: there is no {place}"),
             "with install_routes on, as it is by default, charon draws all traffic of the host into a tunnel; dead peers are waited for 165 s",
             "put packaging/strongswan.d/routemesh.conf there and restart charon, unless the same is set elsewhere",
         ));
@@ -205,23 +209,23 @@ fn charon(facts: &Facts) -> Vec<Finding> {
 }
 
 /// What a version of Linux does wrong.
-struct Flaw {
+pub(super) struct Flaw {
     name: &'static str,
     since: Version,
     /// By series, the newest last.
     fixed: &'static [Version],
-    breaks: &'static str,
-    cure: &'static str,
+    pub(super) breaks: &'static str,
+    pub(super) cure: &'static str,
 }
 
 impl Flaw {
-    fn is_in(&self, kernel: &Release) -> bool {
+    pub(super) fn is_in(&self, kernel: &Release) -> bool {
         kernel.version >= self.since && !kernel.version.has(self.fixed)
     }
 }
 
 /// Linux 5eddd76ec2fd, and 59630e2ccd72 for what the host itself sends, which BGP is: both are needed.
-const NEIGHBOUR: Flaw = Flaw {
+pub(super) const NEIGHBOUR: Flaw = Flaw {
     name: "packet offload looks the inner destination up as a neighbour",
     since: Version(6, 2, 0),
     fixed: &[
@@ -243,22 +247,23 @@ const NEXTHOP: Flaw = Flaw {
 
 fn flaws(kernel: &Release, needs: &Needs) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut found = |flaw: &Flaw, severity: &str| {
-        let (name, sure) = match kernel.patched {
-            false => (flaw.name.to_owned(), severity),
+    let mut found = |flaw: &Flaw| {
+        let name = match kernel.patched {
+            false => flaw.name.to_owned(),
             // Its maker may have mended it, and the version does not tell.
-            true => (format!("{}, if its maker did not mend it", flaw.name), RISK),
+            true => format!("{}, if its maker did not mend it", flaw.name),
         };
         let object = format!("Linux {}: {name}", kernel.name);
-        findings.push(finding(sure, object, flaw.breaks, flaw.cure));
+        findings.push(finding(RISK, object, flaw.breaks, flaw.cure));
     };
-    if needs.offloads(Offload::Packet) && (NEIGHBOUR.is_in(kernel) || kernel.patched) {
-        found(&NEIGHBOUR, FAILS);
-    } else if needs.offloads(Offload::Auto) && NEIGHBOUR.is_in(kernel) {
-        found(&NEIGHBOUR, RISK);
+    // Where it is certain, "packet" is refused.
+    let packet = kernel.patched && needs.offloads(Offload::Packet);
+    let flawed = NEIGHBOUR.is_in(kernel) || kernel.patched;
+    if packet || flawed && needs.offloads(Offload::Auto) {
+        found(&NEIGHBOUR);
     }
     if NEXTHOP.is_in(kernel) {
-        found(&NEXTHOP, RISK);
+        found(&NEXTHOP);
     }
     findings
 }
@@ -307,7 +312,7 @@ mod tests {
                 version: charon.to_owned(),
                 plugins: plugins.map(str::to_owned).into(),
             }),
-            drop_in: true,
+            drop_in: ("/etc/strongswan.d/routemesh.conf", true),
             offload: BTreeMap::new(),
         }
     }
@@ -384,7 +389,7 @@ mod tests {
                 &["risk"],
                 &["fails"],
             ),
-            ("RHEL 9", &rhel9, "5.9.14", &[], &[], &["risk"]),
+            ("RHEL 9", &rhel9, "5.9.14", &[], &["risk"], &["risk"]),
             ("RHEL 10", &rhel10, "6.0.1", &[], &["risk"], &["risk"]),
             ("Alpine 3.20", &alpine, "5.9.14", &[], &["risk"], &["fails"]),
             ("6.18", &new, "6.0.2", &["risk"], &["risk"], &["risk"]),
@@ -439,7 +444,7 @@ mod tests {
 
         let mut facts = well.clone();
         facts.settings = Err("read-only".into());
-        facts.drop_in = false;
+        facts.drop_in.1 = false;
         let told = told(&facts, &needs);
         assert_eq!(told[0], (FAILS.into(), "kernel settings: read-on".into()));
         assert_eq!(told[1], (RISK.into(), "charon's settings: there".into()));

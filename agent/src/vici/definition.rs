@@ -111,11 +111,13 @@ impl Definition {
             connection = connection.text("reauth_time", seconds(reauth));
         }
         let longer = reauth.map_or(rekey, |reauth| reauth.max(rekey));
+        let shorter = reauth.map_or(rekey, |reauth| reauth.min(rekey));
         let over = ike.over_time.unwrap_or(margin(longer));
         if over != rekey / 10 {
             connection = connection
                 .text("over_time", seconds(over))
-                .text("rand_time", seconds(rekey / 10));
+                // charon takes it from both times, and does not see that one is shorter than that.
+                .text("rand_time", seconds(shorter / 10));
         }
         connection
             // Each side knows which certificate to send, whatever CAs the other knows.

@@ -63,6 +63,8 @@ pub struct Gateway {
     shaken: BTreeSet<String>,
     /// Routes of ours that somebody has deleted since the last pass.
     gone: BTreeSet<RouteKey>,
+    /// When routes were put back, of late.
+    mended: BTreeMap<RouteKey, Instant>,
     /// What somebody else undid of interfaces and addresses.
     repairs: Repairs,
     /// All that was undone by others, as last told.
@@ -140,6 +142,7 @@ impl Gateway {
             originated,
             shaken: BTreeSet::new(),
             gone: BTreeSet::new(),
+            mended: BTreeMap::new(),
             repairs: Repairs::default(),
             repaired: Repairs::default(),
             refused: Vec::new(),
@@ -205,11 +208,8 @@ impl Gateway {
         let shaken = std::mem::take(&mut self.shaken);
         self.dataplane
             .observed(state(&observed), observed.taken, ways, &shaken);
-        if let Some(work) = self.dataplane.mend(std::mem::take(&mut self.gone)) {
-            self.begin(work).await;
-            self.land().await;
-        }
         let now = Instant::now();
+        self.mend(now).await;
         if self.retry.is_some_and(|due| due <= now) {
             self.retry = None;
             self.doubt();

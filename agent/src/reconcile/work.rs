@@ -3,8 +3,8 @@
 
 use super::Gateway;
 use crate::dataplane::Work;
-use crate::kernel::{Answers, Begun};
-use crate::problem::problem;
+use crate::kernel::{Answers, Begun, Op};
+use crate::problem::{problem, remark};
 use ipnet::IpNet;
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -87,6 +87,35 @@ impl Gateway {
         }
         let begun = self.kernel.begin(work.ops.clone());
         self.under_way.push_back((work, begun));
+    }
+
+    /// Puts back the routes that somebody deleted. One that goes again soon after waits for the next
+    /// review: two programs that undo each other's work must not spin.
+    pub(super) async fn mend(&mut self, now: Instant) {
+        self.mended.retain(|_, at| now < *at + RETRY);
+        let gone = std::mem::take(&mut self.gone);
+        let (again, gone): (Vec<_>, Vec<_>) = gone
+            .into_iter()
+            .partition(|key| self.mended.contains_key(key));
+        for key in again {
+            self.doubt();
+            self.retry.get_or_insert(now + RETRY);
+            if self.refused.len() < REFUSALS {
+                let reason = "was put back and deleted again: does another program delete what it does not know?";
+                self.refused
+                    .push(remark(format!("route {}", key.prefix), reason));
+            }
+        }
+        let Some(work) = self.dataplane.mend(gone) else {
+            return;
+        };
+        let put = work.ops.iter().filter_map(|op| match op {
+            Op::PutRoute { key, .. } => Some((*key, now)),
+            _ => None,
+        });
+        self.mended.extend(put);
+        self.begin(work).await;
+        self.land().await;
     }
 
     async fn carried_out(&mut self, (work, answers): (Work, Answers)) {

@@ -160,6 +160,14 @@ fn weight(site: &Site, gateway: &Gateway) -> u32 {
     }
 }
 
+/// And so it is with preferences: what a router of a standby says does not put that before the others.
+fn preference(site: &Site, gateway: &Gateway) -> u32 {
+    match site.gateways.iter().any(|it| it.preference.is_some()) {
+        true => gateway.preference.unwrap_or(PREFERENCE),
+        false => 0,
+    }
+}
+
 fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
     let spec = &mesh.spec;
     let pair = pair(own, far)?;
@@ -183,7 +191,7 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         drain: mesh.drains.contains(&drain),
         ike: Some(ike),
         esp: Some(esp),
-        preference: far.gateway.preference.unwrap_or_default(),
+        preference: preference(far.site, far.gateway),
         weight: weight(far.site, far.gateway),
     })
 }

@@ -185,8 +185,11 @@ fn receive(socket: &Socket, family: Family, arrivals: &Arrivals, stop: &AtomicBo
         // SAFETY: so many octets were received into it.
         let packet: Vec<u8> = packet.map(|octet| unsafe { octet.assume_init() }).collect();
         let sent = packet.get(payload..).and_then(<[u8]>::first_chunk);
+        // What else comes is BFD's, and has no time in it.
+        let port = packet.get(payload - 6..).and_then(<[u8]>::first_chunk);
         if let Some(sent) = sent
             && packet.get(protocol) == Some(&UDP)
+            && port.copied().map(u16::from_be_bytes) == Some(PORT)
         {
             arrivals
                 .last_sent

@@ -3,7 +3,7 @@
 use crate::netns::{self, Netns};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -78,12 +78,11 @@ impl Echo {
         for n in 1..=TRIES {
             let packet = self.packet(size);
             // One that finds no room is one that is lost.
-            match self.socket.try_send(&packet) {
-                Err(error) if error.kind() != ErrorKind::WouldBlock => return Answer::NotSent,
-                _ => {}
+            let until = Instant::now() + if n == TRIES { LAST } else { APART };
+            if let Ok(Err(_)) = timeout_at(until, self.socket.send(&packet)).await {
+                return Answer::NotSent;
             }
             self.sequence = self.sequence.wrapping_add(1);
-            let until = Instant::now() + if n == TRIES { LAST } else { APART };
             match timeout_at(until, self.reply(packet.len(), first)).await {
                 Ok(Ok(())) => return Answer::CameBack,
                 // The interface has gone, or will be.

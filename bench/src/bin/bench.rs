@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// most.
 const SILENCES: [(u32, &[u32], usize); 2] = [(1, &[100, 50], 5), (100_000, &[100], 3)];
 /// Peers that do nothing, and who has them.
-const PEERS: u32 = 500;
+const PEERS: u32 = 100;
 const IDLERS: [Subject; 2] = [Subject::Routemesh, Subject::Bird];
 /// Speakers of the simulation.
 const SPEAKERS: &str = "500";

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(30);
+/// In which an agent tells all it has, and more.
+const TELLS: Duration = Duration::from_secs(2);
 
 struct Process(Child);
 
@@ -197,11 +199,14 @@ fn an_agent_that_is_killed_and_returns_is_not_dead() {
     let two = lan.agent(1);
     lan.wait_for("BFD again", || lan.said(0, "is up") == 2);
     lan.wait_for("BGP again", || lan.said(0, "established") == 2);
+    // What it has not told anew by its next restart is to be forgotten (RFC 4724 section 4.2).
+    std::thread::sleep(TELLS);
     // And back before that is noticed.
     drop(two);
     let two = lan.agent(1);
     lan.wait_for("BFD once more", || lan.said(0, "is up") == 3);
     lan.wait_for("BGP once more", || lan.said(0, "established") == 3);
+    std::thread::sleep(TELLS);
     // A planned end is none either.
     two.signal(Signal::SIGTERM);
     lan.wait_for("its leave", || lan.said(0, "neighbor signaled") >= 1);

@@ -18,6 +18,8 @@ const OPTIONAL: &[&str] = &[
     "Term.prefixes",
     "Term.family",
     "Config.drain",
+    "Config.table",
+    "Config.metric",
     "Tunnel.drain",
     "Term.communities",
     "Term.origin_as",

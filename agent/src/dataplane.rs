@@ -17,7 +17,7 @@ use crate::fib;
 use crate::kernel::Op;
 use crate::plan::{self, Change};
 use crate::repairs::{self, Repairs};
-use crate::state::{NexthopId, RouteKey, State, Target, ours};
+use crate::state::{NexthopId, Place, RouteKey, State, Target};
 use hashbrown::HashSet;
 use ipnet::IpNet;
 use routemesh_bgp::{Hop, PeerId};
@@ -366,7 +366,7 @@ impl Dataplane {
     pub fn mend(&mut self, gone: impl IntoIterator<Item = RouteKey>) -> Option<Work> {
         let mut ops = Vec::new();
         for key in gone {
-            if key.metric != ours::METRIC {
+            if !self.state.place.holds(&key) {
                 let held = self.state.barriers.remove(&key);
                 self.repairs.routes += u64::from(held.is_some());
                 continue;
@@ -394,6 +394,22 @@ impl Dataplane {
         self.progress = Progress::Wanted;
     }
 
+    /// Where the routes that carry traffic belong, while nothing is under way. Those in another place
+    /// are taken away by the plan, when all are in this one.
+    pub fn place(&mut self, place: Place) {
+        if self.state.place != place {
+            self.state.move_to(place);
+            self.shared.clear();
+            self.want_review();
+        }
+    }
+
+    /// The tables in which there are routes of ours.
+    pub fn tables(&self) -> BTreeSet<u32> {
+        let tables = self.state.barriers.keys().map(|key| key.table);
+        tables.chain([self.state.place.table]).collect()
+    }
+
     /// The kernel's routes are about to be listed, while no change of them is under way.
     pub fn begin_listing(&mut self) {
         self.state.routes.begin_listing();
@@ -408,8 +424,8 @@ impl Dataplane {
     /// One of ours is listed.
     pub fn listed(&mut self, key: RouteKey, target: Target) {
         let groups = &self.state.groups;
-        match (key.metric, target) {
-            (ours::METRIC, target) => {
+        match self.state.place.holds(&key) {
+            true => {
                 // Over no group of ours: of a shape we never make.
                 let group = match target {
                     Target::Group(id) if groups.contains_key(&id) => id,
@@ -420,7 +436,7 @@ impl Dataplane {
                 self.repairs.routes += u64::from(listed == fib::Listed::Changed);
             }
             // The kernel can hold more than one of a key; we never make such.
-            _ => match self.listing.barriers.entry(key) {
+            false => match self.listing.barriers.entry(key) {
                 Entry::Vacant(place) => drop(place.insert(target)),
                 Entry::Occupied(mut place) => drop(place.insert(Target::Group(NexthopId(0)))),
             },
@@ -429,7 +445,7 @@ impl Dataplane {
 
     /// A stranger's is listed. The kernel lets him put one beside ours, or before it.
     pub fn listed_stranger(&mut self, key: RouteKey) {
-        if key.metric == ours::METRIC {
+        if self.state.place.holds(&key) {
             self.listing.strangers.insert(key.prefix);
         }
     }

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::kernel::Op;
 use crate::mtu;
 use crate::peers;
-use crate::state::{Group, Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
+use crate::state::{Group, Link, Member, Nexthop, NexthopId, Side, State, Target, ours};
 use hashbrown::HashMap;
 use ipnet::IpNet;
 use routemesh_bgp::{Hop, PeerId};
@@ -54,13 +54,11 @@ pub fn desired(config: &Config, mtus: &BTreeMap<u32, u32>) -> State {
         let mtu = mtus.get(number).copied();
         link(tunnel, mtu.unwrap_or(mtu::IPV6_MINIMUM))
     };
-    let barrier = |prefix| {
-        let metric = ours::METRIC_UNREACHABLE;
-        (RouteKey { prefix, metric }, Target::Unreachable)
-    };
+    let barrier = |prefix| (config.place.barrier(prefix), Target::Unreachable);
     State {
         links: config.tunnels.iter().map(link).collect(),
         barriers: config.elsewhere().map(barrier).collect(),
+        place: config.place,
         ..State::default()
     }
 }

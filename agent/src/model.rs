@@ -1,7 +1,7 @@
 //! A model of what the kernel does with operations, for tests: the plainest there can be.
 
 use crate::kernel::Op;
-use crate::state::{Group, Link, Member, Nexthop, NexthopId, RouteKey, Side, State, Target, ours};
+use crate::state::{Group, Link, Member, Nexthop, NexthopId, Place, RouteKey, Side, State, Target};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub struct Model {
     pub nexthops: BTreeMap<NexthopId, Nexthop>,
     pub groups: BTreeMap<NexthopId, Group>,
     pub routes: BTreeMap<RouteKey, Target>,
+    /// Where routes are taken to carry traffic.
+    pub place: Place,
 }
 
 impl Model {
@@ -121,11 +123,12 @@ impl Model {
             links: self.links.clone(),
             nexthops: self.nexthops.clone(),
             groups: self.groups.clone(),
+            place: self.place,
             ..State::default()
         };
         for (key, target) in &self.routes {
             match target {
-                Target::Group(id) if key.metric == ours::METRIC => {
+                Target::Group(id) if self.place.holds(key) => {
                     state.routes.insert(&key.prefix, *id);
                 }
                 target => drop(state.barriers.insert(*key, *target)),

@@ -8,7 +8,7 @@
 
 use crate::desired::{Service, Sets};
 use crate::kernel::Op;
-use crate::state::{Link, NexthopId, RouteKey, Side, State, Target, ours};
+use crate::state::{Link, NexthopId, Side, State, Target};
 use ipnet::IpNet;
 use routemesh_bgp::Hop;
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,10 +66,7 @@ pub fn routes(
         if !settled && state.routes.is_inherited(prefix) {
             return None;
         }
-        let key = RouteKey {
-            prefix: *prefix,
-            metric: ours::METRIC,
-        };
+        let key = state.place.key(*prefix);
         let service = hops.as_ref().map_or(Service::Nothing, |it| sets.serves(it));
         match (service, held) {
             (Service::Unmade, _) | (Service::Nothing, None) => None,
@@ -105,9 +102,8 @@ pub fn tidy(state: &State) -> Vec<Op> {
 
 /// Takes away all there is.
 pub fn teardown(state: &State) -> Vec<Op> {
-    let metric = ours::METRIC;
     let routes = state.routes.iter();
-    let routes = routes.map(|(prefix, _)| RouteKey { prefix, metric });
+    let routes = routes.map(|(prefix, _)| state.place.key(prefix));
     let routes = routes.chain(state.barriers.keys().copied());
     let routes = routes.map(|key| Op::DelRoute { key });
     let groups = state.groups.keys().map(|id| Op::DelGroup { id: *id });
@@ -185,7 +181,7 @@ fn put_link(name: &str, link: &Link, old: Option<&Link>, ops: &mut Vec<Op>) {
 mod tests {
     use super::*;
     use crate::model::Model;
-    use crate::state::{Group, LinkKind, Member, Nexthop};
+    use crate::state::{Group, LinkKind, Member, Nexthop, Place};
     use proptest::prelude::*;
 
     fn link() -> impl Strategy<Value = Link> {
@@ -226,8 +222,7 @@ mod tests {
             }
             for (n, target) in barriers {
                 let prefix = format!("10.{n}.0.0/16").parse().unwrap();
-                let metric = ours::METRIC_UNREACHABLE;
-                model.routes.insert(RouteKey { prefix, metric }, target);
+                model.routes.insert(model.place.barrier(prefix), target);
             }
             model
         })
@@ -295,7 +290,7 @@ mod tests {
             if let Some(number) = model.nexthops.keys().next().copied() {
                 let members = [Member { id: number, weight: 1 }].into();
                 model.groups.insert(id, Group { members, resilient: false });
-                let key = RouteKey { prefix: "10.9.0.0/16".parse().unwrap(), metric: ours::METRIC };
+                let key = model.place.key("10.9.0.0/16".parse().unwrap());
                 model.routes.insert(key, Target::Group(id));
             }
             prop_assert!(state.groups.is_empty());
@@ -317,10 +312,7 @@ mod tests {
             addresses: BTreeSet::new(),
         };
         desired.links.insert("rm0".into(), link);
-        let key = RouteKey {
-            prefix: "10.0.2.0/24".parse().unwrap(),
-            metric: ours::METRIC_UNREACHABLE,
-        };
+        let key = Place::default().barrier("10.0.2.0/24".parse().unwrap());
         desired.barriers.insert(key, Target::Unreachable);
         let barrier = Op::PutRoute {
             key,

@@ -23,8 +23,10 @@ pub mod ours {
     pub const LINK_PREFIX: &str = "rm";
     /// charon connections are named by this, the tunnel's number, a dash and the peer.
     pub const CONNECTION_PREFIX: &str = "rm";
-    /// Metric of the routes that carry traffic.
+    /// Metric of the routes that carry traffic, unless the specification says another.
     pub const METRIC: u32 = 50;
+    /// The main table (`RT_TABLE_MAIN`), where routes are unless the specification says another.
+    pub const TABLE: u32 = 254;
     /// Metric of the `unreachable` routes that catch what no tunnel serves: the worst there is.
     pub const METRIC_UNREACHABLE: u32 = u32::MAX;
 }
@@ -38,9 +40,11 @@ pub struct State {
     pub nexthops: BTreeMap<NexthopId, Nexthop>,
     /// Nexthop groups by id, never empty.
     pub groups: BTreeMap<NexthopId, Group>,
-    /// Routes that carry traffic: those of [`ours::METRIC`] in the overlay's main table.
+    /// Where the routes that carry traffic belong.
+    pub place: Place,
+    /// Routes that carry traffic: those in their place.
     pub routes: Fib,
-    /// The others there: `unreachable` ones.
+    /// The others: `unreachable` ones, and those that were in place before it was another.
     pub barriers: BTreeMap<RouteKey, Target>,
 }
 
@@ -84,14 +88,14 @@ impl State {
             }
             Op::DelNexthop { id } | Op::DelGroup { id } => self.forget_nexthops(&[*id].into()),
             Op::PutRoute { key, target, .. } => match target {
-                Target::Group(group) if key.metric == ours::METRIC => {
+                Target::Group(group) if self.place.holds(key) => {
                     self.routes.insert(&key.prefix, *group);
                 }
                 target => drop(self.barriers.insert(*key, *target)),
             },
-            Op::DelRoute { key } => match key.metric {
-                ours::METRIC => drop(self.routes.remove(&key.prefix)),
-                _ => drop(self.barriers.remove(key)),
+            Op::DelRoute { key } => match self.place.holds(key) {
+                true => drop(self.routes.remove(&key.prefix)),
+                false => drop(self.barriers.remove(key)),
             },
         }
     }
@@ -99,6 +103,26 @@ impl State {
     fn change(&mut self, link: &str, change: impl FnOnce(&mut Link)) {
         if let Some(link) = self.links.get_mut(link) {
             change(link);
+        }
+    }
+
+    /// Routes that carry traffic belong elsewhere from now on. Those that there are stay until the
+    /// others are in place.
+    pub fn move_to(&mut self, place: Place) {
+        let before = std::mem::replace(&mut self.place, place);
+        let routes = std::mem::take(&mut self.routes);
+        let old = routes
+            .iter()
+            .map(|(prefix, group)| (before.key(prefix), Target::Group(group)));
+        self.barriers.extend(old);
+        // They may have been there once before.
+        let back = self.barriers.extract_if(.., |key, target| {
+            place.holds(key) && matches!(target, Target::Group(_))
+        });
+        for (key, target) in back {
+            if let Target::Group(group) = target {
+                self.routes.insert(&key.prefix, group);
+            }
         }
     }
 
@@ -121,6 +145,10 @@ impl State {
         if !self.routes.groups().all(stays) {
             self.routes.retain(|_, group| stays(group));
         }
+        self.barriers.retain(|_, target| match target {
+            Target::Group(group) => stays(*group),
+            Target::Unreachable => true,
+        });
     }
 
     /// What the kernel does by itself when an interface goes: its nexthops go.
@@ -212,13 +240,67 @@ pub struct Member {
     pub weight: u16,
 }
 
-/// What makes a route one route: the kernel holds one per destination and metric.
+/// Where the routes that carry traffic belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The routing table.
+    pub table: u32,
+    /// Their metric.
+    pub metric: u32,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self {
+            table: ours::TABLE,
+            metric: ours::METRIC,
+        }
+    }
+}
+
+impl Place {
+    /// Whether the route carries traffic, or should.
+    pub fn holds(&self, key: &RouteKey) -> bool {
+        (key.table, key.metric) == (self.table, self.metric)
+    }
+
+    /// The route to a prefix.
+    pub fn key(&self, prefix: IpNet) -> RouteKey {
+        RouteKey {
+            prefix,
+            table: self.table,
+            metric: self.metric,
+        }
+    }
+
+    /// The one that catches what no tunnel serves.
+    pub fn barrier(&self, prefix: IpNet) -> RouteKey {
+        RouteKey {
+            metric: ours::METRIC_UNREACHABLE,
+            ..self.key(prefix)
+        }
+    }
+}
+
+/// What makes a route one route: the kernel holds one per table, destination and metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteKey {
     /// Destination.
     pub prefix: IpNet,
+    /// The routing table it is in.
+    pub table: u32,
     /// Priority: the smaller wins.
     pub metric: u32,
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} metric {}", self.prefix, self.metric)?;
+        match self.table {
+            ours::TABLE => Ok(()),
+            table => write!(f, " table {table}"),
+        }
+    }
 }
 
 /// What a route does with packets.

@@ -13,7 +13,7 @@ use routemesh_agent::config::Hash;
 use routemesh_agent::kernel::{Event, Kernel, Op, Reason, forwarding, tunnels};
 use routemesh_agent::netns::{self, Netns};
 use routemesh_agent::state::{
-    Group, Link, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours,
+    Group, Link, LinkKind, Member, Nexthop, NexthopId, Place, RouteKey, Side, Target, ours,
 };
 use serde_json::Value;
 use space::{Space, run};
@@ -88,6 +88,7 @@ fn put_group(members: &[(u32, u16)], replace: bool) -> Op {
 fn key(prefix: &str, metric: u32) -> RouteKey {
     RouteKey {
         prefix: net(prefix),
+        table: ours::TABLE,
         metric,
     }
 }
@@ -139,7 +140,7 @@ async fn what_is_applied_is_observed() {
     ops.push(put_route("2001:db8:a1::/64", Target::Unreachable));
     all_ok(&kernel, &ops).await;
 
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     let nexthops = [
         (id(1), via("2001:db8:ff::a")),
         (id(2), via("2001:db8:ff::b")),
@@ -160,7 +161,10 @@ async fn what_is_applied_is_observed() {
 
     // Once more: all of it is already so.
     all_ok(&kernel, &ops).await;
-    assert_eq!(kernel.observe().await.expect("observed"), observed);
+    assert_eq!(
+        kernel.observe(&BTreeSet::new()).await.expect("observed"),
+        observed
+    );
 
     // The kernel and iproute2 see the same.
     let route = &space.json("route show 10.1.0.0/24")[0];
@@ -211,7 +215,7 @@ async fn everything_of_ours_goes_and_nothing_else() {
     };
     let before = all(&space);
     let kernel = open(&space);
-    let empty = kernel.observe().await.expect("observed");
+    let empty = kernel.observe(&BTreeSet::new()).await.expect("observed");
     assert!(empty.nexthops.is_empty() && empty.groups.is_empty() && empty.routes.is_empty());
 
     // Number 1 is taken by a stranger.
@@ -255,7 +259,10 @@ async fn everything_of_ours_goes_and_nothing_else() {
     ];
     all_ok(&kernel, &down).await;
     assert_eq!(all(&space), before);
-    assert_eq!(kernel.observe().await.expect("observed"), empty);
+    assert_eq!(
+        kernel.observe(&BTreeSet::new()).await.expect("observed"),
+        empty
+    );
 }
 
 #[tokio::test]
@@ -378,7 +385,7 @@ async fn replacing_changes_in_place() {
         },
     ];
     all_ok(&kernel, &changes).await;
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     assert_eq!(observed.nexthops[&id(2)], via("2001:db8:ff::e"));
     assert_eq!(observed.groups[&GROUP], group(&[(2, 256)]));
     let unreachable: Vec<_> = observed.routes.values().collect();
@@ -389,7 +396,7 @@ async fn replacing_changes_in_place() {
         replace: true,
     };
     all_ok(&kernel, &[back("10.1.0.0/24"), back("2001:db8:a1::/64")]).await;
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     let group: Vec<_> = observed.routes.values().collect();
     assert_eq!(group, [&Target::Group(GROUP); 2]);
 }
@@ -402,14 +409,14 @@ async fn deleting_a_nexthop_shrinks_its_group() {
     ops.push(put_route("10.1.0.0/24", Target::Group(GROUP)));
     ops.push(Op::DelNexthop { id: id(1) });
     all_ok(&kernel, &ops).await;
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     assert_eq!(observed.groups[&GROUP], group(&[(2, 200)]));
     assert_eq!(
         observed.routes[&key("10.1.0.0/24", 50)],
         Target::Group(GROUP)
     );
     all_ok(&kernel, &[Op::DelNexthop { id: id(2) }]).await;
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     assert!(
         observed.groups.is_empty() && observed.routes.is_empty(),
         "{observed:?}"
@@ -443,7 +450,7 @@ async fn a_resilient_group_shrinks_like_any_other() {
     }
     ops.push(Op::DelGroup { id: GROUP });
     all_ok(&kernel, &ops).await;
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     let expected = resilient(&[(1, 1), (2, 200)]);
     assert_eq!(observed.groups, BTreeMap::from([(OTHER, expected)]));
     assert_eq!(observed.routes.len(), 2);
@@ -451,7 +458,7 @@ async fn a_resilient_group_shrinks_like_any_other() {
     assert_eq!(listed["resilient_args"]["buckets"], 256, "{listed}");
 
     all_ok(&kernel, &[Op::DelNexthop { id: id(1) }]).await;
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     assert_eq!(observed.groups[&OTHER], resilient(&[(2, 200)]));
     assert_eq!(observed.routes.len(), 2);
 }
@@ -463,7 +470,7 @@ async fn strange_routes_of_ours_are_seen_and_repaired() {
     space.ip("-6 route add blackhole 2001:db8:a1::/64 proto 82 metric 50");
     space.ip("route add 10.3.0.0/24 dev wan proto 82 metric 50");
     let kernel = open(&space);
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     let strange: Vec<_> = observed.routes.values().collect();
     assert_eq!(strange, [&Target::Group(NexthopId(0)); 3]);
     let mut ops = two_paths();
@@ -477,7 +484,7 @@ async fn strange_routes_of_ours_are_seen_and_repaired() {
         });
     }
     all_ok(&kernel, &ops).await;
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     let repaired: Vec<_> = observed.routes.values().collect();
     assert_eq!(repaired, [&Target::Group(GROUP); 2]);
 }
@@ -502,7 +509,10 @@ async fn the_neighbourhood_is_observed() {
     ] {
         space.ip(command);
     }
-    let observed = open(&space).observe().await.expect("observed");
+    let observed = open(&space)
+        .observe(&BTreeSet::new())
+        .await
+        .expect("observed");
     let (kernel, static_, bird, ospf) = (2, 4, 12, 188);
     let expected = [
         (net("10.0.1.0/24"), kernel),
@@ -513,7 +523,10 @@ async fn the_neighbourhood_is_observed() {
     ];
     assert_eq!(observed.foreign, BTreeMap::from(expected));
     space.ip("route del 10.20.0.0/16 via 10.0.1.2");
-    let later = open(&space).observe().await.expect("observed");
+    let later = open(&space)
+        .observe(&BTreeSet::new())
+        .await
+        .expect("observed");
     assert_eq!(later.foreign[&net("10.20.0.0/16")], static_);
 
     let own = |text: &str| text.parse().expect("an address");
@@ -541,7 +554,10 @@ async fn an_untouched_namespace_is_observed() {
     // It has no main table yet.
     let space = Space(format!("rm-test-{}-bare", std::process::id()));
     run("ip", &["netns", "add", &space.0]);
-    let observed = open(&space).observe().await.expect("observed");
+    let observed = open(&space)
+        .observe(&BTreeSet::new())
+        .await
+        .expect("observed");
     assert!(observed.foreign.is_empty() && observed.connected.is_empty());
     // Some kernels put an idle tunnel or two into every namespace.
     assert!(observed.link_state.contains_key("lo"));
@@ -555,7 +571,14 @@ async fn links_of_strangers_are_left_alone() {
     space.ip("addr add 10.0.7.1/24 dev rm7");
     let before = space.ip("addr show dev rm7");
     let kernel = open(&space);
-    assert!(kernel.observe().await.expect("observed").links.is_empty());
+    assert!(
+        kernel
+            .observe(&BTreeSet::new())
+            .await
+            .expect("observed")
+            .links
+            .is_empty()
+    );
     let name = || "rm7".to_owned();
     let ops = [
         Op::SetLink {
@@ -598,10 +621,7 @@ async fn routes_come_and_go_in_bulk() {
         }
     };
     let keys: Vec<_> = (0..COUNT)
-        .map(|number| RouteKey {
-            prefix: prefix(number),
-            metric: 50,
-        })
+        .map(|number| Place::default().key(prefix(number)))
         .collect();
     let put = |replace| {
         let put = |key: &RouteKey| Op::PutRoute {
@@ -614,7 +634,7 @@ async fn routes_come_and_go_in_bulk() {
     let began = Instant::now();
     all_ok(&kernel, &put(false)).await;
     let added = began.elapsed();
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     assert_eq!(observed.routes.len(), COUNT as usize);
     assert!(
         observed
@@ -629,7 +649,14 @@ async fn routes_come_and_go_in_bulk() {
     let delete: Vec<_> = keys.into_iter().map(|key| Op::DelRoute { key }).collect();
     all_ok(&kernel, &delete).await;
     all_ok(&kernel, &delete).await;
-    assert!(kernel.observe().await.expect("observed").routes.is_empty());
+    assert!(
+        kernel
+            .observe(&BTreeSet::new())
+            .await
+            .expect("observed")
+            .routes
+            .is_empty()
+    );
     println!("{COUNT} routes: added in {added:?}, observed in {observing:?}");
     // One exchange a route takes longer than this even without a build beside it.
     assert!(added < Duration::from_secs(5), "{added:?}");
@@ -665,7 +692,7 @@ async fn strangers_cause_events_and_we_do_not() {
         key: key("10.1.0.0/24", 50),
     });
     all_ok(&kernel, &ops).await;
-    kernel.observe().await.expect("observed");
+    kernel.observe(&BTreeSet::new()).await.expect("observed");
     assert_eq!(
         next(&mut events).await,
         None,
@@ -715,7 +742,7 @@ async fn a_link_going_down_is_told_by_name() {
     }
     assert!(seen.contains(&Event::LinkDown("wan".into())), "{seen:?}");
     assert_eq!(seen.last(), Some(&Event::Changed), "{seen:?}");
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     assert!(!observed.link_state["wan"].1);
 
     space.ip("link set far up");

@@ -83,11 +83,15 @@ impl Lan {
     }
 
     fn agent(&self) -> Daemon {
+        self.agent_with(|_| {})
+    }
+
+    fn agent_with(&self, change: impl FnOnce(&mut Config)) -> Daemon {
         let site = |name: &str, prefixes: [&str; 2]| Site {
             name: name.into(),
             prefixes: prefixes.map(Into::into).into(),
         };
-        let config = Config {
+        let mut config = Config {
             gateway: "V1-1".into(),
             site: "one".into(),
             asn: 65000,
@@ -105,6 +109,7 @@ impl Lan {
             }],
             ..Config::default()
         };
+        change(&mut config);
         let text = toml::to_string(&config).expect("TOML");
         fs::write(self.file("config.toml"), text).expect("written");
         let mut command = self.gateway.command(env!("CARGO_BIN_EXE_mesh-agent"));
@@ -119,8 +124,14 @@ impl Lan {
 
     /// Routes of ours in the gateway's kernel: destination and whether over a group or unreachable.
     fn routes(&self) -> Vec<String> {
-        let mut all = self.gateway.json("-4 route show proto 82");
-        all.extend(self.gateway.json("-6 route show proto 82"));
+        self.routes_in("main")
+    }
+
+    fn routes_in(&self, table: &str) -> Vec<String> {
+        let mut all = self.gateway.json("-4 route show table all proto 82");
+        all.extend(self.gateway.json("-6 route show table all proto 82"));
+        // iproute2 does not name the main table.
+        all.retain(|route| route["table"].as_str().unwrap_or("main") == table);
         let text = |route: &Value| {
             let kind = match route.get("nhid") {
                 Some(_) => "group",
@@ -302,6 +313,27 @@ fn what_somebody_deletes_is_back_within_a_second_and_counted() {
         "{}",
         log()
     );
+}
+
+#[test]
+fn another_table_takes_over_and_asks_for_rules_that_lead_there() {
+    let lan = Lan::up();
+    let agent = lan.agent();
+    lan.wait_for("routes of both families", || lan.routes() == ALL);
+    drop(agent);
+    let _agent = lan.agent_with(|config| (config.table, config.metric) = (1234, 77));
+    lan.wait_for("the table", || lan.routes_in("1234") == ALL);
+    lan.wait_for("nothing else", || lan.routes().is_empty());
+    let route = &lan.gateway.json("route show table 1234 10.0.1.0/24")[0];
+    assert_eq!(route["metric"], 77, "{route}");
+    let log = || fs::read_to_string(lan.file("agent.log")).unwrap_or_default();
+    lan.wait_for("no rule yet", || {
+        log().contains("table 1234: no IPv4 and no IPv6 rule leads there")
+    });
+    assert!(!log().contains("undone by others"), "{}", log());
+    lan.gateway.ip("route del 10.0.1.0/24 metric 77 table 1234");
+    lan.wait_for("repaired", || log().contains("repaired so far: 1 route"));
+    assert_eq!(lan.routes_in("1234"), ALL);
 }
 
 #[test]

@@ -88,6 +88,8 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
             Hash::Inner => "inner".to_owned(),
         },
         resilient: gateway.spread.resilient,
+        table: gateway.spread.table.unwrap_or_default(),
+        metric: gateway.spread.metric.unwrap_or_default(),
     }
 }
 

@@ -9,7 +9,7 @@ mod term;
 pub use options::{EspOptions, IkeOptions, Offload};
 pub use router::{MAX_PREFIXES, Router, Whereabouts};
 
-use crate::state::{LinkKind, ours};
+use crate::state::{LinkKind, Place, ours};
 use ipnet::IpNet;
 use routemesh_bfd::Timers;
 use routemesh_bgp::MAX_WEIGHT;
@@ -50,6 +50,8 @@ pub struct Config {
     pub routers: Vec<Router>,
     /// Tunnels by number.
     pub tunnels: BTreeMap<u32, Tunnel>,
+    /// Where the routes that carry traffic belong.
+    pub place: Place,
     /// By what flows are told apart, to be spread over several tunnels.
     pub hash: Hash,
     /// Flows stay with their tunnels when others come or go.
@@ -289,6 +291,25 @@ impl TryFrom<&proto::Config> for Config {
             drain: raw.drain,
             routers,
             tunnels,
+            place: Place {
+                table: match raw.table {
+                    0 => ours::TABLE,
+                    // RT_TABLE_DEFAULT and RT_TABLE_LOCAL are the kernel's own.
+                    table @ (253 | 255) => {
+                        let expected = "a routing table of ours: not 253 or 255";
+                        return Err(fields.wrong("table", &table.to_string(), expected));
+                    }
+                    table => table,
+                },
+                metric: match raw.metric {
+                    0 => ours::METRIC,
+                    metric if metric < ours::METRIC_UNREACHABLE => metric,
+                    worst => {
+                        let expected = "better than that of the unreachable routes";
+                        return Err(fields.wrong("metric", &worst.to_string(), expected));
+                    }
+                },
+            },
             hash: match raw.hash.as_str() {
                 "" | "l4" => Hash::L4,
                 "l3" => Hash::L3,

@@ -29,6 +29,8 @@ enum Step {
     Settled,
     /// The other kind of group is asked for.
     Kind,
+    /// Routes belong in this table from now on.
+    Table(u32),
     /// Told once more, as if something had been heard twice.
     Again(usize),
     /// Somebody deletes a route, a group or a nexthop, and the word of it comes with the next listing.
@@ -54,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::List),
         1 => Just(Step::Settled),
         1 => Just(Step::Kind),
+        1 => (253u32..256).prop_map(Step::Table),
         1 => prefix.clone().prop_map(Step::Again),
         1 => (0usize..25).prop_map(Step::Meddle),
         1 => any::<bool>().prop_map(Step::HearOf),
@@ -112,6 +115,10 @@ fn run(world: &mut World, step: Step) {
         Step::Observe => world.observe(),
         Step::List => world.list(),
         Step::Settled => world.bgp.settled = true,
+        Step::Table(table) => {
+            world.inherited.clear();
+            world.place(table);
+        }
         Step::Kind => {
             world.resilient = !world.resilient;
             world.observe();
@@ -172,6 +179,7 @@ proptest! {
             world.dataplane.want_review();
         }
         world.settle();
+        world.plan();
         world.check();
         // What nobody else has done is nothing to be repaired.
         prop_assert!(world.meddled || world.dataplane.repairs() == Repairs::default());
@@ -317,6 +325,28 @@ fn another_kind_of_group_is_there_before_the_old_ones_go() {
 }
 
 #[test]
+fn another_table_has_all_routes_before_the_old_one_loses_any() {
+    let mut world = with_two_paths();
+    let before = world.kernel.routes.clone();
+    world.place(1234);
+    world.settle();
+    let kept = |(key, target): (&RouteKey, &Target)| world.kernel.routes.get(key) == Some(target);
+    assert!(before.iter().all(kept), "{:?}", world.kernel.routes);
+    assert_eq!(world.kernel.routes.len(), 2 * before.len());
+    assert_eq!(world.dataplane.tables(), [254, 1234].into());
+    world.plan();
+    world.check();
+    assert_eq!(world.dataplane.tables(), [1234].into());
+    // Back, and back again before that has come to its end.
+    world.place(254);
+    world.place(1234);
+    world.settle();
+    world.plan();
+    world.check();
+    assert_eq!(world.dataplane.repairs(), Repairs::default());
+}
+
+#[test]
 fn a_nexthop_that_another_peer_names_too_stays() {
     let mut world = World::new(&[]);
     world.bgp.settled = true;
@@ -341,10 +371,7 @@ fn a_nexthop_that_another_peer_names_too_stays() {
 
 /// What the kernel holds of the first prefix.
 fn first(world: &World) -> (RouteKey, Target) {
-    let key = RouteKey {
-        prefix: net(0),
-        metric: ours::METRIC,
-    };
+    let key = world.kernel.place.key(net(0));
     (key, world.kernel.routes[&key])
 }
 
@@ -393,10 +420,7 @@ fn a_route_that_somebody_deleted_comes_back_at_once_and_is_counted() {
     assert_eq!(world.dataplane.repairs(), Repairs::default());
     let (key, target) = first(&world);
     world.kernel.routes.remove(&key);
-    let barrier = RouteKey {
-        metric: ours::METRIC_UNREACHABLE,
-        ..key
-    };
+    let barrier = world.kernel.place.barrier(net(0));
     let work = world.dataplane.mend([key, barrier]).unwrap();
     let put = Op::PutRoute {
         key,

@@ -164,6 +164,23 @@ impl World {
             .observed(state, BTreeSet::new(), ways, &BTreeSet::new());
     }
 
+    /// Routes belong in this table.
+    pub fn place(&mut self, table: u32) {
+        self.land();
+        self.kernel.place.table = table;
+        self.dataplane.place(self.kernel.place);
+        self.observe();
+    }
+
+    /// What is in no place any more goes, at rest.
+    pub fn plan(&mut self) {
+        let ops = plan::plan(&State::default(), self.dataplane.state(), true);
+        for op in ops {
+            let _ = self.kernel.apply(&op);
+            self.dataplane.was_done(&op);
+        }
+    }
+
     /// The word of deleted routes comes, after a look at the rest.
     pub fn hear_of(&mut self, gone: Vec<RouteKey>) {
         self.observe();

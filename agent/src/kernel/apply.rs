@@ -210,7 +210,11 @@ impl Kernel {
         if !results.iter().any(exists) {
             return;
         }
-        let Ok(observed) = self.observe().await else {
+        let tables = ops.iter().filter_map(|op| match op {
+            Op::PutRoute { key, .. } => Some(key.table),
+            _ => None,
+        });
+        let Ok(observed) = self.observe(&tables.collect()).await else {
             return;
         };
         let refused = ops.iter().zip(results).filter(|(_, result)| exists(result));

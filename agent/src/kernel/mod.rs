@@ -14,6 +14,7 @@ mod observe;
 mod op;
 mod path;
 mod route;
+mod rule;
 mod socket;
 mod sysctl;
 mod wire;

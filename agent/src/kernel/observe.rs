@@ -46,11 +46,12 @@ pub struct Observed {
 }
 
 impl Kernel {
-    /// Lists everything. Causes no [event](super::Event).
-    pub async fn observe(&self) -> Result<Observed, Error> {
+    /// Lists everything, with the routes of these tables beside the main one. Causes no
+    /// [event](super::Event).
+    pub async fn observe(&self, tables: &BTreeSet<u32>) -> Result<Observed, Error> {
         let mut observed = self.objects().await?;
         let mut foreign = Foreign::new(&observed.links);
-        let mut listing = self.routes();
+        let mut listing = self.routes(tables);
         while let Some(piece) = listing.recv().await {
             for route in piece? {
                 if !route.is_ours() {
@@ -72,18 +73,25 @@ impl Kernel {
         Ok(observed)
     }
 
-    /// Lists the routes of the overlay's main table, ours and others, in pieces. What is written
-    /// meanwhile is in it or not. After an error nothing more comes.
-    pub fn routes(&self) -> mpsc::Receiver<Result<Vec<Route>, Error>> {
+    /// Lists the routes of the overlay's main table and of these, ours and others, in pieces. What is
+    /// written meanwhile is in it or not. After an error nothing more comes.
+    pub fn routes(&self, tables: &BTreeSet<u32>) -> mpsc::Receiver<Result<Vec<Route>, Error>> {
         let (pieces, listing) = mpsc::channel(PIECES);
         let channel = self.listings.clone();
+        let mut tables = tables.clone();
+        tables.insert(ours::TABLE);
+        let families = [
+            ("list IPv4 routes", AddressFamily::Inet),
+            ("list IPv6 routes", AddressFamily::Inet6),
+        ];
+        let dumps = families.into_iter().flat_map(move |(what, family)| {
+            let dumps = tables.clone().into_iter();
+            dumps.map(move |table| (what, route::dump(family, table)))
+        });
         tokio::spawn(async move {
-            for (what, family) in [
-                ("list IPv4 routes", AddressFamily::Inet),
-                ("list IPv6 routes", AddressFamily::Inet6),
-            ] {
+            for (what, dump) in dumps {
                 let (sender, mut some) = mpsc::channel(PIECES);
-                let dumped = channel.stream(route::dump(family), route::decode, sender);
+                let dumped = channel.stream(dump, route::decode, sender);
                 let passed = async {
                     while let Some(piece) = some.recv().await {
                         let _ = pieces.send(Ok(piece)).await;
@@ -268,9 +276,10 @@ impl Foreign {
         }
     }
 
-    /// One more of the main table, not ours.
+    /// One more, not ours; those of the main table count.
     pub fn add(&mut self, route: &Route) {
-        if route.is_announceable() && !self.interconnects.contains(&route.key.prefix) {
+        let main = route.key.table == ours::TABLE;
+        if main && route.is_announceable() && !self.interconnects.contains(&route.key.prefix) {
             let candidate = (route.key.metric, route.protocol);
             let held = self.best.entry(route.key.prefix).or_insert(candidate);
             *held = candidate.min(*held);

@@ -84,7 +84,7 @@ pub enum Op {
         /// Its id.
         id: NexthopId,
     },
-    /// Creates a route in the overlay's main table, or changes the one of ours that has its key, in
+    /// Creates a route, or changes the one of ours that has its key, in
     /// one step: no packet sees it missing.
     PutRoute {
         /// Which route.
@@ -168,18 +168,13 @@ impl fmt::Display for Op {
                 target,
                 replace,
             } => {
-                let RouteKey { prefix, metric } = key;
-                write!(f, "{} route {prefix} metric {metric} ", verb(*replace))?;
+                write!(f, "{} route {key} ", verb(*replace))?;
                 match target {
                     Target::Group(id) => write!(f, "via group {id}"),
                     Target::Unreachable => write!(f, "unreachable"),
                 }
             }
-            Self::DelRoute {
-                key: RouteKey { prefix, metric },
-            } => {
-                write!(f, "delete route {prefix} metric {metric}")
-            }
+            Self::DelRoute { key } => write!(f, "delete route {key}"),
         }
     }
 }

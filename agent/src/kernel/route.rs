@@ -5,20 +5,20 @@ use super::wire::{address, attribute, put_attribute, u32_at};
 use crate::state::{NexthopId, RouteKey, Target, ours};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::route::{RouteHeader, RouteMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// `struct rtmsg`.
 const HEADER: usize = 12;
-/// Three attributes, one of them an IPv6 address.
-const LONGEST: usize = 20 + 8 + 8;
+/// Four attributes, one of them an IPv6 address.
+const LONGEST: usize = 20 + 8 + 8 + 8;
 
-/// A route of the main table as the kernel has it.
+/// A route as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Destination and metric.
+    /// Table, destination and metric.
     pub key: RouteKey,
     /// Who made it.
     pub protocol: u8,
@@ -53,7 +53,9 @@ fn request(kind: u16, flags: u16, key: &RouteKey, route_type: u8, scope: u8) -> 
         IpNet::V4(_) => libc::AF_INET,
         IpNet::V6(_) => libc::AF_INET6,
     };
-    let (table, protocol) = (libc::RT_TABLE_MAIN, ours::PROTOCOL);
+    let protocol = ours::PROTOCOL;
+    // A number with no place here is in an attribute.
+    let table = u8::try_from(key.table).unwrap_or(libc::RT_TABLE_UNSPEC);
     body.extend([family as u8, key.prefix.prefix_len(), 0, 0]);
     body.extend([table, protocol, scope, route_type]);
     body.extend([0; 4]);
@@ -62,6 +64,9 @@ fn request(kind: u16, flags: u16, key: &RouteKey, route_type: u8, scope: u8) -> 
         IpAddr::V6(address) => put_attribute(&mut body, libc::RTA_DST, &address.octets()),
     }
     put_attribute(&mut body, libc::RTA_PRIORITY, &key.metric.to_ne_bytes());
+    if table == libc::RT_TABLE_UNSPEC {
+        put_attribute(&mut body, libc::RTA_TABLE, &key.table.to_ne_bytes());
+    }
     Request { kind, flags, body }
 }
 
@@ -97,11 +102,11 @@ pub(super) fn delete(key: &RouteKey) -> Request {
     )
 }
 
-/// Asks for the main table of one family.
-pub(super) fn dump(family: AddressFamily) -> Request {
+/// Asks for a table of one family.
+pub(super) fn dump(family: AddressFamily, table: u32) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.attributes.push(RouteAttribute::Table(table));
     Request::new(RouteNetlinkMessage::GetRoute(message), 0)
 }
 
@@ -109,7 +114,7 @@ pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Route> {
     (kind == libc::RTM_NEWROUTE).then(|| read(body))?
 }
 
-/// A route of the main table, also one that is told to be gone.
+/// A route, also one that is told to be gone.
 pub(super) fn read(body: &[u8]) -> Option<Route> {
     let &[
         family,
@@ -131,7 +136,7 @@ pub(super) fn read(body: &[u8]) -> Option<Route> {
     let table = number(libc::RTA_TABLE).unwrap_or(table.into());
     // Ours have neither source nor type of service; cached entries are no routes.
     let plain = source_length == 0 && tos == 0 && flags & libc::RTM_F_CLONED == 0;
-    if table != u32::from(libc::RT_TABLE_MAIN) || !plain {
+    if !plain {
         return None;
     }
     let unspecified: IpAddr = match i32::from(family) {
@@ -146,6 +151,7 @@ pub(super) fn read(body: &[u8]) -> Option<Route> {
     Some(Route {
         key: RouteKey {
             prefix: IpNet::new(destination, length).ok()?,
+            table,
             metric: number(libc::RTA_PRIORITY).unwrap_or(0),
         },
         protocol,
@@ -162,6 +168,7 @@ const RTNH_F_LINKDOWN: u8 = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Place;
     use proptest::prelude::*;
 
     fn key() -> impl Strategy<Value = RouteKey> {
@@ -171,7 +178,11 @@ mod tests {
                 .expect("a length that fits")
                 .trunc()
         });
-        (prefix, any::<u32>()).prop_map(|(prefix, metric)| RouteKey { prefix, metric })
+        (prefix, 1u32.., any::<u32>()).prop_map(|(prefix, table, metric)| RouteKey {
+            prefix,
+            table,
+            metric,
+        })
     }
 
     fn target() -> impl Strategy<Value = Target> {
@@ -183,10 +194,7 @@ mod tests {
 
     #[test]
     fn a_shape_we_never_make_is_group_0() {
-        let key = RouteKey {
-            prefix: "10.0.0.0/8".parse().expect("a prefix"),
-            metric: 50,
-        };
+        let key = Place::default().key("10.0.0.0/8".parse().expect("a prefix"));
         let route = |kind, nexthop| Route {
             key,
             protocol: 82,
@@ -204,15 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_routes_of_the_main_table_count() {
-        let key = RouteKey {
-            prefix: "10.0.0.0/8".parse().expect("a prefix"),
-            metric: 50,
-        };
+    fn only_plain_routes_count() {
+        let key = Place::default().key("10.0.0.0/8".parse().expect("a prefix"));
         let request = put(&key, &Target::Unreachable, false);
         assert!(decode(request.kind, &request.body).is_some());
-        // Source prefix length, type of service, table, and a cached entry's flag.
-        for (at, value) in [(2, 8), (3, 4), (4, 100), (9, 2)] {
+        // Source prefix length, type of service, and a cached entry's flag.
+        for (at, value) in [(2, 8), (3, 4), (9, 2)] {
             let mut body = request.body.clone();
             body[at] = value;
             assert_eq!(decode(request.kind, &body), None, "octet {at}");
@@ -221,10 +226,7 @@ mod tests {
 
     #[test]
     fn only_creation_is_exclusive() {
-        let key = RouteKey {
-            prefix: "::/0".parse().expect("a prefix"),
-            metric: 50,
-        };
+        let key = Place::default().key("::/0".parse().expect("a prefix"));
         let flags = |replace| put(&key, &Target::Unreachable, replace).flags;
         assert_eq!(flags(false), NLM_F_CREATE | NLM_F_EXCL);
         assert_eq!(flags(true), NLM_F_CREATE | NLM_F_REPLACE);
@@ -234,7 +236,7 @@ mod tests {
         #[test]
         fn what_is_put_is_read_back(key in key(), target in target()) {
             let request = put(&key, &target, true);
-            let route = decode(request.kind, &request.body).expect("a route of the main table");
+            let route = decode(request.kind, &request.body).expect("a route");
             prop_assert!(route.is_ours() && !route.dead);
             prop_assert_eq!((route.key, route.target()), (key, target));
         }

@@ -57,7 +57,7 @@ impl Gateway {
 
     async fn list_all(&mut self, config: &Config) -> Result<(), kernel::Error> {
         let mut foreign = Foreign::new(&self.dataplane.state().links);
-        let mut listing = self.kernel.routes();
+        let mut listing = self.kernel.routes(&self.dataplane.tables());
         self.dataplane.begin_listing();
         while let Some(piece) = self.meanwhile(listing.recv()).await {
             compare(piece?, &mut self.dataplane, &mut foreign, config);

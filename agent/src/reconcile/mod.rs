@@ -26,7 +26,7 @@ use crate::plan;
 use crate::probe::{self, Probe};
 use crate::problem::{problem, remark};
 use crate::repairs::{self, Repairs};
-use crate::state::{RouteKey, State, Target, ours};
+use crate::state::{Place, RouteKey, State, Target, ours};
 use crate::status::{self, Facts};
 use ipnet::IpNet;
 use listing::{Listed, compare};
@@ -99,12 +99,13 @@ impl Gateway {
         let links = with_routers(links(&observed), config, &kernel).await?;
         let setup = peers::setup(config, &links);
         let mut dataplane = Dataplane::default();
+        dataplane.place(config.place);
         let ways = Ways::new(config, &links);
         let none = BTreeSet::new();
-        dataplane.observed(state(&observed), observed.taken, ways, &none);
+        dataplane.observed(state(&observed, config.place), observed.taken, ways, &none);
         let began = Instant::now();
         let mut foreign = Foreign::new(&dataplane.state().links);
-        let mut listing = kernel.routes();
+        let mut listing = kernel.routes(&dataplane.tables());
         while let Some(piece) = listing.recv().await {
             compare(piece?, &mut dataplane, &mut foreign, config);
         }
@@ -204,10 +205,15 @@ impl Gateway {
         self.tell_bgp(config, &links).await;
         let ways = Ways::new(config, &links);
         let seen_links = observed.links.clone();
+        self.dataplane.place(config.place);
         let known_links = self.dataplane.state().links.clone();
         let shaken = std::mem::take(&mut self.shaken);
-        self.dataplane
-            .observed(state(&observed), observed.taken, ways, &shaken);
+        self.dataplane.observed(
+            state(&observed, config.place),
+            observed.taken,
+            ways,
+            &shaken,
+        );
         let now = Instant::now();
         self.mend(now).await;
         if self.retry.is_some_and(|due| due <= now) {
@@ -256,6 +262,7 @@ impl Gateway {
         }
         let bgp = self.bgp.clone();
         let view = self.meanwhile(bgp.view()).await;
+        problems.extend(self.rules(config).await);
         for next_hop in self.dataplane.unresolved() {
             let reason = "it is on no subnet of this gateway: give the interface an address there";
             problems.push(remark(format!("next hop {next_hop}"), reason));
@@ -356,6 +363,27 @@ impl Gateway {
         mtus
     }
 
+    /// A table of its own serves those whom a rule of the operator's leads there.
+    async fn rules(&mut self, config: &Config) -> Option<Problem> {
+        let table = config.place.table;
+        if table == ours::TABLE {
+            return None;
+        }
+        let kernel = self.kernel.clone();
+        let object = format!("table {table}");
+        match self.meanwhile(kernel.without_rule(table)).await {
+            Ok(families) if families.is_empty() => None,
+            Ok(families) => Some(remark(
+                object,
+                &format!(
+                    "no {} rule leads there: add one, like `ip rule add lookup {table}`",
+                    families.join(" and no ")
+                ),
+            )),
+            Err(failure) => Some(problem(object, &failure)),
+        }
+    }
+
     async fn originate(&mut self, config: &Config) {
         let originated = peers::originated(config, &self.foreign);
         if self.originated != originated {
@@ -448,16 +476,17 @@ async fn with_routers(
     Ok(Links { routers, ..links })
 }
 
-fn state(observed: &Observed) -> State {
+fn state(observed: &Observed, place: Place) -> State {
     let mut state = State {
+        place,
         links: observed.links.clone(),
         nexthops: observed.nexthops.clone(),
         groups: observed.groups.clone(),
         ..State::default()
     };
     for (key, target) in &observed.routes {
-        match (key.metric, target) {
-            (ours::METRIC, Target::Group(group)) => state.routes.insert(&key.prefix, *group),
+        match (state.place.holds(key), target) {
+            (true, Target::Group(group)) => state.routes.insert(&key.prefix, *group),
             _ => drop(state.barriers.insert(*key, *target)),
         }
     }

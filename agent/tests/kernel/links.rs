@@ -8,7 +8,7 @@ use crate::space::{Space, require_esp, run};
 use routemesh_agent::kernel::{Event, Kernel, Observed, Op, OpError, Reason, tunnels};
 use routemesh_agent::netns::Netns;
 use routemesh_agent::state::{
-    Group, Link, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, ours,
+    Group, Link, LinkKind, Member, Nexthop, NexthopId, Place, Side, Target, ours,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -51,7 +51,10 @@ impl Gateway {
     }
 
     async fn observe(&self) -> Observed {
-        self.kernel.observe().await.expect("observed")
+        self.kernel
+            .observe(&BTreeSet::new())
+            .await
+            .expect("observed")
     }
 }
 
@@ -172,10 +175,7 @@ async fn life(kind: LinkKind, info: &[(&str, &str)]) {
     let id = NexthopId(*ours::NEXTHOPS.start());
     let members = BTreeSet::from([Member { id, weight: 1 }]);
     let route = |prefix| Op::PutRoute {
-        key: RouteKey {
-            prefix: net(prefix),
-            metric: ours::METRIC,
-        },
+        key: Place::default().key(net(prefix)),
         target: Target::Group(GROUP),
         replace: false,
     };

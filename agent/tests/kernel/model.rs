@@ -148,7 +148,7 @@ async fn one_by_one(kernel: &Kernel, ops: &[Op]) -> Result<(), TestCaseError> {
             op,
             results
         );
-        let observed = kernel.observe().await.expect("observed");
+        let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
         prop_assert_eq!(&Model::from(observed), &model, "after {}", op);
     }
     Ok(())
@@ -161,13 +161,13 @@ async fn together(kernel: &Kernel, ops: &[Op]) -> Result<(), TestCaseError> {
         model.apply(op);
     }
     prop_assert_eq!(kernel.apply(ops).await.len(), ops.len());
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     prop_assert_eq!(Model::from(observed), model);
     Ok(())
 }
 
 async fn clear(kernel: &Kernel) -> Result<(), TestCaseError> {
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     let routes = observed.routes.into_keys().map(|key| Op::DelRoute { key });
     let groups = observed.groups.into_keys().map(|id| Op::DelGroup { id });
     let nexthops = observed
@@ -176,7 +176,7 @@ async fn clear(kernel: &Kernel) -> Result<(), TestCaseError> {
         .map(|id| Op::DelNexthop { id });
     let ops: Vec<Op> = routes.chain(groups).chain(nexthops).collect();
     kernel.apply(&ops).await;
-    let observed = kernel.observe().await.expect("observed");
+    let observed = kernel.observe(&BTreeSet::new()).await.expect("observed");
     prop_assert_eq!(Model::from(observed), Model::default());
     Ok(())
 }

@@ -115,13 +115,17 @@ pub enum Hash {
     Inner,
 }
 
-/// How a gateway spreads flows over several ways.
+/// How a gateway routes: in which place, and how it spreads flows over several ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spread {
     /// By what flows are told apart.
     pub hash: Hash,
     /// Flows stay where they are when ways come or go.
     pub resilient: bool,
+    /// The routing table of the mesh's routes, where it is not the main one.
+    pub table: Option<u32>,
+    /// Their metric, where it is not the usual one.
+    pub metric: Option<u32>,
 }
 
 /// What becomes of packets that the mesh does not allow.

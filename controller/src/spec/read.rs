@@ -54,7 +54,7 @@ impl<'t> Reader<'t> {
             Some((key, value)) => (self.lines.place(key.span().start), value.get_ref()),
             None => (Place { line: 1, column: 1 }, &none),
         };
-        const KNOWN: [&str; 11] = [
+        const KNOWN: [&str; 13] = [
             "as",
             "interconnect",
             "tunnel",
@@ -64,6 +64,8 @@ impl<'t> Reader<'t> {
             "bfd",
             "hash",
             "groups",
+            "table",
+            "metric",
             "firewall",
             "services",
         ];
@@ -202,6 +204,8 @@ impl<'t> Reader<'t> {
             "announce",
             "hash",
             "groups",
+            "table",
+            "metric",
             "preference",
             "weight",
             "firewall",

@@ -8,13 +8,19 @@ use super::{Hash, Spread};
 pub(crate) const PREFERENCE: u32 = 100;
 
 impl<'t> Reader<'t> {
-    /// `hash` and `groups`, of the mesh or, instead, of a gateway.
+    /// `hash`, `groups`, `table` and `metric`, of the mesh or, instead, of a gateway.
     pub(super) fn spread(&mut self, table: &Table<'_, 't>, default: Spread) -> Spread {
         let hash = table.get("hash");
         let hash = hash.and_then(|value| self.text("hash", value, hash_policy));
         let groups = table.get("groups");
         let groups = groups.and_then(|value| self.text("groups", value, resilient));
+        let written = table.get("table");
+        let number = written.and_then(|value| self.number("table", value, table_number));
+        let written = table.get("metric");
+        let metric = written.and_then(|value| self.number("metric", value, metric));
         Spread {
+            table: number.or(default.table),
+            metric: metric.or(default.metric),
             hash: hash.map_or(default.hash, |at| at.value),
             resilient: groups.map_or(default.resilient, |at| at.value),
         }
@@ -51,6 +57,25 @@ fn resilient(text: &str) -> Result<bool, String> {
             "{} is not a kind of nexthop group: write \"plain\" or \"resilient\"",
             quote(other)
         )),
+    }
+}
+
+fn table_number(number: u64) -> Result<u32, String> {
+    match u32::try_from(number) {
+        Ok(0 | 253 | 255) | Err(_) => Err(format!(
+            "table is {number}: 1 to 4294967295, and not 253 (default) or 255 (local), which are the \
+             kernel's own"
+        )),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn metric(number: u64) -> Result<u32, String> {
+    match u32::try_from(number) {
+        Ok(0 | u32::MAX) | Err(_) => Err(format!(
+            "metric is {number}: 1 to 4294967294; the worst one is that of the unreachable routes"
+        )),
+        Ok(number) => Ok(number),
     }
 }
 

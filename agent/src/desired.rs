@@ -493,7 +493,7 @@ mod tests {
         let barriers = desired(&config(), &BTreeMap::new()).barriers;
         let prefixes: Vec<String> = barriers.keys().map(|it| it.prefix.to_string()).collect();
         assert_eq!(prefixes, ["10.0.2.0/24", "2001:db8:a2::/64"]);
-        let worst = |(key, target): (&RouteKey, &Target)| {
+        let worst = |(key, target): (&crate::state::RouteKey, &Target)| {
             key.metric == u32::MAX && *target == Target::Unreachable
         };
         assert!(barriers.iter().all(worst));

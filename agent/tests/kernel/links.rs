@@ -343,7 +343,10 @@ async fn one_namespace_serves_as_both() {
         for result in kernel.apply(&ops).await {
             result.unwrap_or_else(|error| panic!("{error}"));
         }
-        let observed = kernel.observe().await.expect("observed");
+        let observed = kernel
+            .observe(&std::collections::BTreeSet::new())
+            .await
+            .expect("observed");
         assert_eq!(
             observed.links["rm1"],
             link(Side::Overlay, &XFRM, 1400, true, &[])

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use routemesh_agent::kernel::{Kernel, Observed, Op};
 use routemesh_agent::state::{Group, Member, Nexthop, NexthopId, RouteKey, Target};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const PREFIXES: [&str; 4] = [
     "10.1.0.0/24",

@@ -321,7 +321,7 @@ fn another_table_takes_over_and_asks_for_rules_that_lead_there() {
     let agent = lan.agent();
     lan.wait_for("routes of both families", || lan.routes() == ALL);
     drop(agent);
-    let _agent = lan.agent_with(|config| (config.table, config.metric) = (1234, 77));
+    let agent = lan.agent_with(|config| (config.table, config.metric) = (1234, 77));
     lan.wait_for("the table", || lan.routes_in("1234") == ALL);
     lan.wait_for("nothing else", || lan.routes().is_empty());
     let route = &lan.gateway.json("route show table 1234 10.0.1.0/24")[0];
@@ -334,6 +334,13 @@ fn another_table_takes_over_and_asks_for_rules_that_lead_there() {
     lan.gateway.ip("route del 10.0.1.0/24 metric 77 table 1234");
     lan.wait_for("repaired", || log().contains("repaired so far: 1 route"));
     assert_eq!(lan.routes_in("1234"), ALL);
+
+    // Started anew, with nothing but the kernel to tell where the routes were.
+    drop(agent);
+    let agent = lan.agent();
+    lan.wait_for("routes of both families", || lan.routes() == ALL);
+    lan.wait_for("nothing in the table", || lan.routes_in("1234").is_empty());
+    drop(agent);
 }
 
 #[test]

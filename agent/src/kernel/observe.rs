@@ -15,6 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use tokio::sync::mpsc;
 
+/// By family, for listings of routes.
+const FAMILIES: [(&str, AddressFamily); 2] = [
+    ("list IPv4 routes", AddressFamily::Inet),
+    ("list IPv6 routes", AddressFamily::Inet6),
+];
 /// Pieces of a listing that may wait.
 const PIECES: usize = 4;
 
@@ -80,11 +85,7 @@ impl Kernel {
         let channel = self.listings.clone();
         let mut tables = tables.clone();
         tables.insert(ours::TABLE);
-        let families = [
-            ("list IPv4 routes", AddressFamily::Inet),
-            ("list IPv6 routes", AddressFamily::Inet6),
-        ];
-        let dumps = families.into_iter().flat_map(move |(what, family)| {
+        let dumps = FAMILIES.into_iter().flat_map(move |(what, family)| {
             let dumps = tables.clone().into_iter();
             dumps.map(move |table| (what, route::dump(family, table)))
         });
@@ -109,6 +110,19 @@ impl Kernel {
             }
         });
         listing
+    }
+
+    /// The overlay's tables in which there are routes of ours: none of them is without `unreachable`
+    /// ones, of which there are few. The kernel goes through all routes of all tables to find them:
+    /// for the start and the end, not for every day.
+    pub async fn tables(&self) -> Result<BTreeSet<u32>, Error> {
+        let mut tables = BTreeSet::new();
+        for (what, family) in FAMILIES {
+            let dump = route::dump_barriers(family);
+            let ours = list(&self.listings, what, dump, route::decode).await?;
+            tables.extend(ours.iter().filter(|it| it.is_ours()).map(|it| it.key.table));
+        }
+        Ok(tables)
     }
 
     /// Lists everything but routes.

@@ -5,7 +5,7 @@ use super::wire::{address, attribute, put_attribute, u32_at};
 use crate::state::{NexthopId, RouteKey, Target, ours};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -107,6 +107,16 @@ pub(super) fn dump(family: AddressFamily, table: u32) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     message.attributes.push(RouteAttribute::Table(table));
+    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+/// Asks for our `unreachable` routes of one family in all tables. The kernel looks at everybody's
+/// routes for that, and tells only these.
+pub(super) fn dump_barriers(family: AddressFamily) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.protocol = RouteProtocol::Other(ours::PROTOCOL);
+    message.header.kind = RouteType::Unreachable;
     Request::new(RouteNetlinkMessage::GetRoute(message), 0)
 }
 

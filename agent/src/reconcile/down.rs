@@ -30,10 +30,9 @@ pub async fn down(
     take_leave(config, &kernel).await?;
     // SAs first: while the interface is there, nothing passes in clear.
     let mut problems = charon::down(vici, state_dir).await;
-    let observed = state(
-        &kernel.observe(&[config.place.table].into()).await?,
-        config.place,
-    );
+    let mut tables = kernel.tables().await?;
+    tables.insert(config.place.table);
+    let observed = state(&kernel.observe(&tables).await?, config.place);
     problems.extend(failures(kernel.apply(&plan::teardown(&observed)).await));
     problems.extend(firewall::down(kernel.underlay(), kernel.overlay()).await);
     Ok(problems)

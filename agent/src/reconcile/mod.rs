@@ -105,7 +105,10 @@ impl Gateway {
         dataplane.observed(state(&observed, config.place), observed.taken, ways, &none);
         let began = Instant::now();
         let mut foreign = Foreign::new(&dataplane.state().links);
-        let mut listing = kernel.routes(&dataplane.tables());
+        // An earlier run may have had another place for them.
+        let mut tables = kernel.tables().await?;
+        tables.extend(dataplane.tables());
+        let mut listing = kernel.routes(&tables);
         while let Some(piece) = listing.recv().await {
             compare(piece?, &mut dataplane, &mut foreign, config);
         }

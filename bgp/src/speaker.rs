@@ -8,6 +8,7 @@ use crate::identity::Identity;
 use crate::interface::{Input, Output, PeerStatus};
 use crate::peer::Peer;
 use crate::policy::Rejection;
+use crate::reach::Reach;
 use crate::schedule::Schedule;
 use crate::table::{AttributeSets, Hop, Path, Seed, Table};
 use crate::wire::notification::cease;
@@ -20,7 +21,7 @@ use std::time::Duration;
 /// A BGP speaker: give it inputs and the time, do what it puts out, read its routes.
 ///
 /// After every call of [`input`](Self::input), [`timeout`](Self::timeout),
-/// [`configure`](Self::configure), [`originate`](Self::originate),
+/// [`configure`](Self::configure), [`originate`](Self::originate), [`reach`](Self::reach),
 /// [`installed`](Self::installed) and [`shutdown`](Self::shutdown): take outputs until there are none, then see to it that `timeout`
 /// is called at [`next_deadline`](Self::next_deadline). Bytes that wait in sockets go in before a
 /// `timeout`, so that a driver that was held up does not take its peers for dead.
@@ -37,6 +38,8 @@ pub struct Speaker {
     pub(crate) settled: bool,
     pub(crate) stopped: bool,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
+    /// By ways that are no peers, where there is anything.
+    pub(crate) reached: BTreeMap<PeerId, Reach>,
     pub(crate) conns: BTreeMap<ConnId, PeerId>,
     pub(crate) seed: Seed,
     pub(crate) table: Table,
@@ -68,6 +71,7 @@ impl Speaker {
             settled: !restarting,
             stopped: false,
             peers: BTreeMap::new(),
+            reached: BTreeMap::new(),
             conns: BTreeMap::new(),
             seed,
             table: Table::new(seed),

@@ -12,5 +12,6 @@ mod routes;
 mod sessions;
 mod simulation;
 mod solo;
+mod statics;
 mod table;
 mod tcp;

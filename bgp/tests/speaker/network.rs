@@ -4,7 +4,7 @@ use crate::tcp::{End, Packet, SYN_TIMEOUT};
 use ipnet::IpNet;
 use routemesh_bgp::wire::Family;
 use routemesh_bgp::{
-    Event, Hop, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Policy, Speaker,
+    Event, Hop, Input, Output, PeerConfig, PeerId, PeerState, PeerStatus, Policy, Reach, Speaker,
     SpeakerConfig, Time,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -297,6 +297,14 @@ impl Network {
         node.originated = prefixes.clone();
         if let Some(speaker) = &mut node.speaker {
             speaker.originate(prefixes, now);
+        }
+        self.drain(name);
+    }
+
+    pub fn reach(&mut self, name: Name, way: &str, reach: Reach) {
+        let now = self.now;
+        if let Some(speaker) = &mut self.nodes.get_mut(name).unwrap().speaker {
+            speaker.reach(&way.into(), reach, now);
         }
         self.drain(name);
     }

@@ -1,0 +1,90 @@
+//! Static routes: what is reached by ways that are no peers.
+
+use crate::network::*;
+use routemesh_bgp::Reach;
+use std::time::Duration;
+
+const CLOUD: &str = "10.9.0.0/16";
+const CLOUD6: &str = "2001:db8:9::/48";
+
+fn to(prefixes: &[&str]) -> Reach {
+    Reach {
+        prefixes: nets(prefixes),
+        ..Reach::default()
+    }
+}
+
+fn network() -> Network {
+    let mut network = Network::mesh(&["A", "B"], false);
+    network.run(Duration::from_secs(5));
+    network
+}
+
+#[test]
+fn all_ways_that_are_alive_are_used_and_the_others_hear_of_them() {
+    let mut network = network();
+    let both = to(&[CLOUD, CLOUD6]);
+    network.reach("A", "one", both.clone());
+    network.reach("A", "two", both.clone());
+    network.run(Duration::from_secs(1));
+    for prefix in [CLOUD, CLOUD6] {
+        assert_eq!(network.peers_for("A", prefix), ["one", "two"]);
+        assert_eq!(network.peers_for("B", prefix), ["A"]);
+    }
+    // One family of one way goes, and then the whole way.
+    network.reach("A", "one", to(&[CLOUD6]));
+    assert_eq!(network.peers_for("A", CLOUD), ["two"]);
+    assert_eq!(network.peers_for("A", CLOUD6), ["one", "two"]);
+    network.reach("A", "one", Reach::default());
+    assert_eq!(network.peers_for("A", CLOUD6), ["two"]);
+    network.reach("A", "two", Reach::default());
+    network.run(Duration::from_secs(1));
+    for name in ["A", "B"] {
+        assert_eq!(network.peers_for(name, CLOUD), Vec::<String>::new());
+    }
+    // And it comes back.
+    network.reach("A", "two", both);
+    network.run(Duration::from_secs(1));
+    assert_eq!(network.peers_for("B", CLOUD), ["A"]);
+}
+
+#[test]
+fn own_ways_come_before_those_of_others_unless_they_are_preferred() {
+    let mut network = network();
+    network.reach("A", "one", to(&[CLOUD]));
+    network.reach("B", "other", to(&[CLOUD]));
+    network.run(Duration::from_secs(1));
+    assert_eq!(network.peers_for("A", CLOUD), ["one"]);
+    assert_eq!(network.peers_for("B", CLOUD), ["other"]);
+    let preferred = Reach {
+        preference: Some(200),
+        ..to(&[CLOUD])
+    };
+    network.reach("A", "one", preferred);
+    network.run(Duration::from_secs(1));
+    assert_eq!(network.peers_for("A", CLOUD), ["one"]);
+    assert_eq!(network.peers_for("B", CLOUD), ["A"]);
+    network.reach("A", "one", Reach::default());
+    network.run(Duration::from_secs(1));
+    assert_eq!(network.peers_for("A", CLOUD), ["B"]);
+    assert_eq!(network.peers_for("B", CLOUD), ["other"]);
+}
+
+#[test]
+fn ways_have_shares() {
+    let mut network = network();
+    for (way, weight) in [("one", 3), ("two", 1)] {
+        let weight = Some(weight);
+        let reach = Reach {
+            weight,
+            ..to(&[CLOUD])
+        };
+        network.reach("A", way, reach);
+    }
+    let (hops, _) = network.speaker("A").in_use(&net(CLOUD)).unwrap();
+    let shares: Vec<(String, u16)> = hops
+        .iter()
+        .map(|hop| (hop.peer.to_string(), hop.weight))
+        .collect();
+    assert_eq!(shares, [("one".to_owned(), 3), ("two".to_owned(), 1)]);
+}

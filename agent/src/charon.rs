@@ -6,15 +6,18 @@
 //! has; the kernel's pass keeps an interface for as long as charon has something for it.
 
 use crate::bgp::Bgp;
-use crate::config::{Config, Offload, Tunnel};
+use crate::config::{Config, Far, Offload, Tunnel};
 use crate::ipsec::Ipsec;
 use crate::liveness::Sign;
 use crate::preflight::{self, Host, Release, offload};
 use crate::problem::{problem, remark};
-use crate::state::{Connection, LinkKind};
+use crate::state::{Connection, LinkKind, ours};
 use crate::state_dir::StateDir;
 use crate::vici::heal::{self, Action, History};
-use crate::vici::{self, Audit, Bind, ChildSa, ChildState, Definition, Event, IkeSa, Secret, Vici};
+use crate::vici::{
+    self, Audit, Auth, Bind, Child, ChildSa, ChildState, Definition, Event, IkeSa, Secret, Vici,
+};
+use ipnet::IpNet;
 use routemesh_proto::{Identity, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -47,13 +50,15 @@ pub struct Charon {
 
 impl Charon {
     /// Interfaces that something in charon belongs to.
-    pub fn links(&self) -> BTreeSet<&str> {
+    pub fn links(&self) -> BTreeSet<String> {
         let sas = self.sas.iter().map(|sa| &sa.connection);
-        self.connections
-            .keys()
-            .chain(sas)
-            .map(|name| link_of(name))
-            .collect()
+        let named = self.connections.keys().chain(sas);
+        let named = named.map(|name| link_of(name).to_owned());
+        let more = self.connections.values().flat_map(|it| &it.more);
+        let more = more.map(|number| vici::link(*number));
+        let children = self.sas.iter().flat_map(|sa| &sa.children);
+        let bound = children.filter_map(|child| child.bind).map(Bind::link);
+        named.chain(more).chain(bound).collect()
     }
 }
 
@@ -70,20 +75,57 @@ pub struct Seen {
 
 /// The connections of all tunnels.
 pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
-    let define = |tunnel: &Tunnel| Definition {
+    let mut definitions = Definitions::new();
+    // By number: the first is the one that a connection is named after.
+    for tunnel in config.tunnels.values() {
+        let of_new = || define(config, identity, tunnel);
+        let definition = definitions
+            .entry(tunnel.connection())
+            .or_insert_with(of_new);
+        definition.children.push(child(tunnel));
+    }
+    definitions
+}
+
+/// A tunnel's connection, still without children.
+fn define(config: &Config, identity: &Identity, tunnel: &Tunnel) -> Definition {
+    let (local_id, remote_id, auth) = match &tunnel.far {
+        Far::Gateway { .. } => {
+            let auth = Auth::Certificate {
+                own_pem: identity.certificate.clone(),
+                ca_pem: identity.ca.clone(),
+            };
+            (&config.gateway, &tunnel.peer, auth)
+        }
+        Far::Abroad(it) => (&it.local_id, &it.remote_id, Auth::Psk(it.psk.clone())),
+    };
+    Definition {
         local_addrs: vec![tunnel.local_endpoint.clone()],
         remote_addrs: vec![tunnel.remote_endpoint.clone()],
-        local_id: config.gateway.clone(),
-        remote_id: tunnel.peer.clone(),
-        certificate_pem: identity.certificate.clone(),
-        ca_pem: identity.ca.clone(),
-        bind: bind(tunnel),
+        local_id: local_id.clone(),
+        remote_id: remote_id.clone(),
+        auth,
+        children: Vec::new(),
         initiate: tunnel.initiate,
         ike: tunnel.ike.clone(),
         esp: tunnel.esp.clone(),
+    }
+}
+
+fn child(tunnel: &Tunnel) -> Child {
+    let all = Child::of_all(tunnel.name(), bind(tunnel));
+    let texts = |prefixes: &[IpNet], all: Vec<String>| match prefixes {
+        [] => all,
+        some => some.iter().map(ToString::to_string).collect(),
     };
-    let tunnels = config.tunnels.values();
-    tunnels.map(|t| (t.name(), define(t))).collect()
+    match tunnel.abroad() {
+        None => all,
+        Some(abroad) => Child {
+            local: texts(&abroad.local_selectors, all.local),
+            remote: texts(&abroad.remote_selectors, all.remote),
+            ..all
+        },
+    }
 }
 
 /// What a tunnel's SAs are bound to.
@@ -152,6 +194,8 @@ pub struct Keeper {
     pub bgp: Bgp,
     /// The id of the key that this run has loaded.
     pub key: Option<String>,
+    /// The pre-shared keys that this run has loaded, by connection.
+    pub shared: BTreeMap<String, routemesh_proto::Secret>,
     /// On which it runs.
     pub kernel: Release,
 }
@@ -208,12 +252,14 @@ impl Keeper {
             let Some(definition) = definitions.get(&name) else {
                 continue;
             };
-            let children = charon.sas.iter().flat_map(|sa| bound(sa, definition.bind));
-            let mut whole = children.filter(|it| !audit.broken.contains(&it.unique_id));
-            let there = whole.next().is_some();
-            self.bgp.sign(&name, Sign::Sa(there)).await;
-            if !there {
-                dead.insert(name);
+            for child in &definition.children {
+                let there = charon.sas.iter().flat_map(|sa| bound(sa, child.bind));
+                let mut whole = there.filter(|it| !audit.broken.contains(&it.unique_id));
+                let there = whole.next().is_some();
+                self.bgp.sign(&child.way, Sign::Sa(there)).await;
+                if !there {
+                    dead.insert(name.clone());
+                }
             }
         }
         dead
@@ -241,12 +287,20 @@ impl Keeper {
         let mut audit = ipsec.audit(&charon, before, &mut problems).await;
         let doubt = memory.suspects.confirm(&mut audit, Instant::now());
         let told = std::mem::take(&mut memory.told).into_iter();
-        let told = told.chain(broken(wanted, &charon.sas, &audit)).collect();
+        let told = told.chain(broken(wanted, &charon.sas, &audit));
+        // Where there is no BGP, the SA is what says that the way is alive.
+        let foreign = wanted.iter().filter(|(_, it)| it.is_foreign());
+        let told = told.chain(foreign.map(|(name, _)| name.clone())).collect();
         memory.told = self.tell_bgp(wanted, &charon, &audit, told).await;
         let refused = match self.refused(wanted).await {
             Ok(refused) => refused,
             Err(error) => return (unreachable(&error), None),
         };
+        match self.share_keys(wanted).await {
+            Ok(()) => {}
+            Err(error) if is_refusal(&error) => problems.push(problem("pre-shared key", &error)),
+            Err(error) => return (unreachable(&error), None),
+        }
         problems.extend(weaker(wanted, &charon.sas));
         for (name, reason) in &refused {
             problems.push(remark(format!("connection {name}"), reason));
@@ -358,10 +412,35 @@ impl Keeper {
         };
         self.vici.load(name, definition).await?;
         info!("load connection {name}");
-        let digest = definition.digest();
-        charon
-            .connections
-            .insert(name.to_owned(), Connection { digest });
+        let children = definition.children.iter().skip(1);
+        let more = children.map(|child| child.bind.number().wrapping_sub(ours::IF_ID));
+        let connection = Connection {
+            digest: definition.digest(),
+            more: more.collect(),
+        };
+        charon.connections.insert(name.to_owned(), connection);
+        Ok(())
+    }
+
+    /// Makes charon have the pre-shared keys of these connections, and none of others of ours. Once in
+    /// every run each is loaded whatever is there: since the last it may have been changed.
+    async fn share_keys(&mut self, wanted: &Definitions) -> Result<(), vici::Error> {
+        let held = self.vici.shared().await?;
+        for (name, definition) in wanted {
+            let Auth::Psk(key) = &definition.auth else {
+                continue;
+            };
+            if !held.contains(name) || self.shared.get(name) != Some(key) {
+                let owners = [&*definition.local_id, &*definition.remote_id];
+                self.vici.load_shared(name, key, owners).await?;
+                self.shared.insert(name.clone(), key.clone());
+            }
+        }
+        let stays = |name: &String| wanted.get(name).is_some_and(Definition::is_foreign);
+        for name in held.iter().filter(|name| !stays(name)) {
+            self.vici.unload_shared(name).await?;
+        }
+        self.shared.retain(|name, _| stays(name));
         Ok(())
     }
 
@@ -396,10 +475,16 @@ struct Memory {
     repaired: u64,
 }
 
+/// The SAs that carry a connection's packets.
+fn children<'a>(definition: &'a Definition, sas: &'a [IkeSa]) -> impl Iterator<Item = &'a ChildSa> {
+    let binds = definition.children.iter().map(|child| child.bind);
+    binds.flat_map(|bind| sas.iter().flat_map(move |sa| bound(sa, bind)))
+}
+
 /// The connections that have SAs of which the kernel lacks something.
 fn broken(wanted: &Definitions, sas: &[IkeSa], audit: &Audit) -> Vec<String> {
     let lacks = |(_, definition): &(&String, &Definition)| {
-        let mut children = sas.iter().flat_map(|sa| bound(sa, definition.bind));
+        let mut children = children(definition, sas);
         children.any(|child| audit.broken.contains(&child.unique_id))
     };
     let lacking = wanted.iter().filter(lacks);
@@ -409,7 +494,7 @@ fn broken(wanted: &Definitions, sas: &[IkeSa], audit: &Audit) -> Vec<String> {
 /// Tunnels whose peer does not do IP-TFS: charon then makes an SA in tunnel mode by itself.
 fn weaker(wanted: &Definitions, sas: &[IkeSa]) -> Vec<Problem> {
     let plain = |(_, definition): &(&String, &Definition)| {
-        let mut children = sas.iter().flat_map(|sa| bound(sa, definition.bind));
+        let mut children = children(definition, sas);
         let installed = |child: &ChildSa| child.state == ChildState::Installed;
         definition.esp.iptfs && children.any(|child| installed(child) && !child.iptfs)
     };
@@ -437,13 +522,19 @@ fn is_refusal(error: &vici::Error) -> bool {
 }
 
 fn tunnels(wanted: &Definitions) -> Vec<heal::Wanted> {
-    let tunnel = |(name, definition): (&String, &Definition)| heal::Wanted {
-        connection: name.clone(),
-        child: definition.digest(),
-        bind: definition.bind,
-        initiate: definition.initiate,
-    };
-    wanted.iter().map(tunnel).collect()
+    let mut tunnels = Vec::new();
+    for (name, definition) in wanted {
+        let digest = definition.digest();
+        for (child, of) in definition.named_children(&digest) {
+            tunnels.push(heal::Wanted {
+                connection: name.clone(),
+                child,
+                bind: of.bind,
+                initiate: definition.initiate,
+            });
+        }
+    }
+    tunnels
 }
 
 /// Unloads a connection and closes its SAs, which would outlive it.
@@ -475,6 +566,9 @@ async fn clear(vici: &Vici, state_dir: &StateDir) -> Result<usize, vici::Error> 
     for sa in vici.sas().await? {
         vici.terminate(sa.unique_id).await?;
     }
+    for id in vici.shared().await? {
+        vici.unload_shared(&id).await?;
+    }
     if let Some(id) = state_dir.key_id() {
         vici.unload_key(&id).await?;
     }
@@ -499,9 +593,11 @@ mod tests {
             remote_addrs: vec!["198.51.100.1".into()],
             local_id: "V1-1".into(),
             remote_id: peer.into(),
-            certificate_pem: String::new(),
-            ca_pem: String::new(),
-            bind: Bind::IfId(1),
+            auth: Auth::Certificate {
+                own_pem: String::new(),
+                ca_pem: String::new(),
+            },
+            children: vec![Child::of_all(peer.into(), Bind::IfId(1))],
             initiate: true,
             ike: IkeOptions::default(),
             esp: EspOptions::default(),
@@ -513,7 +609,10 @@ mod tests {
         let wanted: Definitions = ["rm1-a", "rm2-b", "rm3-c"]
             .map(|name| (name.to_owned(), definition(name)))
             .into();
-        let loaded = |digest: String| Connection { digest };
+        let loaded = |digest: String| Connection {
+            digest,
+            more: BTreeSet::new(),
+        };
         let observed = BTreeMap::from([
             ("rm1-a".to_owned(), loaded(wanted["rm1-a"].digest())),
             ("rm2-b".to_owned(), loaded("another".into())),
@@ -539,11 +638,12 @@ mod tests {
                 "rm12-V2-1".to_owned(),
                 Connection {
                     digest: String::new(),
+                    more: [14].into(),
                 },
             )]),
             sas: Vec::new(),
             others: BTreeSet::new(),
         };
-        assert_eq!(charon.links(), BTreeSet::from(["rm12"]));
+        assert_eq!(charon.links(), ["rm12", "rm14"].map(String::from).into());
     }
 }

@@ -9,6 +9,7 @@ use crate::reconcile::{self, Gateway, Pass};
 use crate::state_dir::StateDir;
 use crate::vici::Vici;
 use routemesh_proto::{Identity, Problem, Status};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +120,7 @@ async fn live(
         state_dir: host.state_dir.clone(),
         bgp: gateway.bgp().clone(),
         key: None,
+        shared: BTreeMap::new(),
         kernel: Release::running(),
     };
     let mut tasks = JoinSet::new();

@@ -312,12 +312,14 @@ pub enum Target {
     Unreachable,
 }
 
-/// An IKE connection with its one child, as charon is to have it.
+/// An IKE connection with its children, as charon is to have it.
 ///
-/// charon does not tell all of what it was given (proposals, certificates), so its child is named
-/// by [`Connection::digest`]: a connection of another content has another child.
+/// charon does not tell all of what it was given (proposals, certificates), so its children are named
+/// by [`Connection::digest`]: a connection of another content has other children.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// FNV-1a over everything that was loaded, as 16 hexadecimal digits.
     pub digest: String,
+    /// Numbers of the tunnels that it carries besides the one that it is named after.
+    pub more: BTreeSet<u32>,
 }

@@ -33,8 +33,8 @@ pub struct Audit {
     pub orphans: BTreeMap<u32, Vec<Sa>>,
 }
 
-/// Policies that a CHILD_SA for everything has: in, out and forwarded, of both families.
-const POLICIES: usize = 6;
+/// Policies for each pair of selectors: in, out and forwarded.
+const DIRECTIONS: usize = 3;
 
 /// Compares charon's SAs with what the kernel had before they were listed. What is lacking may only
 /// have come since: `after` is what the kernel had afterwards, if that is known already. `others` are the
@@ -60,7 +60,8 @@ pub fn audit(
         let number = child.bind.map(|bind| bind.number());
         let unguarded = |number| {
             let count = |it: &BTreeMap<u32, usize>| it.get(&number).copied().unwrap_or(0);
-            policies.iter().all(|it| count(it) < POLICIES)
+            let needed = DIRECTIONS * child.selectors;
+            policies.iter().all(|it| count(it) < needed)
         };
         gone(child.spi_in) || gone(child.spi_out) && !sends() || number.is_some_and(unguarded)
     });
@@ -71,8 +72,13 @@ pub fn audit(
     known.extend(others);
     // Of children that it is about to close charon does not tell the SPIs.
     let silent = |ike: &&IkeSa| ike.children.iter().any(|child| child.spi_in.is_none());
+    let numbers = |ike: &IkeSa| -> Vec<u32> {
+        let binds = ike.children.iter().filter_map(|child| child.bind);
+        let bound = binds.map(|bind| bind.number());
+        bound.chain(of(&ike.connection)).collect()
+    };
     let silent = sas.iter().filter(silent);
-    let silent: BTreeSet<u32> = silent.filter_map(|ike| of(&ike.connection)).collect();
+    let silent: BTreeSet<u32> = silent.flat_map(numbers).collect();
     let halves = halves(&before.sas);
     let mut orphans: BTreeMap<u32, Vec<Sa>> = BTreeMap::new();
     for sa in before.sas.iter().filter(|sa| !known.contains(&sa.spi)) {

@@ -1,11 +1,12 @@
 //! The commands.
 
-use super::definition::Definition;
+use super::definition::{CHILD_SEPARATOR, Definition};
 use super::error::{Call, Error};
 use super::fence::Connection;
 use super::message::Message;
 use super::sas::{self, IkeSa};
 use crate::state;
+use routemesh_proto as proto;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
@@ -90,8 +91,8 @@ impl Vici {
         Ok(answer.get_list("plugins").to_vec())
     }
 
-    /// The connections of ours that are loaded. One that has not exactly one child has an empty
-    /// digest, so that it differs from every one that is wanted.
+    /// The connections of ours that are loaded. One whose children are not named as ours are has an
+    /// empty digest, so that it differs from every one that is wanted.
     pub async fn connections(&self) -> Result<BTreeMap<String, state::Connection>, Error> {
         let list = self.list(&self.call("list-conns", ""), "list-conn").await?;
         let named = list
@@ -99,15 +100,10 @@ impl Vici {
             .flat_map(Message::sections)
             .filter(|(name, _)| sas::is_ours(name));
         let loaded = named.map(|(name, section)| {
-            let mut children = section
-                .get_section("children")
-                .into_iter()
-                .flat_map(Message::sections);
-            let digest = match (children.next(), children.next()) {
-                (Some((digest, _)), None) => digest.to_owned(),
-                _ => String::new(),
-            };
-            (name.to_owned(), state::Connection { digest })
+            let children = section.get_section("children").into_iter();
+            let children = children.flat_map(Message::sections);
+            let children: Vec<&str> = children.map(|(name, _)| name).collect();
+            (name.to_owned(), connection(&children))
         });
         Ok(loaded.collect())
     }
@@ -226,6 +222,40 @@ impl Vici {
         }
     }
 
+    /// Loads a pre-shared key for IKE between these identities, or replaces the one of that id.
+    pub async fn load_shared(
+        &self,
+        id: &str,
+        key: &proto::Secret,
+        owners: [&str; 2],
+    ) -> Result<(), Error> {
+        let arguments = Message::new()
+            .text("id", id)
+            .text("type", "IKE")
+            .text("data", key.expose())
+            .list("owners", owners);
+        self.order(&self.call("load-shared", id), &arguments)
+            .await
+            .map(drop)
+    }
+
+    /// The ids of the pre-shared keys of ours that are loaded.
+    pub async fn shared(&self) -> Result<BTreeSet<String>, Error> {
+        let call = self.call("get-shared", "");
+        let answer = self.ask(&call, &Message::new()).await?;
+        let ids = answer.get_list("keys").iter();
+        Ok(ids.filter(|id| sas::is_ours(id)).cloned().collect())
+    }
+
+    /// Forgets a pre-shared key. Well if it is not loaded.
+    pub async fn unload_shared(&self, id: &str) -> Result<(), Error> {
+        let call = self.call("unload-shared", id);
+        match self.order(&call, &Message::new().text("id", id)).await {
+            Err(Error::Refused { .. }) if !self.shared().await?.contains(id) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
     fn call(&self, command: &'static str, object: &str) -> Call {
         Call {
             socket: self.socket.clone(),
@@ -277,6 +307,23 @@ impl Vici {
                     source,
                 }),
         }
+    }
+}
+
+/// What is loaded by the names of its children: a digest, and that with the number of a tunnel for
+/// each of the others.
+fn connection(children: &[&str]) -> state::Connection {
+    let is_first = |name: &&&str| !name.contains(CHILD_SEPARATOR);
+    let digest = children.iter().find(is_first).copied();
+    let number = |name: &&str| {
+        let (of, number) = name.split_once(CHILD_SEPARATOR)?;
+        number.parse().ok().filter(|_| Some(of) == digest)
+    };
+    let more: BTreeSet<u32> = children.iter().filter_map(number).collect();
+    let known = more.len() + 1 == children.len();
+    state::Connection {
+        digest: digest.filter(|_| known).unwrap_or_default().to_owned(),
+        more,
     }
 }
 

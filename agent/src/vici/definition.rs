@@ -21,11 +21,16 @@
 
 use super::message::{Message, Value};
 use crate::config::{EspOptions, IkeOptions, Offload};
+use crate::state::ours;
+use routemesh_proto::Secret;
 use std::time::Duration;
 
 /// Packets after which a CHILD_SA is rekeyed, well before 2^32: without extended sequence
 /// numbers there are no more.
 const REKEY_PACKETS: u64 = 2_000_000_000;
+
+/// Between the digest and the tunnel's number in the name of a child that is not the first.
+pub const CHILD_SEPARATOR: char = '.';
 
 /// How a tunnel's SAs find its interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,9 +48,59 @@ impl Bind {
             Bind::IfId(number) | Bind::Mark(number) => number,
         }
     }
+
+    /// The interface.
+    pub fn link(self) -> String {
+        link(self.number().wrapping_sub(ours::IF_ID))
+    }
 }
 
-/// Everything about one tunnel's IKE connection and its one child.
+/// The interface of a tunnel.
+pub fn link(number: u32) -> String {
+    format!("{}{number}", ours::LINK_PREFIX)
+}
+
+/// How the two sides of a connection know each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// By certificates of the mesh's CA.
+    Certificate {
+        /// Own.
+        own_pem: String,
+        /// The CA: the peer's certificate must come from it and from no other.
+        ca_pem: String,
+    },
+    /// By a key that both have. It is told to charon apart from the connection.
+    Psk(Secret),
+}
+
+/// A child of a connection: what one interface carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Child {
+    /// The BGP peer's name, or that of the way where there is no BGP.
+    pub way: String,
+    /// The interface.
+    pub bind: Bind,
+    /// Traffic selectors of this side.
+    pub local: Vec<String>,
+    /// Traffic selectors of the far side.
+    pub remote: Vec<String>,
+}
+
+impl Child {
+    /// One for everything.
+    pub fn of_all(way: String, bind: Bind) -> Self {
+        let any = || vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
+        Self {
+            way,
+            bind,
+            local: any(),
+            remote: any(),
+        }
+    }
+}
+
+/// Everything about an IKE connection and its children; between gateways of the mesh, it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
     /// Own outer addresses, literals.
@@ -56,12 +111,11 @@ pub struct Definition {
     pub local_id: String,
     /// The peer's IKE identity; its certificate must carry it.
     pub remote_id: String,
-    /// Own certificate.
-    pub certificate_pem: String,
-    /// The mesh's CA: the peer's certificate must come from it and from no other.
-    pub ca_pem: String,
-    /// The interface.
-    pub bind: Bind,
+    /// How they are proven.
+    pub auth: Auth,
+    /// What is carried, and by which interface; the first is the tunnel that the connection is named
+    /// after.
+    pub children: Vec<Child>,
     /// Whether this side starts.
     pub initiate: bool,
     /// Of the IKE_SA.
@@ -71,8 +125,14 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// 16 hexadecimal digits that are the same as long as charon would be told the same. The
-    /// child is named by them, so that what is loaded can be told from what should be.
+    /// Its far end is no gateway of the mesh.
+    pub fn is_foreign(&self) -> bool {
+        matches!(self.auth, Auth::Psk(_))
+    }
+
+    /// 16 hexadecimal digits that are the same as long as charon would be told the same, pre-shared
+    /// keys aside. The first child is named by them, so that what is loaded can be told from what
+    /// should be.
     pub fn digest(&self) -> String {
         let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
         hash.message(&self.section(""));
@@ -84,17 +144,41 @@ impl Definition {
         Message::new().section(name, self.section(&self.digest()))
     }
 
+    /// The children by name. Those after the first tell their interfaces by theirs, as charon lists
+    /// nothing else of what is loaded.
+    pub fn named_children<'a>(
+        &'a self,
+        digest: &'a str,
+    ) -> impl Iterator<Item = (String, &'a Child)> {
+        let children = self.children.iter().enumerate();
+        children.map(move |(at, child)| match at {
+            0 => (digest.to_owned(), child),
+            _ => {
+                let number = child.bind.number().wrapping_sub(ours::IF_ID);
+                (format!("{digest}{CHILD_SEPARATOR}{number}"), child)
+            }
+        })
+    }
+
     /// The connection's own section.
-    fn section(&self, child: &str) -> Message {
+    fn section(&self, digest: &str) -> Message {
         let ike = &self.ike;
-        let local = Message::new()
-            .text("auth", "pubkey")
-            .text("id", &self.local_id)
-            .list("certs", [&self.certificate_pem]);
-        let remote = Message::new()
-            .text("auth", "pubkey")
-            .text("id", &self.remote_id)
-            .list("cacerts", [&self.ca_pem]);
+        let side = |id: &str, certificates: &str, pem: fn(&Auth) -> Option<&String>| {
+            let kind = match &self.auth {
+                Auth::Certificate { .. } => "pubkey",
+                Auth::Psk(_) => "psk",
+            };
+            let side = Message::new().text("auth", kind).text("id", id);
+            side.list(certificates, pem(&self.auth))
+        };
+        let local = side(&self.local_id, "certs", |auth| match auth {
+            Auth::Certificate { own_pem, .. } => Some(own_pem),
+            Auth::Psk(_) => None,
+        });
+        let remote = side(&self.remote_id, "cacerts", |auth| match auth {
+            Auth::Certificate { ca_pem, .. } => Some(ca_pem),
+            Auth::Psk(_) => None,
+        });
         let rekey = self.lifetime(ike.rekey_time);
         let reauth = ike.reauth_time.filter(|_| self.initiate);
         let mut connection = Message::new()
@@ -119,13 +203,18 @@ impl Definition {
                 // charon takes it from both times, and does not see that one is shorter than that.
                 .text("rand_time", seconds(shorter / 10));
         }
+        let children = self
+            .named_children(digest)
+            .fold(Message::new(), |children, (name, child)| {
+                children.section(&name, self.child(child))
+            });
         connection
             // Each side knows which certificate to send, whatever CAs the other knows.
             .text("send_certreq", "no")
             .text("send_cert", "always")
             .section("local", local)
             .section("remote", remote)
-            .section("children", Message::new().section(child, self.child()))
+            .section("children", children)
     }
 
     /// The side that responds rekeys only if the other did not.
@@ -136,15 +225,14 @@ impl Definition {
         }
     }
 
-    /// The child's section.
-    fn child(&self) -> Message {
+    /// A child's section.
+    fn child(&self, of: &Child) -> Message {
         let esp = &self.esp;
         let rekey = self.lifetime(esp.rekey_time);
-        let any = ["0.0.0.0/0", "::/0"];
         let mut child = Message::new()
             .text("mode", if esp.iptfs { "iptfs" } else { "tunnel" })
-            .list("local_ts", any)
-            .list("remote_ts", any)
+            .list("local_ts", &of.local)
+            .list("remote_ts", &of.remote)
             .list("esp_proposals", &esp.proposals)
             .text("start_action", "none")
             .text("close_action", "none")
@@ -174,7 +262,7 @@ impl Definition {
         if esp.policies_fwd_out {
             child = child.text("policies_fwd_out", "yes");
         }
-        match self.bind {
+        match of.bind {
             Bind::IfId(id) => child
                 .text("if_id_in", format!("{id:#010x}"))
                 .text("if_id_out", format!("{id:#010x}")),
@@ -240,10 +328,11 @@ mod tests {
             remote_addrs: vec!["2001:db8:2::1".into()],
             local_id: "V1-1".into(),
             remote_id: "V2-1".into(),
-            certificate_pem: "-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n"
-                .into(),
-            ca_pem: "-----BEGIN CERTIFICATE-----\nca\n-----END CERTIFICATE-----\n".into(),
-            bind: Bind::IfId(0x5200_0003),
+            auth: Auth::Certificate {
+                own_pem: "-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n".into(),
+                ca_pem: "-----BEGIN CERTIFICATE-----\nca\n-----END CERTIFICATE-----\n".into(),
+            },
+            children: vec![Child::of_all("rm3-V2-1".into(), Bind::IfId(0x5200_0003))],
             initiate: true,
             ike: IkeOptions {
                 dpd_delay: Duration::from_secs(5),
@@ -253,6 +342,13 @@ mod tests {
                 proposals: vec!["aes256gcm16-ecp384".into(), "aes256gcm16".into()],
                 ..EspOptions::default()
             },
+        }
+    }
+
+    fn certificates(own: &str, ca: &str) -> Auth {
+        Auth::Certificate {
+            own_pem: own.into(),
+            ca_pem: ca.into(),
         }
     }
 
@@ -333,7 +429,7 @@ rm3-V2-1 {
     fn the_responder_of_a_vti_tunnel_loads_that() {
         let definition = Definition {
             initiate: false,
-            bind: Bind::Mark(0x5200_0003),
+            children: vec![Child::of_all("rm3-V2-1".into(), Bind::Mark(0x5200_0003))],
             ..definition()
         };
         let expected = INITIATOR
@@ -344,6 +440,38 @@ rm3-V2-1 {
             .replace("if_id_in = 0x52000003", "mark_in = 0x52000003/0xffffffff")
             .replace("if_id_out = 0x52000003", "mark_out = 0x52000003/0xffffffff");
         assert_eq!(show(&definition.to_vici("rm3-V2-1"), 0), expected);
+    }
+
+    #[test]
+    fn a_foreign_peers_connection_has_a_child_per_interface_and_shows_no_key() {
+        let child = |number: u32, local: &str, remote: &str| Child {
+            way: format!("rm{number}-oracle"),
+            bind: Bind::IfId(ours::IF_ID + number),
+            local: vec![local.into()],
+            remote: vec![remote.into()],
+        };
+        let definition = Definition {
+            auth: Auth::Psk("a secret of both".into()),
+            children: vec![
+                child(3, "10.0.1.0/24", "10.9.0.0/16"),
+                child(5, "2001:db8:a1::/64", "2001:db8:9::/48"),
+            ],
+            ..definition()
+        };
+        let digest = definition.digest();
+        let shown = show(&definition.to_vici("rm3-oracle"), 0);
+        for line in [
+            "    auth = psk\n    id = V2-1\n  }\n".to_owned(),
+            format!("    {digest} {{\n"),
+            format!("    {digest}.5 {{\n"),
+            "      local_ts = [2001:db8:a1::/64]\n      remote_ts = [2001:db8:9::/48]\n".to_owned(),
+            "      if_id_in = 0x52000005\n".to_owned(),
+        ] {
+            assert!(shown.contains(&line), "{line} in {shown}");
+        }
+        let debug = format!("{shown} {definition:?}");
+        assert!(!debug.contains("a secret"), "{debug}");
+        assert_eq!(definition.children[1].bind.link(), "rm5");
     }
 
     /// What a definition says of times, without the other lines.
@@ -392,14 +520,17 @@ rm3-V2-1 {
 
     #[test]
     fn the_digest_depends_on_everything() {
-        let changes: [fn(&mut Definition); 23] = [
+        let changes: [fn(&mut Definition); 26] = [
             |d| d.local_addrs.clear(),
             |d| d.remote_addrs = vec!["v2.example.org".into()],
             |d| d.local_id.push('x'),
             |d| d.remote_id.push('x'),
-            |d| d.certificate_pem.push('x'),
-            |d| d.ca_pem.push('x'),
-            |d| d.bind = Bind::Mark(0x5200_0003),
+            |d| d.auth = certificates("x", "ca"),
+            |d| d.auth = certificates("ours", "x"),
+            |d| d.auth = Auth::Psk(Secret::default()),
+            |d| d.children[0].bind = Bind::Mark(0x5200_0003),
+            |d| d.children[0].local = vec!["10.0.0.0/8".into()],
+            |d| d.children.push(d.children[0].clone()),
             |d| d.initiate = false,
             |d| d.ike.proposals.push("aes128-sha256-modp3072".into()),
             |d| d.ike.rekey_time *= 2,

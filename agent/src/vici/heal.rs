@@ -41,12 +41,12 @@ const REKEYS: u32 = 3;
 /// When to look again after closing something to make room for an attempt.
 const SOON: Duration = Duration::from_millis(200);
 
-/// A connection that is loaded and should have an SA.
+/// A child of a connection that is loaded, which should have an SA. A connection may have several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Its name.
+    /// The connection's name.
     pub connection: String,
-    /// Its child: the digest of its definition.
+    /// The name of its child.
     pub child: String,
     /// The interface its SAs belong to.
     pub bind: Bind,
@@ -87,18 +87,18 @@ pub enum Action {
 /// forgets about spacing, nothing else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct History {
-    /// Attempts by connection since it last worked: how many, and when the last one was.
-    attempts: BTreeMap<String, (u32, Instant)>,
-    /// Since when a connection has had no current SA.
-    missing: BTreeMap<String, Instant>,
-    /// Since when a connection has had an SA too many.
-    duplicates: BTreeMap<String, Instant>,
+    /// Attempts by interface since it last worked: how many, and when the last one was.
+    attempts: BTreeMap<Bind, (u32, Instant)>,
+    /// Since when an interface has had no current SA.
+    missing: BTreeMap<Bind, Instant>,
+    /// Since when an interface has had an SA too many.
+    duplicates: BTreeMap<Bind, Instant>,
     /// Since when an IKE_SA has been in the making, or making a child, by its number.
     making: BTreeMap<u32, Instant>,
     /// Since when the kernel has had an SA that charon does not know of.
     orphans: BTreeMap<Sa, Instant>,
-    /// Connections that are made anew because charon and the kernel disagree.
-    mending: BTreeSet<String>,
+    /// Interfaces whose SAs are made anew because charon and the kernel disagree.
+    mending: BTreeSet<Bind>,
 }
 
 /// What to do now.
@@ -216,21 +216,16 @@ impl Pass<'_> {
     /// There is a current SA: close what is too many, in time.
     fn present(&mut self, wanted: &Wanted, kept: Working, others: &[Working], idle: Vec<&IkeSa>) {
         if kept.1.installed.is_none_or(|age| age < SETTLED)
-            && let Some(attempts) = self.before.attempts.get(&wanted.connection)
+            && let Some(attempts) = self.before.attempts.get(&wanted.bind)
         {
-            self.heal
-                .history
-                .attempts
-                .insert(wanted.connection.clone(), *attempts);
+            let attempts = *attempts;
+            self.heal.history.attempts.insert(wanted.bind, attempts);
         }
         if others.is_empty() && idle.is_empty() {
             return;
         }
-        let since = self.since(|history| &history.duplicates, &wanted.connection);
-        self.heal
-            .history
-            .duplicates
-            .insert(wanted.connection.clone(), since);
+        let since = self.since(|history| &history.duplicates, wanted.bind);
+        self.heal.history.duplicates.insert(wanted.bind, since);
         let patience = if wanted.initiate {
             DUPLICATES_STAY
         } else {
@@ -245,10 +240,14 @@ impl Pass<'_> {
         }
     }
 
-    /// Closes all these but one to keep.
+    /// Closes all these but one to keep. An IKE_SA that carries another interface as well stays.
     fn close_all(&mut self, kept: Working, others: &[Working]) {
         for (ike, child) in others {
-            if ike.unique_id == kept.0.unique_id {
+            let serves_another = ike
+                .children
+                .iter()
+                .any(|it| it.state == ChildState::Installed && it.bind != child.bind);
+            if ike.unique_id == kept.0.unique_id || serves_another {
                 self.heal.actions.push(Action::TerminateChild {
                     unique_id: child.unique_id,
                 });
@@ -263,21 +262,14 @@ impl Pass<'_> {
         // The peer sees nothing of it.
         let number = wanted.bind.number();
         let ours_to_mend = broken.is_some() || self.audit.orphans.contains_key(&number);
-        let since = self.since(|history| &history.missing, &wanted.connection);
-        self.heal
-            .history
-            .missing
-            .insert(wanted.connection.clone(), since);
-        if self.before.mending.contains(&wanted.connection) {
-            let mending = &mut self.heal.history.mending;
-            mending.insert(wanted.connection.clone());
+        let since = self.since(|history| &history.missing, wanted.bind);
+        self.heal.history.missing.insert(wanted.bind, since);
+        if self.before.mending.contains(&wanted.bind) {
+            self.heal.history.mending.insert(wanted.bind);
         }
-        let attempts = self.before.attempts.get(&wanted.connection).copied();
+        let attempts = self.before.attempts.get(&wanted.bind).copied();
         if let Some(attempts) = attempts {
-            self.heal
-                .history
-                .attempts
-                .insert(wanted.connection.clone(), attempts);
+            self.heal.history.attempts.insert(wanted.bind, attempts);
         }
         if !making.is_empty() {
             // What is stuck is closed now and replaced by the next pass: initiating at the same
@@ -285,7 +277,7 @@ impl Pass<'_> {
             // That pass need not wait: spacing is for attempts that are refused, and a peer that
             // was cut off should be met as soon as it is back.
             if self.stuck(making) {
-                self.heal.history.attempts.remove(&wanted.connection);
+                self.heal.history.attempts.remove(&wanted.bind);
             }
             return;
         }
@@ -298,10 +290,8 @@ impl Pass<'_> {
             return;
         }
         let count = attempts.map_or(0, |(count, _)| count).saturating_add(1);
-        self.heal
-            .history
-            .attempts
-            .insert(wanted.connection.clone(), (count, self.now));
+        let attempt = (count, self.now);
+        self.heal.history.attempts.insert(wanted.bind, attempt);
         self.heal.actions.push(match broken.map(|it| it.unique_id) {
             Some(unique_id) if count <= REKEYS => Action::Rekey { unique_id },
             Some(unique_id) => Action::TerminateChild { unique_id },
@@ -311,7 +301,7 @@ impl Pass<'_> {
             },
         });
         // Once, however often it takes.
-        if ours_to_mend && self.heal.history.mending.insert(wanted.connection.clone()) {
+        if ours_to_mend && self.heal.history.mending.insert(wanted.bind) {
             self.heal.repaired.insert(wanted.connection.clone());
         }
         self.due(self.now + backoff(count));
@@ -376,12 +366,8 @@ impl Pass<'_> {
     }
 
     /// Since when something has been so; now, if it is new.
-    fn since(
-        &self,
-        of: impl Fn(&History) -> &BTreeMap<String, Instant>,
-        connection: &str,
-    ) -> Instant {
-        *of(self.before).get(connection).unwrap_or(&self.now)
+    fn since(&self, of: impl Fn(&History) -> &BTreeMap<Bind, Instant>, interface: Bind) -> Instant {
+        *of(self.before).get(&interface).unwrap_or(&self.now)
     }
 
     /// Whether it is time; if not, a pass is due then.

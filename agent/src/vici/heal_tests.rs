@@ -44,6 +44,7 @@ fn child(unique_id: u32, name: &str, state: ChildState) -> ChildSa {
         unique_id,
         state,
         bind: Some(BIND),
+        selectors: 2,
         spi_in: None,
         spi_out: None,
         bytes_in: 0,
@@ -550,4 +551,49 @@ fn broken_sas_do_not_pile_up() {
     let count = |wanted: &Action| done.iter().filter(|(_, action)| action == wanted).count();
     assert_eq!(count(&rekey), 3);
     assert_eq!(count(&Action::TerminateChild { unique_id: 2 }), 5);
+}
+
+/// A second child of the same connection, with an interface of its own.
+const SECOND: Bind = Bind::IfId(0x5200_0008);
+
+fn second() -> Wanted {
+    Wanted {
+        child: "new.8".into(),
+        bind: SECOND,
+        ..initiator()
+    }
+}
+
+fn second_child(unique_id: u32) -> ChildSa {
+    ChildSa {
+        bind: Some(SECOND),
+        ..child(unique_id, "new.8", ChildState::Installed)
+    }
+}
+
+#[test]
+fn children_of_one_connection_are_made_and_closed_each_for_itself() {
+    let both = [initiator(), second()];
+    let with = |mut sa: IkeSa, child: ChildSa| {
+        sa.children.push(child);
+        sa
+    };
+    let initiate_second = Action::Initiate {
+        connection: "rm7-v2".into(),
+        child: "new.8".into(),
+    };
+    let done = |sas: &[IkeSa], seconds| run(&both, sas, seconds);
+    assert_eq!(done(&[up(1, 1, "new")], 0), [(0, initiate_second)]);
+    let lone = ike(1, IkeState::Established, vec![second_child(2)]);
+    assert_eq!(done(&[lone], 0), [(0, initiate())]);
+    let whole = with(up(1, 1, "new"), second_child(2));
+    assert_eq!(done(std::slice::from_ref(&whole), 120), []);
+    // What one of them has twice goes, and takes nothing of the other with it.
+    let twice = [whole, up(2, 3, "new")];
+    let gone = Action::TerminateChild { unique_id: 1 };
+    assert_eq!(done(&twice, 5), [(5, gone)]);
+    // While an IKE_SA is made, both wait for it.
+    let started = done(&[], 0);
+    assert_eq!(started.len(), 2, "{started:?}");
+    assert_eq!(done(&[connecting(1)], 9), []);
 }

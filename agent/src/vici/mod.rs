@@ -15,7 +15,8 @@ mod sas;
 
 pub use audit::{Audit, Kernel, Suspects, audit};
 pub use commands::{Secret, Version, Vici};
-pub use definition::{Bind, Definition};
+pub use definition::{Auth, Bind, Child, Definition};
+pub use definition::{CHILD_SEPARATOR, link};
 pub use error::{Call, Error};
 pub use events::{Event, events};
 pub use message::{Message, TooLong};

@@ -62,6 +62,8 @@ pub struct ChildSa {
     pub iptfs: bool,
     /// The interface it is bound to, if it is to the same in both directions.
     pub bind: Option<Bind>,
+    /// Pairs of traffic selectors of one family, one of each side: each has its policies.
+    pub selectors: usize,
     /// SPI of what comes in.
     pub spi_in: Option<u32>,
     /// SPI of what goes out.
@@ -175,6 +177,7 @@ fn child(key: &str, section: &Message) -> ChildSa {
         },
         iptfs: section.get_text("mode") == Some("IPTFS"),
         bind: bind(section),
+        selectors: selectors(section),
         spi_in: hexadecimal(section, "spi-in"),
         spi_out: hexadecimal(section, "spi-out"),
         bytes_in: number(section, "bytes-in").unwrap_or(0),
@@ -188,6 +191,14 @@ fn child(key: &str, section: &Message) -> ChildSa {
             .get_text("encr-alg")
             .and_then(|cipher| Esp::negotiated(cipher, section.get_text("integ-alg"))),
     }
+}
+
+/// A selector may be followed by protocol and ports: "10.0.0.0/8[tcp/80]".
+fn selectors(section: &Message) -> usize {
+    let (local, remote) = (section.get_list("local-ts"), section.get_list("remote-ts"));
+    let v6 = |text: &String| text.contains(':');
+    let pairs = |one: &String| remote.iter().filter(|it| v6(it) == v6(one)).count();
+    local.iter().map(pairs).sum()
 }
 
 /// What a CHILD_SA is bound to. All these are hexadecimal and left out if they are zero.
@@ -259,7 +270,9 @@ mod tests {
             .text("if-id-out", "52000012")
             .text("spi-in", "c0000010")
             .text("bytes-in", "10")
-            .text("rekey-time", "-3");
+            .text("rekey-time", "-3")
+            .list("local-ts", ["10.0.1.0/24", "10.0.2.0/24", "2001:db8::/32"])
+            .list("remote-ts", ["0.0.0.0/0|/0", "::/0[tcp]"]);
         let child = child("0123456789abcdef-12", &section);
         assert_eq!(child.name, "0123456789abcdef");
         assert_eq!(child.unique_id, 12);
@@ -267,6 +280,7 @@ mod tests {
         assert_eq!(child.spi_in, Some(0xc000_0010));
         assert_eq!((child.bytes_in, child.bytes_out), (10, 0));
         assert_eq!(child.rekey_in, None, "overdue");
+        assert_eq!(child.selectors, 3);
     }
 
     #[test]

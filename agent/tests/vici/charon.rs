@@ -1,7 +1,7 @@
 //! The real charon, in namespaces of its own. No ESP is needed: it never gets to keying.
 
 use routemesh_agent::config::{EspOptions, IkeOptions, Offload};
-use routemesh_agent::vici::{Bind, Definition, Error, Event, Secret, Vici, events};
+use routemesh_agent::vici::{self, Auth, Bind, Definition, Error, Event, Secret, Vici, events};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -179,15 +179,17 @@ impl Authority {
 /// v1's side of a tunnel to a v2 that is not there, and v1's key.
 fn definition(bind: Bind) -> (Definition, Secret) {
     let ca = Authority::new();
-    let (certificate_pem, key) = ca.issue("v1");
+    let (own_pem, key) = ca.issue("v1");
     let definition = Definition {
         local_addrs: vec!["192.0.2.1".into()],
         remote_addrs: vec!["192.0.2.2".into()],
         local_id: "v1".into(),
         remote_id: "v2".into(),
-        certificate_pem,
-        ca_pem: ca.pem.clone(),
-        bind,
+        auth: Auth::Certificate {
+            own_pem,
+            ca_pem: ca.pem.clone(),
+        },
+        children: vec![vici::Child::of_all("rm1-v2".into(), bind)],
         initiate: true,
         ike: IkeOptions {
             dpd_delay: Duration::from_secs(5),
@@ -230,7 +232,10 @@ async fn charon_takes_every_command() {
 
     // Connections of both kinds, and another content under the same name.
     let vti = Definition {
-        bind: Bind::Mark(0x5200_0002),
+        children: vec![vici::Child::of_all(
+            "rm2-v2".into(),
+            Bind::Mark(0x5200_0002),
+        )],
         ..xfrm.clone()
     };
     vici.load("rm1-v2", &xfrm).await.unwrap();
@@ -285,7 +290,10 @@ async fn charon_takes_every_command() {
 
     // What charon cannot take, it refuses, and what was there stays.
     let broken = Definition {
-        ca_pem: "no certificate".into(),
+        auth: Auth::Certificate {
+            own_pem: "no certificate".into(),
+            ca_pem: "no certificate".into(),
+        },
         ..xfrm.clone()
     };
     let refused = vici.load("rm1-v2", &broken).await.unwrap_err();
@@ -312,6 +320,56 @@ async fn charon_takes_every_command() {
     vici.terminate_child(77).await.unwrap();
     assert_eq!(vici.sas().await.unwrap(), []);
     assert_eq!(vici.connections().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn charon_takes_what_foreign_peers_need() {
+    let charon = Charon::start(None).await;
+    let vici = Vici::new(charon.socket());
+    let (xfrm, _) = definition(Bind::IfId(0x5200_0003));
+
+    // Keys: another under the same id, one that is somebody else's, and forgetting twice.
+    for key in ["first of the keys", "second of the keys"] {
+        let owners = ["192.0.2.1", "192.0.2.2"];
+        vici.load_shared("rm3-oracle", &key.into(), owners)
+            .await
+            .unwrap();
+    }
+    let home = ("home", &"third of the keys".into(), ["a", "b"]);
+    vici.load_shared(home.0, home.1, home.2).await.unwrap();
+    assert_eq!(vici.shared().await.unwrap(), ["rm3-oracle".into()].into());
+    for _ in 0..2 {
+        vici.unload_shared("rm3-oracle").await.unwrap();
+    }
+    assert!(vici.shared().await.unwrap().is_empty());
+
+    // Two children in one connection, which are recognised.
+    let child = |number: u32, local: &str, remote: &str| vici::Child {
+        way: format!("rm{number}-oracle"),
+        bind: Bind::IfId(0x5200_0000 + number),
+        local: vec![local.into()],
+        remote: vec![remote.into()],
+    };
+    let foreign = Definition {
+        auth: Auth::Psk("second of the keys".into()),
+        children: vec![
+            child(3, "10.0.1.0/24", "10.9.0.0/16"),
+            child(5, "2001:db8:a1::/64", "2001:db8:9::/48"),
+        ],
+        ike: IkeOptions {
+            proposals: vec!["aes256-sha2_384-ecp384".into()],
+            ..IkeOptions::default()
+        },
+        esp: EspOptions {
+            proposals: vec!["aes256gcm16-modp1536".into()],
+            ..EspOptions::default()
+        },
+        ..xfrm
+    };
+    vici.load("rm3-oracle", &foreign).await.unwrap();
+    let loaded = &vici.connections().await.unwrap()["rm3-oracle"];
+    assert_eq!(loaded.digest, foreign.digest());
+    assert_eq!(loaded.more, [5].into());
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use crate::space::require_esp;
 use routemesh_agent::config::{EspOptions, IkeOptions};
 use routemesh_agent::vici::heal::{Action, History, Wanted, wanted};
 use routemesh_agent::vici::{
-    Audit, Bind, ChildState, Definition, Event, IkeSa, Secret, Vici, events,
+    Audit, Auth, Bind, Child, ChildState, Definition, Event, IkeSa, Secret, Vici, events,
 };
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ impl Gateway {
         let connection = Wanted {
             connection: Self::CONNECTION.into(),
             child: self.definition.digest(),
-            bind: self.definition.bind,
+            bind: self.definition.children[0].bind,
             initiate: self.definition.initiate,
         };
         let audit = Audit::default();
@@ -229,15 +229,17 @@ async fn gateway(
     bind: Bind,
 ) -> Gateway {
     let charon = Charon::start(Some(netns.clone())).await;
-    let (certificate_pem, key) = ca.issue(name);
+    let (own_pem, key) = ca.issue(name);
     let definition = Definition {
         local_addrs: vec![format!("192.0.2.{own}")],
         remote_addrs: vec![format!("192.0.2.{other}")],
         local_id: name.into(),
         remote_id: peer.into(),
-        certificate_pem,
-        ca_pem: ca.pem.clone(),
-        bind,
+        auth: Auth::Certificate {
+            own_pem,
+            ca_pem: ca.pem.clone(),
+        },
+        children: vec![Child::of_all(name.into(), bind)],
         initiate: own == 1,
         ike: IkeOptions {
             dpd_delay: Duration::from_secs(2),

@@ -37,6 +37,14 @@ const OPTIONAL: &[&str] = &[
     "Term.reason",
     "Tunnel.ike",
     "Tunnel.esp",
+    "Tunnel.foreign",
+    "Tunnel.behind_here",
+    "Tunnel.behind_there",
+    "Foreign.local_selectors",
+    "Foreign.remote_selectors",
+    "Foreign.prefix_length",
+    "Foreign.max_prefixes",
+    "Foreign.hold_time",
     "IkeOptions.rekey_time",
     "IkeOptions.reauth_time",
     "IkeOptions.over_time",
@@ -65,12 +73,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "routemesh.v1.Router.password",
             "#[serde(deserialize_with = \"crate::secret::text\")]",
         )
+        .field_attribute(
+            "routemesh.v1.Foreign.psk",
+            "#[serde(deserialize_with = \"crate::secret::text\")]",
+        )
         // A Config is also a TOML file, and whatever meshctl shows is also JSON.
         .message_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")
         .message_attribute(".", "#[serde(default, deny_unknown_fields)]")
         .enum_attribute(".", "#[derive(serde::Serialize, serde::Deserialize)]")
         // They hold secrets: their Debug is in src/secret.rs.
-        .skip_debug(["routemesh.v1.Router", "routemesh.v1.ApplyRequest"])
+        .skip_debug([
+            "routemesh.v1.Router",
+            "routemesh.v1.Foreign",
+            "routemesh.v1.ApplyRequest",
+        ])
         .compile_fds(files)?;
     Ok(())
 }

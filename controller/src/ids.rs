@@ -1,7 +1,9 @@
 //! Numbers that never change: an endpoint's id is given once and kept for ever, and everything
 //! about a tunnel derives from the ids of its two endpoints. Adding a gateway renumbers nothing.
 
-use crate::spec::{At, Family, Gateway, MeshSpec, OuterAddress, Site, SpecError};
+use crate::spec::{
+    At, Family, Foreign, ForeignTunnel, Gateway, MeshSpec, OuterAddress, Site, SpecError,
+};
 use ipnet::Ipv6Net;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -27,6 +29,12 @@ impl Ids {
         self.given.get(gateway)?.get(&endpoint.to_string()).copied()
     }
 
+    /// The id of the far end of a CHILD_SA to a foreign peer, by its number among the tunnel's.
+    pub fn get_foreign(&self, peer: &str, remote: &OuterAddress, child: usize) -> Option<u32> {
+        let (owner, address) = foreign_end(peer, remote, child);
+        self.given.get(&owner)?.get(&address).copied()
+    }
+
     /// Notes an id given earlier.
     pub fn insert(&mut self, gateway: String, address: String, id: u32) {
         self.next = self.next.max(id.saturating_add(1));
@@ -40,6 +48,74 @@ impl Ids {
             of_gateway.map(move |(address, id)| (gateway.as_str(), address.as_str(), *id))
         })
     }
+}
+
+/// As the far end of a CHILD_SA to a foreign peer is remembered: no gateway's name has a space. The
+/// first CHILD_SA of a tunnel is the tunnel; others have ends of their own.
+fn foreign_end(peer: &str, remote: &OuterAddress, child: usize) -> (String, String) {
+    let address = match child {
+        0 => remote.to_string(),
+        more => format!("{remote} child {more}"),
+    };
+    (format!("foreign {peer}"), address)
+}
+
+/// A CHILD_SA between an endpoint of ours and a foreign peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Abroad<'m> {
+    /// Our end.
+    pub own: End<'m>,
+    /// The peer.
+    pub peer: &'m Foreign,
+    /// The tunnel.
+    pub tunnel: &'m ForeignTunnel,
+    /// Which of the tunnel's CHILD_SAs.
+    pub child: usize,
+    /// The id of the far end.
+    pub id: u32,
+}
+
+impl Abroad<'_> {
+    /// The number of its tunnel.
+    pub fn number(&self) -> u64 {
+        tunnel_number(self.own.id, self.id)
+    }
+}
+
+/// Every CHILD_SA to foreign peers whose ends have ids, in the order of the file.
+pub fn abroad<'m>(spec: &'m MeshSpec, ids: &Ids) -> Vec<Abroad<'m>> {
+    let mut all = Vec::new();
+    for peer in &spec.foreign {
+        for tunnel in &peer.tunnels {
+            let Some((site, gateway)) = spec.gateway(&tunnel.gateway) else {
+                continue;
+            };
+            let Some(endpoint) = tunnel.endpoint(gateway) else {
+                continue;
+            };
+            let Some(own) = ids.get(&gateway.name, endpoint) else {
+                continue;
+            };
+            let own = End {
+                site,
+                gateway,
+                endpoint,
+                id: own,
+            };
+            for child in 0..tunnel.selectors.len() {
+                if let Some(id) = ids.get_foreign(&peer.name, &tunnel.remote, child) {
+                    all.push(Abroad {
+                        own,
+                        peer,
+                        tunnel,
+                        child,
+                        id,
+                    });
+                }
+            }
+        }
+    }
+    all
 }
 
 /// An endpoint with all that it belongs to.
@@ -103,20 +179,16 @@ pub fn assign(known: &Ids, spec: &MeshSpec) -> Result<Ids, Vec<SpecError>> {
     let mut ids = known.clone();
     for (_, gateway) in spec.gateways() {
         for endpoint in &gateway.endpoints {
-            if ids.get(&gateway.name, endpoint).is_some() {
-                continue;
+            let key = (gateway.name.value.clone(), endpoint.to_string());
+            give(&mut ids, key, endpoint)?;
+        }
+    }
+    for foreign in &spec.foreign {
+        for tunnel in &foreign.tunnels {
+            for child in 0..tunnel.selectors.len() {
+                let key = foreign_end(&foreign.name, &tunnel.remote, child);
+                give(&mut ids, key, &tunnel.remote)?;
             }
-            if ids.next >= IDS {
-                return Err(vec![SpecError {
-                    place: endpoint.place,
-                    reason: format!(
-                        "no endpoint id is left for {}: {IDS} were given",
-                        endpoint.value
-                    ),
-                }]);
-            }
-            let id = ids.next;
-            ids.insert(gateway.name.value.clone(), endpoint.to_string(), id);
         }
     }
     let errors = numbers(&ids, spec);
@@ -127,8 +199,43 @@ pub fn assign(known: &Ids, spec: &MeshSpec) -> Result<Ids, Vec<SpecError>> {
     }
 }
 
+fn give(
+    ids: &mut Ids,
+    (owner, address): (String, String),
+    endpoint: &At<OuterAddress>,
+) -> Result<(), Vec<SpecError>> {
+    let known = ids.given.get(&owner);
+    if known.is_some_and(|it| it.contains_key(&address)) {
+        return Ok(());
+    }
+    if ids.next >= IDS {
+        return Err(vec![SpecError {
+            place: endpoint.place,
+            reason: format!(
+                "no endpoint id is left for {}: {IDS} were given",
+                endpoint.value
+            ),
+        }]);
+    }
+    let id = ids.next;
+    ids.insert(owner, address, id);
+    Ok(())
+}
+
 /// Whether the highest tunnel number fits everything that derives from it.
 fn numbers(ids: &Ids, spec: &MeshSpec) -> Vec<SpecError> {
+    let too_high = |id: u32, end: &At<OuterAddress>| SpecError {
+        place: end.place,
+        reason: format!(
+            "{} has id {id}, and its tunnels would get numbers of {TUNNELS} and more: a mesh has at most 5792 endpoints, removed ones included",
+            end.value
+        ),
+    };
+    let far = abroad(spec, ids);
+    let far = far.iter().find(|it| it.number() >= TUNNELS);
+    if let Some(far) = far {
+        return vec![too_high(far.id, &far.tunnel.remote)];
+    }
     let ends = ends(spec, ids);
     let highest = [Family::Ipv4, Family::Ipv6]
         .into_iter()
@@ -138,13 +245,7 @@ fn numbers(ids: &Ids, spec: &MeshSpec) -> Vec<SpecError> {
         return Vec::new();
     };
     if number >= TUNNELS {
-        return vec![SpecError {
-            place: end.endpoint.place,
-            reason: format!(
-                "{} has id {}, and its tunnels would get numbers of {TUNNELS} and more: a mesh has at most 5792 endpoints, removed ones included",
-                end.endpoint.value, end.id
-            ),
-        }];
+        return vec![too_high(end.id, end.endpoint)];
     }
     let pool = spec.interconnect.value;
     let room = 1_u128 << (127 - u32::from(pool.prefix_len()));
@@ -186,7 +287,9 @@ pub fn tunnel_count(spec: &MeshSpec) -> u64 {
         let all: u64 = counts.iter().sum();
         (all * all - counts.iter().map(|n| n * n).sum::<u64>()) / 2
     };
-    pairs(Family::Ipv4) + pairs(Family::Ipv6)
+    let children = |tunnel: &ForeignTunnel| tunnel.selectors.len() as u64;
+    let foreign = spec.foreign.iter().flat_map(|it| &it.tunnels);
+    pairs(Family::Ipv4) + pairs(Family::Ipv6) + foreign.map(children).sum::<u64>()
 }
 
 /// Names of all gateways of the specification.

@@ -1,9 +1,13 @@
 //! (mesh, gateway) -> exactly what that gateway must run. Pure: equal in, equal out.
 
 use crate::drain::Drain;
-use crate::ids::{End, ends, interconnect, joined, router_id, tunnel_number};
+use crate::ids::{Abroad, End, abroad, ends, interconnect, joined, router_id, tunnel_number};
 use crate::mesh::Mesh;
-use crate::spec::{Gateway, Hash, PREFERENCE, Router, Site, Whereabouts, render_options};
+use crate::spec::{
+    At, Foreign, Gateway, Hash, MeshSpec, PREFERENCE, Router, Site, TunnelKind, Whereabouts,
+    render_options,
+};
+use ipnet::IpNet;
 use routemesh_proto as proto;
 
 /// A tunnel, from the end with the smaller id to the other.
@@ -60,6 +64,7 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         .iter()
         .flat_map(|own| ends.iter().filter_map(|far| tunnel(mesh, own, far)))
         .collect();
+    tunnels.extend(foreign_tunnels(mesh, gateway));
     tunnels.sort_by_key(|tunnel| tunnel.number);
     proto::Config {
         generation: mesh.generation,
@@ -71,7 +76,7 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         announce: gateway.announce.clone(),
         hold_time: u32::from(spec.hold_time),
         bfd: spec.bfd,
-        sites: spec.sites.iter().map(owned).collect(),
+        sites: owners(spec),
         routers: gateway
             .routers
             .iter()
@@ -93,11 +98,21 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
     }
 }
 
-fn owned(site: &Site) -> proto::Site {
-    proto::Site {
-        name: site.name.value.clone(),
-        prefixes: site.prefixes.iter().map(|net| net.to_string()).collect(),
-    }
+/// Sites, and what else owns prefixes: to those who may not reach them they are barred as well.
+fn owners(spec: &MeshSpec) -> Vec<proto::Site> {
+    let sites = spec.sites.iter().map(|it| (&it.name, &it.prefixes));
+    let foreign = spec.foreign.iter().map(|it| (&it.name, &it.prefixes));
+    let owners = sites.chain(foreign);
+    owners
+        .map(|(name, prefixes)| proto::Site {
+            name: name.value.clone(),
+            prefixes: texts(prefixes),
+        })
+        .collect()
+}
+
+fn texts(prefixes: &[At<IpNet>]) -> Vec<String> {
+    prefixes.iter().map(|net| net.value.to_string()).collect()
 }
 
 /// How much less it is preferred than the best gateway of its site.
@@ -195,5 +210,76 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         esp: Some(esp),
         preference: preference(far.site, far.gateway),
         weight: weight(far.site, far.gateway),
+        foreign: None,
+        behind_here: behind_gateway(spec, own.gateway, far.site),
+        behind_there: behind_gateway(spec, far.gateway, own.site),
+    })
+}
+
+/// The foreign peers that a gateway has tunnels to and that another site may reach.
+fn behind_gateway(spec: &MeshSpec, gateway: &Gateway, site: &Site) -> Vec<String> {
+    let reached = |it: &&Foreign| it.is_held_by(&gateway.name) && it.admits(&site.name);
+    let reached = spec.foreign.iter().filter(reached);
+    reached.map(|it| it.name.value.clone()).collect()
+}
+
+/// A gateway's tunnels to foreign peers.
+fn foreign_tunnels<'m>(
+    mesh: &'m Mesh,
+    gateway: &'m Gateway,
+) -> impl Iterator<Item = proto::Tunnel> + 'm {
+    let all = abroad(&mesh.spec, &mesh.ids);
+    let own = all
+        .into_iter()
+        .filter(|it| it.own.gateway.name == gateway.name);
+    let own: Vec<Abroad> = own.collect();
+    // CHILD_SAs of one tunnel have one IKE_SA, which is named after the first of them.
+    let numbers = own.iter().map(|it| {
+        let of_same = own
+            .iter()
+            .filter(|other| std::ptr::eq(other.tunnel, it.tunnel));
+        of_same.map(Abroad::number).min().unwrap_or_default()
+    });
+    let firsts: Vec<u64> = numbers.collect();
+    let rendered = own.into_iter().zip(firsts);
+    rendered.filter_map(|(it, first)| foreign_tunnel(&mesh.spec, &it, first))
+}
+
+fn foreign_tunnel(spec: &MeshSpec, it: &Abroad, first: u64) -> Option<proto::Tunnel> {
+    let Abroad {
+        own,
+        peer,
+        tunnel,
+        child,
+        ..
+    } = it;
+    let (local, remote) = (own.endpoint.text(), tunnel.remote.text());
+    let selectors = tunnel.selectors.get(*child)?;
+    let admitted = spec.sites.iter().filter(|site| peer.admits(&site.name));
+    let (ike, esp) = render_options(&peer.options_of(tunnel));
+    Some(proto::Tunnel {
+        number: u32::try_from(it.number()).ok()?,
+        peer: peer.name.value.clone(),
+        peer_site: peer.name.value.clone(),
+        // A VTI interface cannot tell CHILD_SAs between the same two addresses apart.
+        kind: TunnelKind::Xfrm.to_string(),
+        initiate: true,
+        ike: Some(ike),
+        esp: Some(esp),
+        preference: tunnel.preference.unwrap_or_default(),
+        weight: tunnel.weight.map_or(0, u32::from),
+        foreign: Some(proto::Foreign {
+            connection: u32::try_from(first).ok()?,
+            local_id: tunnel.local_id.clone().unwrap_or_else(|| local.clone()),
+            remote_id: tunnel.remote_id.clone().unwrap_or_else(|| remote.clone()),
+            psk: tunnel.psk.expose().to_owned(),
+            local_selectors: texts(&selectors.local),
+            remote_selectors: texts(&selectors.remote),
+            sites: admitted.map(|site| site.name.value.clone()).collect(),
+            ..proto::Foreign::default()
+        }),
+        local_endpoint: local,
+        remote_endpoint: remote,
+        ..proto::Tunnel::default()
     })
 }

@@ -87,6 +87,11 @@ fn examples_render_as_before() {
                     router.password = "(secret)".to_owned();
                 }
             }
+            let foreign = config.tunnels.iter_mut();
+            for foreign in foreign.filter_map(|tunnel| tunnel.foreign.as_mut()) {
+                assert!(mesh.text.expose().contains(&foreign.psk));
+                foreign.psk = "(secret)".to_owned();
+            }
             (
                 gateway.name.value.clone(),
                 toml::to_string(&config).unwrap(),

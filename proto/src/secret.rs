@@ -121,6 +121,35 @@ impl fmt::Debug for crate::Router {
     }
 }
 
+impl fmt::Debug for crate::Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            connection,
+            local_id,
+            remote_id,
+            psk,
+            local_selectors,
+            remote_selectors,
+            sites,
+            prefix_length,
+            max_prefixes,
+            hold_time,
+        } = self;
+        f.debug_struct("Foreign")
+            .field("connection", connection)
+            .field("local_id", local_id)
+            .field("remote_id", remote_id)
+            .field("psk", &Secret::from(psk.as_str()))
+            .field("local_selectors", local_selectors)
+            .field("remote_selectors", remote_selectors)
+            .field("sites", sites)
+            .field("prefix_length", prefix_length)
+            .field("max_prefixes", max_prefixes)
+            .field("hold_time", hold_time)
+            .finish()
+    }
+}
+
 impl fmt::Debug for crate::ApplyRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { text, file } = self;
@@ -134,7 +163,9 @@ impl fmt::Debug for crate::ApplyRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ApplyRequest, Config, ControllerMessage, Router, controller_message};
+    use crate::{
+        ApplyRequest, Config, ControllerMessage, Foreign, Router, Tunnel, controller_message,
+    };
 
     #[test]
     fn no_debug_output_holds_a_password() {
@@ -143,9 +174,18 @@ mod tests {
             password: "hunter2".into(),
             ..Router::default()
         };
+        let tunnel = Tunnel {
+            foreign: Some(Foreign {
+                remote_id: "198.51.100.1".into(),
+                psk: "hunter2".into(),
+                ..Foreign::default()
+            }),
+            ..Tunnel::default()
+        };
         let message = ControllerMessage {
             message: Some(controller_message::Message::Config(Config {
                 routers: vec![router],
+                tunnels: vec![tunnel],
                 ..Config::default()
             })),
         };
@@ -156,6 +196,7 @@ mod tests {
         let text = format!("{message:?} {request:#?} {:?}", Secret::from("hunter2"));
         assert!(!text.contains("hunter2"), "{text}");
         assert!(text.contains("10.0.1.254") && text.contains("mesh.toml"));
+        assert!(text.contains("198.51.100.1"));
     }
 
     #[test]
@@ -168,6 +209,9 @@ mod tests {
             "{ a = 12345678 }",
         ] {
             let config = format!("[[routers]]\npassword = {written}");
+            let error = toml::from_str::<Config>(&config).unwrap_err();
+            assert!(!error.message().contains("1234"), "{}", error.message());
+            let config = format!("[[tunnels]]\nforeign.psk = {written}");
             let error = toml::from_str::<Config>(&config).unwrap_err();
             assert!(!error.message().contains("1234"), "{}", error.message());
         }

@@ -2,7 +2,10 @@
 
 use super::place::{At, Place, SpecError};
 use super::tunnel;
-use super::{Family, Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, Whereabouts};
+use super::{
+    Family, Foreign, Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, Whereabouts,
+    foreign_check,
+};
 use ipnet::IpNet;
 use std::collections::HashMap;
 
@@ -17,6 +20,7 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     errors.extend(hosts_of_vti(spec));
     errors.extend(routers(spec, &claims));
     errors.extend(tunnel::check(spec));
+    errors.extend(foreign_check::check(spec));
     errors
 }
 
@@ -28,20 +32,37 @@ pub(super) fn error(place: Place, reason: String) -> SpecError {
 struct Claim<'s> {
     net: IpNet,
     place: Place,
-    /// `None` for the interconnect.
-    site: Option<&'s Site>,
+    owner: Owner<'s>,
+}
+
+#[derive(Clone, Copy)]
+enum Owner<'s> {
+    Site(&'s Site),
+    Foreign(&'s Foreign),
+    Interconnect,
+}
+
+impl Owner<'_> {
+    fn is(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Site(a), Self::Site(b)) => a.name == b.name,
+            (Self::Foreign(a), Self::Foreign(b)) => a.name == b.name,
+            _ => false,
+        }
+    }
 }
 
 impl Claim<'_> {
     fn owner(&self) -> String {
-        match self.site {
-            Some(site) => format!("site {}", site.name.value),
-            None => "the interconnect".to_owned(),
+        match self.owner {
+            Owner::Site(site) => format!("site {}", site.name.value),
+            Owner::Foreign(foreign) => format!("foreign {}", foreign.name.value),
+            Owner::Interconnect => "the interconnect".to_owned(),
         }
     }
 
     fn is_of(&self, site: &Site) -> bool {
-        self.site.is_some_and(|own| own.name == site.name)
+        self.owner.is(Owner::Site(site))
     }
 }
 
@@ -50,15 +71,22 @@ fn claims(spec: &MeshSpec) -> Vec<Claim<'_>> {
         site.prefixes.iter().map(move |net| Claim {
             net: net.value,
             place: net.place,
-            site: Some(site),
+            owner: Owner::Site(site),
+        })
+    });
+    let of_foreign = spec.foreign.iter().flat_map(|foreign| {
+        foreign.prefixes.iter().map(move |net| Claim {
+            net: net.value,
+            place: net.place,
+            owner: Owner::Foreign(foreign),
         })
     });
     let interconnect = Claim {
         net: IpNet::V6(spec.interconnect.value),
         place: spec.interconnect.place,
-        site: None,
+        owner: Owner::Interconnect,
     };
-    of_sites.chain([interconnect]).collect()
+    of_sites.chain(of_foreign).chain([interconnect]).collect()
 }
 
 /// Names that are one when case is ignored, as it is in certificates and by some file systems.
@@ -100,10 +128,7 @@ fn overlaps(claims: &[Claim]) -> Vec<SpecError> {
             .pop_if(|outer| !outer.net.contains(&claim.net))
             .is_some()
         {}
-        let foreign = |outer: &&&Claim| match (outer.site, claim.site) {
-            (Some(a), Some(b)) => a.name != b.name,
-            _ => true,
-        };
+        let foreign = |outer: &&&Claim| !outer.owner.is(claim.owner);
         let twice = |outer: &&&Claim| outer.net == claim.net;
         let by_other = covering.iter().rev().find(foreign);
         if let Some(outer) = by_other.or(covering.iter().rev().find(twice)) {
@@ -114,10 +139,14 @@ fn overlaps(claims: &[Claim]) -> Vec<SpecError> {
             };
             let cure = if by_other.is_none() {
                 "remove one"
-            } else if first.site.is_some() && second.site.is_some() {
-                "a prefix belongs to one site"
             } else {
-                "choose another interconnect"
+                match (first.owner, second.owner) {
+                    (Owner::Interconnect, _) | (_, Owner::Interconnect) => {
+                        "choose another interconnect"
+                    }
+                    (Owner::Site(_), Owner::Site(_)) => "a prefix belongs to one site",
+                    _ => "a prefix belongs to one site or foreign peer",
+                }
             };
             errors.push(error(
                 second.place,
@@ -166,26 +195,30 @@ fn endpoints_twice(spec: &MeshSpec) -> Vec<SpecError> {
 /// Packets to an endpoint that a mesh prefix covers would go into the tunnel that carries them,
 /// wherever the private side has no namespace of its own.
 fn endpoints_inside(spec: &MeshSpec, claims: &[Claim]) -> Vec<SpecError> {
-    let exposed = |site: Option<&Site>| {
-        spec.gateways().find(|(own, gateway)| {
-            gateway.overlay.is_none() && site.is_none_or(|site| site.name != own.name)
-        })
+    let exposed = |owner: Owner<'_>| {
+        spec.gateways()
+            .find(|(own, gateway)| gateway.overlay.is_none() && !owner.is(Owner::Site(own)))
     };
     let mut errors = Vec::new();
-    for (_, gateway, endpoint) in endpoints(spec) {
+    let far = spec.foreign.iter().flat_map(|foreign| {
+        let tunnels = foreign.tunnels.iter();
+        tunnels.map(|it| (format!("foreign {}", foreign.name.value), &it.remote))
+    });
+    let own =
+        endpoints(spec).map(|(_, it, endpoint)| (format!("gateway {}", it.name.value), endpoint));
+    for (whose, endpoint) in own.chain(far) {
         let OuterAddress::Literal(address) = endpoint.value else {
             continue;
         };
         let covering = claims.iter().find(|claim| claim.net.contains(&address));
         let Some(claim) = covering else { continue };
-        let Some((_, other)) = exposed(claim.site) else {
+        let Some((_, other)) = exposed(claim.owner) else {
             continue;
         };
         errors.push(error(
             endpoint.place,
             format!(
-                "endpoint {address} of gateway {} lies in {} of {} (line {}), which gateway {} routes into its tunnels: leave it out of the prefix, or give gateways an overlay",
-                gateway.name.value,
+                "endpoint {address} of {whose} lies in {} of {} (line {}), which gateway {} routes into its tunnels: leave it out of the prefix, or give gateways an overlay",
                 claim.net,
                 claim.owner(),
                 claim.place.line,
@@ -321,6 +354,6 @@ fn ranges(gateway: &Gateway) -> Vec<SpecError> {
     errors
 }
 
-fn overlap(a: &IpNet, b: &IpNet) -> bool {
+pub(super) fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }

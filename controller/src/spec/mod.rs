@@ -5,6 +5,8 @@
 
 mod bfd;
 mod check;
+mod foreign;
+mod foreign_check;
 mod options;
 mod place;
 mod read;
@@ -15,6 +17,7 @@ mod term;
 mod tunnel;
 mod values;
 
+pub use foreign::{Foreign, ForeignTunnel, Selectors};
 pub use options::{Options, Setting, render as render_options};
 pub use place::{At, Place, SpecError, SpecErrors};
 pub use router::{Router, Whereabouts};
@@ -50,6 +53,8 @@ pub struct MeshSpec {
     pub sites: Vec<Site>,
     /// Tunnels that are other than the rest, by the names of their gateways, sorted.
     pub tunnels: BTreeMap<[String; 2], Tunnels>,
+    /// Gateways that are not ours, in the order of the file.
+    pub foreign: Vec<Foreign>,
 }
 
 /// How tunnels are made.

@@ -48,7 +48,11 @@ pub(super) fn read(text: &str) -> (Option<MeshSpec>, Vec<SpecError>) {
 
 impl<'t> Reader<'t> {
     fn mesh(&mut self, root: &DeTable<'t>) -> Option<MeshSpec> {
-        self.known("a specification", root, &["mesh", "sites", "tunnels"]);
+        self.known(
+            "a specification",
+            root,
+            &["mesh", "sites", "tunnels", "foreign"],
+        );
         let none = DeValue::Table(DeTable::new());
         let (place, value) = match root.get_key_value("mesh") {
             Some((key, value)) => (self.lines.place(key.span().start), value.get_ref()),
@@ -122,6 +126,7 @@ impl<'t> Reader<'t> {
             bfd,
             sites,
             tunnels: self.tunnels(root),
+            foreign: self.foreign(root),
         })
     }
 
@@ -290,7 +295,7 @@ impl<'t> Reader<'t> {
         Some(read.map(|service| service.value).collect())
     }
 
-    fn endpoint(&mut self, value: &Value<'t>) -> Option<At<OuterAddress>> {
+    pub(super) fn endpoint(&mut self, value: &Value<'t>) -> Option<At<OuterAddress>> {
         if !value.get_ref().is_table() {
             return self.text("an endpoint", value, values::endpoint);
         }

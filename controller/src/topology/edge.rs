@@ -1,7 +1,7 @@
 //! A tunnel's verdict: up only if both ends say so, and lately.
 
 use super::{Report, Reports, ago, drain};
-use crate::ids::{End, interconnect};
+use crate::ids::{Abroad, End, interconnect};
 use crate::mesh::Mesh;
 use crate::render::Pair;
 use routemesh_proto as proto;
@@ -45,8 +45,8 @@ impl Fault {
     }
 }
 
-/// The first thing that is wrong at an end.
-fn fault(number: u32, report: Option<&Report>) -> Option<Fault> {
+/// The first thing that is wrong at an end; `bgp`: it is to have a session.
+fn fault(number: u32, bgp: bool, report: Option<&Report>) -> Option<Fault> {
     let Some(report) = report else {
         return Some(Fault::NeverReported);
     };
@@ -70,6 +70,7 @@ fn fault(number: u32, report: Option<&Report>) -> Option<Fault> {
         return Some(Fault::Way(words));
     }
     match &tunnel.bgp {
+        _ if !bgp => None,
         Some(bgp) if bgp.state == "Established" => None,
         Some(bgp) => Some(Fault::Bgp {
             state: bgp.state.clone(),
@@ -143,7 +144,7 @@ pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
     let (even, odd) = interconnect(mesh.spec.interconnect.value, pair.number);
     let look = |end: &End| {
         let name = end.gateway.name.as_str();
-        fault(pair.number, reports.get(name))
+        fault(pair.number, true, reports.get(name))
     };
     let (verdict, reason) = verdict(
         (&pair.a.gateway.name, look(&pair.a)),
@@ -159,6 +160,41 @@ pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
         drain: drain.to_owned(),
         drain_reason,
     }
+}
+
+/// A tunnel to a foreign peer, of which only our end reports.
+pub(super) fn abroad(it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
+    let number = u32::try_from(it.number()).ok()?;
+    let gateway = &it.own.gateway.name;
+    let report = reports.get(&gateway.value);
+    let fault = fault(number, false, report);
+    let verdict = match &fault {
+        None => "up",
+        Some(fault) if fault.is_silence() => "unknown",
+        Some(_) => "down",
+    };
+    let reason = fault.map(|fault| format!("{}: {}", gateway.value, fault.words()));
+    let status = report.and_then(|report| find(number, report)).cloned();
+    Some(proto::Edge {
+        number,
+        verdict: verdict.to_owned(),
+        reason: reason.unwrap_or_default(),
+        a: Some(proto::End {
+            gateway: gateway.value.clone(),
+            site: it.own.site.name.value.clone(),
+            endpoint: it.own.endpoint.text(),
+            status,
+            fresh: report.is_some_and(Report::is_fresh),
+            ..proto::End::default()
+        }),
+        b: Some(proto::End {
+            gateway: it.peer.name.value.clone(),
+            site: it.peer.name.value.clone(),
+            endpoint: it.tunnel.remote.text(),
+            ..proto::End::default()
+        }),
+        ..proto::Edge::default()
+    })
 }
 
 fn view(number: u32, end: &End, address: Ipv6Addr, reports: &Reports) -> proto::End {

@@ -5,6 +5,7 @@ mod drain;
 mod edge;
 mod prefix;
 
+use crate::ids::abroad;
 use crate::mesh::Mesh;
 use crate::render::pairs;
 use crate::spec::{Gateway, Site};
@@ -43,12 +44,18 @@ pub fn topology(mesh: &Mesh, reports: &Reports) -> proto::Topology {
             .gateways()
             .map(|(site, gateway)| gateway_view(mesh, site, gateway, reports))
             .collect(),
-        edges: pairs(mesh)
-            .iter()
-            .map(|pair| edge::edge(mesh, pair, reports))
-            .collect(),
+        edges: edges(mesh, reports),
         prefixes: prefix::prefixes(mesh, reports),
     }
+}
+
+/// Tunnels between gateways, then those to foreign peers.
+fn edges(mesh: &Mesh, reports: &Reports) -> Vec<proto::Edge> {
+    let pairs = pairs(mesh).into_iter();
+    let mut edges: Vec<proto::Edge> = pairs.map(|it| edge::edge(mesh, &it, reports)).collect();
+    let abroad = abroad(&mesh.spec, &mesh.ids);
+    edges.extend(abroad.iter().filter_map(|it| edge::abroad(it, reports)));
+    edges
 }
 
 fn gateway_view(

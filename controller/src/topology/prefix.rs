@@ -1,8 +1,8 @@
-//! Sites' prefixes: who announces them, and how everybody else gets there.
+//! Prefixes of sites and foreign peers: who announces them, and how everybody else gets there.
 
 use super::{Report, Reports};
 use crate::mesh::Mesh;
-use crate::spec::Site;
+use crate::spec::{At, Foreign, Site};
 use ipnet::IpNet;
 use routemesh_proto as proto;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,8 +40,46 @@ impl<'m> Seen<'m> {
     }
 }
 
-/// One row for every prefix that a site announces, and for every one that it owns where nothing
-/// of it is announced.
+/// Who owns prefixes.
+#[derive(Clone, Copy)]
+enum Owner<'m> {
+    Site(&'m Site),
+    Foreign(&'m Foreign),
+}
+
+impl<'m> Owner<'m> {
+    fn name(self) -> &'m str {
+        match self {
+            Self::Site(it) => &it.name,
+            Self::Foreign(it) => &it.name,
+        }
+    }
+
+    fn prefixes(self) -> &'m [At<IpNet>] {
+        match self {
+            Self::Site(it) => &it.prefixes,
+            Self::Foreign(it) => &it.prefixes,
+        }
+    }
+
+    /// It is here, or right behind this gateway.
+    fn is_at(self, seen: &Seen) -> bool {
+        match self {
+            Self::Site(it) => it.name.value == seen.site,
+            Self::Foreign(it) => it.is_held_by(seen.gateway),
+        }
+    }
+
+    fn admits(self, seen: &Seen) -> bool {
+        match self {
+            Self::Site(_) => true,
+            Self::Foreign(it) => it.admits(seen.site),
+        }
+    }
+}
+
+/// One row for every prefix that a site or foreign peer announces, and for every one that it owns where
+/// nothing of it is announced.
 pub(super) fn prefixes(mesh: &Mesh, reports: &Reports) -> Vec<proto::PrefixView> {
     let seen: Vec<Seen> = mesh
         .spec
@@ -52,20 +90,22 @@ pub(super) fn prefixes(mesh: &Mesh, reports: &Reports) -> Vec<proto::PrefixView>
             Some(Seen::new(name, &site.name, report))
         })
         .collect();
-    let rows = mesh.spec.sites.iter().flat_map(|site| {
-        let rows = rows(site, &seen).into_iter();
-        rows.map(|net| row(net, site, &seen)).collect::<Vec<_>>()
+    let sites = mesh.spec.sites.iter().map(Owner::Site);
+    let owners = sites.chain(mesh.spec.foreign.iter().map(Owner::Foreign));
+    let rows = owners.flat_map(|owner| {
+        let rows = rows(owner, &seen).into_iter();
+        rows.map(|net| row(net, owner, &seen)).collect::<Vec<_>>()
     });
     rows.collect()
 }
 
-fn rows(site: &Site, seen: &[Seen]) -> Vec<IpNet> {
-    let here = || seen.iter().filter(|seen| *seen.site == *site.name.value);
+fn rows(owner: Owner, seen: &[Seen]) -> Vec<IpNet> {
+    let here = || seen.iter().filter(|seen| owner.is_at(seen));
     let announced: BTreeSet<IpNet> = here()
         .flat_map(|seen| seen.announced.iter().copied())
         .collect();
     let mut rows = Vec::new();
-    for owned in &site.prefixes {
+    for owned in owner.prefixes() {
         let before = rows.len();
         rows.extend(announced.iter().filter(|net| owned.contains(*net)));
         if rows.len() == before && !here().any(|seen| seen.announced_cut) {
@@ -78,19 +118,19 @@ fn rows(site: &Site, seen: &[Seen]) -> Vec<IpNet> {
     rows
 }
 
-fn row(net: IpNet, site: &Site, seen: &[Seen]) -> proto::PrefixView {
+fn row(net: IpNet, owner: Owner, seen: &[Seen]) -> proto::PrefixView {
     let (here, elsewhere): (Vec<&Seen>, Vec<&Seen>) =
-        seen.iter().partition(|seen| *seen.site == *site.name.value);
+        seen.iter().partition(|seen| owner.is_at(seen));
+    let elsewhere = elsewhere.iter().filter(|seen| owner.admits(seen));
     proto::PrefixView {
         prefix: net.to_string(),
-        site: site.name.value.clone(),
+        site: owner.name().to_owned(),
         announced_by: here
             .iter()
             .filter(|seen| seen.announced.contains(&net))
             .map(|seen| seen.gateway.to_owned())
             .collect(),
         paths: elsewhere
-            .iter()
             .filter(|seen| !seen.routes_cut || seen.routes.contains_key(&net))
             .map(|seen| proto::PrefixPaths {
                 gateway: seen.gateway.to_owned(),

@@ -1,0 +1,264 @@
+//! Gateways that are not ours, as a cloud's are: `[foreign.NAME]` and its tunnels.
+
+use super::place::{At, quote};
+use super::reader::{Reader, Table, Value};
+use super::values;
+use super::{Gateway, Options, OuterAddress};
+use ipnet::IpNet;
+use routemesh_proto::Secret;
+use toml::de::{DeTable, DeValue};
+
+/// Somebody else's network, behind gateways that are not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Its name.
+    pub name: At<String>,
+    /// What it owns.
+    pub prefixes: Vec<At<IpNet>>,
+    /// The sites that may reach it; all where none are written.
+    pub sites: Option<Vec<At<String>>>,
+    /// How the SAs of its tunnels are made and kept.
+    pub options: Options,
+    /// Its tunnels, in the order of the file.
+    pub tunnels: Vec<ForeignTunnel>,
+}
+
+/// An IKE connection between a gateway of ours and one that is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignTunnel {
+    /// Ours.
+    pub gateway: At<String>,
+    /// Which of its endpoints, where there is a choice.
+    pub local: Option<At<OuterAddress>>,
+    /// The far gateway's address.
+    pub remote: At<OuterAddress>,
+    /// Pre-shared key.
+    pub psk: Secret,
+    /// IKE identity of our side, where it is not the address.
+    pub local_id: Option<String>,
+    /// IKE identity of the far side, where it is not the address.
+    pub remote_id: Option<String>,
+    /// Its CHILD_SAs, each with an interface of its own: one at least.
+    pub selectors: Vec<Selectors>,
+    /// How its SAs are made and kept, where that is other than for the peer's other tunnels.
+    pub options: Options,
+    /// How much it is preferred to other ways.
+    pub preference: Option<u32>,
+    /// Its share of the traffic beside other ways.
+    pub weight: Option<u16>,
+}
+
+/// Traffic selectors of a CHILD_SA; all that is empty is everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selectors {
+    /// On our side.
+    pub local: Vec<At<IpNet>>,
+    /// On the far side.
+    pub remote: Vec<At<IpNet>>,
+}
+
+/// So many tunnels may be written of one foreign peer, and so many selectors of one tunnel.
+const MOST: usize = 64;
+
+/// Shorter ones can be guessed by whoever has seen one exchange.
+const SHORTEST_PSK: usize = 8;
+const LONGEST_PSK: usize = 256;
+
+impl Foreign {
+    /// A site may reach it.
+    pub fn admits(&self, site: &str) -> bool {
+        let Some(sites) = &self.sites else {
+            return true;
+        };
+        sites.iter().any(|it| it.value == site)
+    }
+
+    /// A gateway holds tunnels to it.
+    pub fn is_held_by(&self, gateway: &str) -> bool {
+        let mut tunnels = self.tunnels.iter();
+        tunnels.any(|it| it.gateway.value == gateway)
+    }
+
+    /// How a tunnel's SAs are made and kept.
+    pub fn options_of(&self, tunnel: &ForeignTunnel) -> Options {
+        let mut options = self.options.clone();
+        options.extend(tunnel.options.clone());
+        options
+    }
+}
+
+impl ForeignTunnel {
+    /// The endpoint of our gateway.
+    pub fn endpoint<'m>(&self, gateway: &'m Gateway) -> Option<&'m At<OuterAddress>> {
+        let fits = |it: &&At<OuterAddress>| match &self.local {
+            Some(local) => it.value == local.value,
+            None => it.family() == self.remote.family(),
+        };
+        gateway.endpoints.iter().find(fits)
+    }
+}
+
+impl<'t> Reader<'t> {
+    /// All foreign peers.
+    pub(super) fn foreign(&mut self, root: &DeTable<'t>) -> Vec<Foreign> {
+        let Some((key, value)) = root.get_key_value("foreign") else {
+            return Vec::new();
+        };
+        let place = self.lines.place(key.span().start);
+        let named = self.named("foreign", place, value.get_ref());
+        let read = named
+            .into_iter()
+            .filter_map(|(name, value)| self.foreign_peer(name, value));
+        read.collect()
+    }
+
+    fn foreign_peer(&mut self, name: At<String>, value: &DeValue<'t>) -> Option<Foreign> {
+        let what = format!("foreign {}", quote(&name));
+        let known = ["prefixes", "sites", "ike", "esp", "tunnels"];
+        let table = self.table(what, name.place, value, &known)?;
+        let cure = "list what is behind it, like prefixes = [\"10.9.0.0/16\"]";
+        let prefixes = match self.required(&table, "prefixes", cure) {
+            Some(value) => self.prefixes("a prefix", value, Some(cure)),
+            None => Vec::new(),
+        };
+        let sites = table.get("sites").map(|value| {
+            let cure = "name the sites that may reach it, or leave it out for all";
+            let written = self.array("sites", value, 4096, Some(cure));
+            let name = |text: &str| values::check_name(text).map(|()| text.to_owned());
+            let read = written
+                .into_iter()
+                .filter_map(|it| self.text("a site", it, name));
+            read.collect()
+        });
+        let cure = format!(
+            "write [[foreign.{}.tunnels]] with gateway, remote and psk",
+            name.value
+        );
+        let tunnels = match self.required(&table, "tunnels", &cure) {
+            Some(value) => {
+                let written = self.array("tunnels", value, MOST, Some(&cure));
+                written
+                    .into_iter()
+                    .filter_map(|value| self.foreign_tunnel(value))
+                    .collect()
+            }
+            None => Vec::new(),
+        };
+        Some(Foreign {
+            prefixes,
+            sites,
+            options: self.options(&table),
+            tunnels,
+            name,
+        })
+    }
+
+    fn foreign_tunnel(&mut self, value: &Value<'t>) -> Option<ForeignTunnel> {
+        let place = self.lines.place(value.span().start);
+        const KNOWN: [&str; 11] = [
+            "gateway",
+            "local",
+            "remote",
+            "psk",
+            "local_id",
+            "remote_id",
+            "selectors",
+            "ike",
+            "esp",
+            "preference",
+            "weight",
+        ];
+        let what = "a tunnel to a foreign peer".to_owned();
+        let table = self.table(what, place, value.get_ref(), &KNOWN)?;
+        let cure = "which gateway of ours holds it, like gateway = \"paris-1\"";
+        let gateway = self.required(&table, "gateway", cure);
+        let name = |text: &str| values::check_name(text).map(|()| text.to_owned());
+        let gateway = gateway.and_then(|value| self.text("gateway", value, name));
+        let local = table.get("local");
+        let local = local.and_then(|value| self.endpoint(value));
+        let cure = "the far gateway's address, like remote = \"198.51.100.1\"";
+        let remote = self.required(&table, "remote", cure);
+        let remote = remote.and_then(|value| self.endpoint(value));
+        let cure = "the pre-shared key, like psk = \"a long random text\"";
+        let psk = self.required(&table, "psk", cure);
+        let psk = psk.and_then(|value| self.text("psk", value, pre_shared));
+        let mut id = |key| {
+            let value = table.get(key)?;
+            let id = self.text(key, value, identity)?;
+            Some(id.value)
+        };
+        let (local_id, remote_id) = (id("local_id"), id("remote_id"));
+        let selectors = self.selectors(&table);
+        let options = self.options(&table);
+        let (preference, weight) = self.worth(&table);
+        Some(ForeignTunnel {
+            gateway: gateway?,
+            local,
+            remote: remote?,
+            psk: psk?.value,
+            local_id,
+            remote_id,
+            selectors,
+            options,
+            preference,
+            weight,
+        })
+    }
+
+    fn selectors(&mut self, table: &Table<'_, 't>) -> Vec<Selectors> {
+        let Some(value) = table.get("selectors") else {
+            return vec![Selectors::default()];
+        };
+        let cure = "leave it out for one CHILD_SA that carries everything";
+        let written = self.array("selectors", value, MOST, Some(cure));
+        let read = written.into_iter().filter_map(|value| {
+            let place = self.lines.place(value.span().start);
+            let what = "an entry of selectors".to_owned();
+            let table = self.table(what, place, value.get_ref(), &["local", "remote"])?;
+            let cure = "list the prefixes of this side that the CHILD_SA carries";
+            let local = self.required(&table, "local", cure);
+            let local = local.map(|value| self.prefixes("a selector", value, Some(cure)));
+            let cure = "list the prefixes of the far side that the CHILD_SA carries";
+            let remote = self.required(&table, "remote", cure);
+            let remote = remote.map(|value| self.prefixes("a selector", value, Some(cure)));
+            Some(Selectors {
+                local: local?,
+                remote: remote?,
+            })
+        });
+        read.collect()
+    }
+
+    fn prefixes(&mut self, what: &str, value: &Value<'t>, cure: Option<&str>) -> Vec<At<IpNet>> {
+        let written = self.array("prefixes", value, 4096, cure);
+        written
+            .into_iter()
+            .filter_map(|value| self.text(what, value, values::site_prefix))
+            .collect()
+    }
+}
+
+/// The value never stands in the reason.
+fn pre_shared(text: &str) -> Result<Secret, String> {
+    let fits = (SHORTEST_PSK..=LONGEST_PSK).contains(&text.len());
+    if !fits || text.contains(char::is_control) {
+        return Err(format!(
+            "psk has {} bytes: {SHORTEST_PSK} to {LONGEST_PSK}, without control characters",
+            text.len()
+        ));
+    }
+    Ok(Secret::from(text))
+}
+
+/// In strongSwan's words: an address, a name, an e-mail address, a distinguished name.
+fn identity(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_graphic() || c == ' ';
+    if text.is_empty() || text.len() > 255 || !text.chars().all(plain) || text.starts_with('%') {
+        return Err(format!(
+            "{} cannot be an IKE identity: write one like \"192.0.2.1\", \"vpn.example.net\" or \
+             \"me@example.net\"",
+            quote(text)
+        ));
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,181 @@
+//! What must fit together of foreign peers.
+
+use super::check::{error, overlap};
+use super::place::{At, Place, SpecError};
+use super::{Foreign, ForeignTunnel, MeshSpec, OuterAddress};
+use ipnet::IpNet;
+use std::collections::{HashMap, HashSet};
+
+/// Everything that does not fit.
+pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
+    let mut errors = names(spec);
+    for foreign in &spec.foreign {
+        errors.extend(sites(spec, foreign));
+        errors.extend(uncarried(foreign));
+        for tunnel in &foreign.tunnels {
+            errors.extend(ends(spec, tunnel));
+            errors.extend(outside(foreign, tunnel));
+        }
+    }
+    errors.extend(twice(spec));
+    errors
+}
+
+/// Foreign peers stand beside sites and gateways in reports.
+fn names(spec: &MeshSpec) -> Vec<SpecError> {
+    let sites = spec.sites.iter().map(|it| ("site", &it.name));
+    let gateways = spec.gateways().map(|(_, it)| ("gateway", &it.name));
+    let all = sites.chain(gateways);
+    let mut seen: HashMap<String, (&str, &At<String>)> = all
+        .map(|(what, name)| (name.to_ascii_lowercase(), (what, name)))
+        .collect();
+    let mut errors = Vec::new();
+    for Foreign { name, .. } in &spec.foreign {
+        let twin = seen.insert(name.to_ascii_lowercase(), ("foreign", name));
+        if let Some((what, first)) = twin {
+            let reason = format!(
+                "foreign {} has the name of {what} {} on line {}: choose another",
+                name.value, first.value, first.place.line
+            );
+            errors.push(error(name.place, reason));
+        }
+    }
+    errors
+}
+
+fn sites(spec: &MeshSpec, foreign: &Foreign) -> Vec<SpecError> {
+    let known: HashSet<&str> = spec.sites.iter().map(|it| it.name.as_str()).collect();
+    let written = foreign.sites.iter().flatten();
+    let unknown = written.filter(|it| !known.contains(it.as_str()));
+    unknown
+        .map(|it| error(it.place, format!("there is no site {}", it.value)))
+        .collect()
+}
+
+/// The two ends of a tunnel.
+fn ends(spec: &MeshSpec, tunnel: &ForeignTunnel) -> Vec<SpecError> {
+    let name = &tunnel.gateway;
+    let Some((_, gateway)) = spec.gateway(name) else {
+        let reason = format!("there is no gateway {}", name.value);
+        return vec![error(name.place, reason)];
+    };
+    let family = tunnel.remote.family();
+    let fitting = gateway.endpoints.iter();
+    let fitting: Vec<_> = fitting.filter(|it| it.family() == family).collect();
+    match &tunnel.local {
+        Some(local) if local.family() != family => {
+            let reason = format!("{} and {} are of two families", local.value, *tunnel.remote);
+            vec![error(local.place, reason)]
+        }
+        Some(local) if !fitting.iter().any(|it| it.value == local.value) => {
+            let reason = format!("{} is no endpoint of gateway {}", local.value, name.value);
+            vec![error(local.place, reason)]
+        }
+        Some(_) => Vec::new(),
+        None => match fitting.as_slice() {
+            [] => {
+                let reason = format!(
+                    "gateway {} has no {family} endpoint, and {} is {family}",
+                    name.value, *tunnel.remote
+                );
+                vec![error(tunnel.remote.place, reason)]
+            }
+            [_] => Vec::new(),
+            [first, ..] => {
+                let reason = format!(
+                    "gateway {} has several {family} endpoints: say which, like local = \"{}\"",
+                    name.value,
+                    first.text()
+                );
+                vec![error(name.place, reason)]
+            }
+        },
+    }
+}
+
+/// Selectors that let through what the peer does not own, or that join no two of one family.
+fn outside(foreign: &Foreign, tunnel: &ForeignTunnel) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    for selectors in &tunnel.selectors {
+        for net in &selectors.remote {
+            if !foreign.prefixes.iter().any(|own| overlap(own, net)) {
+                let reason = format!(
+                    "{} is nothing of what foreign {} has: add it to its prefixes",
+                    net.value, foreign.name.value
+                );
+                errors.push(error(net.place, reason));
+            }
+        }
+        let fits = |net: &At<IpNet>, others: &[At<IpNet>]| {
+            let v4 = net.addr().is_ipv4();
+            others.iter().any(|it| it.addr().is_ipv4() == v4)
+        };
+        let (local, remote) = (&selectors.local, &selectors.remote);
+        let both = [(local, remote), (remote, local)];
+        let alone = both
+            .into_iter()
+            .flat_map(|(some, others)| some.iter().filter(|it| !fits(it, others)));
+        for net in alone {
+            let reason = format!(
+                "{} has nothing of its family on the other side of these selectors",
+                net.value
+            );
+            errors.push(error(net.place, reason));
+        }
+    }
+    errors
+}
+
+/// What the peer owns and no tunnel of it carries.
+fn uncarried(foreign: &Foreign) -> Vec<SpecError> {
+    let carries = |net: &IpNet| {
+        let mut all = foreign.tunnels.iter().flat_map(|it| &it.selectors);
+        all.any(|it| it.remote.is_empty() || it.remote.iter().any(|remote| overlap(remote, net)))
+    };
+    let lost = foreign.prefixes.iter().filter(|net| !carries(net));
+    lost.map(|net| {
+        let reason = format!(
+            "no tunnel to foreign {} carries {}: add it to the selectors of one",
+            foreign.name.value, net.value
+        );
+        error(net.place, reason)
+    })
+    .collect()
+}
+
+/// Two IKE connections between the same two addresses would be one, and one to an endpoint of ours
+/// goes to no foreign peer.
+fn twice(spec: &MeshSpec) -> Vec<SpecError> {
+    let mut seen: HashMap<(&str, &OuterAddress, &OuterAddress), Place> = HashMap::new();
+    let mut errors = Vec::new();
+    for tunnel in spec.foreign.iter().flat_map(|it| &it.tunnels) {
+        let remote = &tunnel.remote;
+        let own = spec.gateways().find(|(_, it)| {
+            let mut endpoints = it.endpoints.iter();
+            endpoints.any(|it| it.value == remote.value)
+        });
+        if let Some((_, own)) = own {
+            let reason = format!(
+                "{} is an endpoint of gateway {}, which is no foreign peer",
+                remote.value, own.name.value
+            );
+            errors.push(error(remote.place, reason));
+        }
+        let Some((_, gateway)) = spec.gateway(&tunnel.gateway) else {
+            continue;
+        };
+        let Some(local) = tunnel.endpoint(gateway) else {
+            continue;
+        };
+        let ends = (gateway.name.as_str(), &local.value, &remote.value);
+        if let Some(first) = seen.insert(ends, remote.place) {
+            let reason = format!(
+                "the tunnel from {} to {} already stands on line {}: write several selectors in one \
+                 tunnel for several CHILD_SAs",
+                local.value, remote.value, first.line
+            );
+            errors.push(error(remote.place, reason));
+        }
+    }
+    errors
+}

@@ -65,9 +65,9 @@ pub fn desired(config: &Config, mtus: &BTreeMap<u32, u32>) -> State {
 
 /// Keeps interfaces that are wanted no more for as long as charon has something for them
 /// (`in_charon`; `None` where that is not known): an SA must not outlive its interface.
-pub fn keep_links(state: &mut State, observed: &State, in_charon: Option<&BTreeSet<&str>>) {
+pub fn keep_links(state: &mut State, observed: &State, in_charon: Option<&BTreeSet<String>>) {
     for (name, link) in &observed.links {
-        if in_charon.is_none_or(|links| links.contains(name.as_str())) {
+        if in_charon.is_none_or(|links| links.contains(name)) {
             let entry = state.links.entry(name.clone());
             entry.or_insert_with(|| link.clone());
         }
@@ -81,7 +81,9 @@ fn link(tunnel: &crate::config::Tunnel, mtu: u32) -> (String, Link) {
         up: true,
         mtu,
         // 127 is a valid length: never an error, but no panic either if it were.
-        addresses: IpNet::new(IpAddr::V6(tunnel.local), 127)
+        addresses: tunnel
+            .interconnect()
+            .and_then(|(local, _)| IpNet::new(local.into(), 127).ok())
             .into_iter()
             .collect(),
     };
@@ -102,7 +104,7 @@ impl Ways {
     /// By this configuration, over these interfaces.
     pub fn new(config: &Config, links: &Links) -> Self {
         let tunnel = |tunnel: &crate::config::Tunnel| {
-            let gateway = IpAddr::V6(tunnel.remote);
+            let gateway = tunnel.neighbour();
             let link = tunnel.link();
             (tunnel.name(), Nexthop { gateway, link })
         };
@@ -546,7 +548,7 @@ mod tests {
         let mut observed = desired(&config(), &BTreeMap::new());
         let old = observed.links["rm1"].clone();
         observed.links.insert("rm9".into(), old);
-        let kept = |in_charon: Option<&BTreeSet<&str>>| {
+        let kept = |in_charon: Option<&BTreeSet<String>>| {
             let mut state = desired(&config(), &BTreeMap::new());
             keep_links(&mut state, &observed, in_charon);
             state.links.contains_key("rm9")

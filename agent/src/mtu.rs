@@ -35,7 +35,7 @@ pub struct Carrier {
 /// is replaced, the one whose packets are largest.
 pub fn carriers(config: &Config, sas: &[IkeSa]) -> BTreeMap<u32, Carrier> {
     let of = |tunnel: &Tunnel| {
-        let name = tunnel.name();
+        let name = tunnel.connection();
         let mine = sas.iter().filter(|sa| sa.connection == name);
         let all = mine.flat_map(|sa| {
             let children = installed(sa, tunnel).filter_map(|child| child.esp);
@@ -165,6 +165,7 @@ mod tests {
             unique_id: 1,
             state: ChildState::Installed,
             bind: Some(Bind::IfId(IF_ID)),
+            selectors: 2,
             spi_in: None,
             spi_out: None,
             bytes_in: 0,

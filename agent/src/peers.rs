@@ -1,17 +1,18 @@
 //! What the BGP speaker is told: its peers, and the prefixes that begin here. Pure.
 //!
 //! Authorization is rendered into it: from a gateway nothing is taken, and to a LAN router nothing
-//! is passed, that the far site does not own; to other gateways goes only what this site owns.
+//! is passed, that the far site does not own; to other gateways goes only what this site owns. Of both
+//! are also the foreign peers behind them that the other may reach.
 
 use crate::bfd::Target;
 use crate::bgp::setup::{self, Range, Setup, Transport};
-use crate::config::{Config, MAX_PREFIXES, Router, Tunnel, Whereabouts};
+use crate::config::{Config, Far, MAX_PREFIXES, Router, Tunnel, Whereabouts};
 use crate::desired::Links;
 use crate::state::Nexthop;
 use ipnet::{IpNet, Ipv6Net};
 use routemesh_bgp::policy::{Changes, Term};
 use routemesh_bgp::wire::{Family, NextHop};
-use routemesh_bgp::{PeerConfig, Policy, SpeakerConfig};
+use routemesh_bgp::{PeerConfig, Policy, Reach, SpeakerConfig};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -34,16 +35,24 @@ pub fn setup(config: &Config, links: &Links) -> Setup {
     };
     let mut setup = Setup::from(speaker);
     for tunnel in config.tunnels.values() {
+        let Far::Gateway { local, remote, asn } = tunnel.far else {
+            setup
+                .reaches
+                .insert(tunnel.name().into(), reach(config, tunnel));
+            continue;
+        };
+        let (local, remote) = (IpAddr::V6(local), IpAddr::V6(remote));
         // Only the far gateway is one hop away: what others send through it comes with less.
         let transport = Transport {
             hops: Some(1),
             ..Transport::default()
         };
-        setup.add(tunnel.name(), gateway(config, tunnel), transport);
+        let peer = PeerConfig::new(asn, local, remote);
+        setup.add(tunnel.name(), gateway(config, tunnel, peer), transport);
         if let Some(timers) = config.bfd {
             let target = Target {
-                local: tunnel.local.into(),
-                remote: tunnel.remote.into(),
+                local,
+                remote,
                 link: tunnel.link(),
                 index: links.index(&tunnel.link()),
                 timers,
@@ -214,15 +223,23 @@ fn import(tunnel: &Tunnel) -> Policy {
     Policy::new(vec![term]).unwrap_or_default()
 }
 
-fn gateway(config: &Config, tunnel: &Tunnel) -> PeerConfig {
-    let (local, remote) = (IpAddr::V6(tunnel.local), IpAddr::V6(tunnel.remote));
+fn gateway(config: &Config, tunnel: &Tunnel, peer: PeerConfig) -> PeerConfig {
     PeerConfig {
         hold_time: config.hold_time,
-        import: Some(import(tunnel).within(config.prefixes_of(&tunnel.peer_site))),
-        export: within(config.owned()),
+        import: Some(import(tunnel).within(&config.beyond(tunnel))),
+        export: within(&config.before(tunnel)),
         max_prefixes: MAX_PREFIXES,
         drain: config.drain || tunnel.drain,
-        ..PeerConfig::new(tunnel.peer_asn, local, remote)
+        ..peer
+    }
+}
+
+/// What is reached through a tunnel whose far end does not say so itself.
+fn reach(config: &Config, tunnel: &Tunnel) -> Reach {
+    Reach {
+        prefixes: config.statics(tunnel),
+        preference: tunnel.preference,
+        weight: tunnel.weight,
     }
 }
 
@@ -267,9 +284,9 @@ pub fn originated(config: &Config, foreign: &BTreeMap<IpNet, u8>) -> BTreeSet<Ip
 #[cfg(test)]
 mod tests {
     use super::*;
-    use routemesh_bgp::Rejection;
     use routemesh_bgp::policy::Verdict;
     use routemesh_bgp::wire::Attributes;
+    use routemesh_bgp::{PeerId, Rejection};
     use routemesh_proto as proto;
 
     fn config() -> Config {
@@ -383,6 +400,87 @@ mod tests {
             "iBGP routers hear of the mesh by reflection"
         );
         assert_eq!(internal.families, BTreeSet::from([Family::Ipv4]));
+    }
+
+    /// This gateway and that of site two hold tunnels to one foreign peer each; site two may reach ours.
+    fn config_with_foreign_peers() -> Config {
+        let site = |name: &str, prefix: &str| proto::Site {
+            name: name.into(),
+            prefixes: vec![prefix.into()],
+        };
+        let mesh = proto::Tunnel {
+            number: 1,
+            peer: "V2-1".into(),
+            peer_site: "two".into(),
+            peer_asn: 65000,
+            kind: "xfrm".into(),
+            local_endpoint: "192.0.2.1".into(),
+            remote_endpoint: "198.51.100.1".into(),
+            local_address: "2001:db8:ff::2".into(),
+            remote_address: "2001:db8:ff::3".into(),
+            behind_here: vec!["oracle".into()],
+            behind_there: vec!["partner".into()],
+            ..proto::Tunnel::default()
+        };
+        let foreign = proto::Tunnel {
+            number: 4,
+            peer: "oracle".into(),
+            peer_site: "oracle".into(),
+            kind: "xfrm".into(),
+            local_endpoint: "192.0.2.1".into(),
+            remote_endpoint: "203.0.113.1".into(),
+            preference: 90,
+            foreign: Some(proto::Foreign {
+                connection: 4,
+                local_id: "192.0.2.1".into(),
+                remote_id: "203.0.113.1".into(),
+                psk: "a secret of both".into(),
+                remote_selectors: vec!["10.9.1.0/24".into()],
+                sites: vec!["one".into(), "two".into()],
+                ..proto::Foreign::default()
+            }),
+            ..proto::Tunnel::default()
+        };
+        let raw = proto::Config {
+            gateway: "V1-1".into(),
+            site: "one".into(),
+            asn: 65000,
+            router_id: "198.18.0.1".into(),
+            hold_time: 9,
+            sites: vec![
+                site("one", "10.0.1.0/24"),
+                site("two", "10.0.2.0/24"),
+                site("oracle", "10.9.0.0/16"),
+                site("partner", "10.8.0.0/16"),
+            ],
+            tunnels: vec![mesh, foreign],
+            ..proto::Config::default()
+        };
+        Config::try_from(&raw).unwrap()
+    }
+
+    #[test]
+    fn what_is_behind_a_gateway_is_said_and_heard_and_a_foreign_peer_has_no_session() {
+        let config = config_with_foreign_peers();
+        let setup = setup(&config, &links());
+        let names: Vec<&PeerId> = setup.speaker.peers.keys().collect();
+        assert_eq!(names, [&"rm1-V2-1".into()]);
+        let gateway = &setup.speaker.peers[&"rm1-V2-1".into()];
+        let expected = within(&nets(&["10.0.1.0/24", "10.9.0.0/16"]));
+        assert_eq!(gateway.export, expected);
+        let verdict = |prefix: &str| {
+            let policy = gateway.import.as_ref().unwrap();
+            let verdict = policy.evaluate(&prefix.parse().unwrap(), &Attributes::default());
+            matches!(verdict, Verdict::Accept(_))
+        };
+        assert!(verdict("10.0.2.0/24") && verdict("10.8.0.0/16"));
+        assert!(!verdict("10.9.1.0/24"), "not behind the far gateway");
+        let reach = Reach {
+            prefixes: nets(&["10.9.1.0/24"]).into_iter().collect(),
+            preference: Some(90),
+            weight: None,
+        };
+        assert_eq!(setup.reaches, [("rm4-oracle".into(), reach)].into());
     }
 
     #[test]

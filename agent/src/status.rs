@@ -95,7 +95,7 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         peer: tunnel.peer.clone(),
         ike: ike(facts.sas, tunnel).to_owned(),
         interface: interface.to_owned(),
-        bgp: Some(bgp(facts, &tunnel.name())),
+        bgp: tunnel.interconnect().map(|_| bgp(facts, &tunnel.name())),
         bfd: bfd(facts, &tunnel.name()),
         liveness: Some(liveness(facts, &tunnel.name())),
         mtu: observed.map_or(0, |link| link.mtu),
@@ -128,7 +128,7 @@ fn ike(sas: Option<&[IkeSa]>, tunnel: &Tunnel) -> &'static str {
     let Some(sas) = sas else {
         return "charon unreachable";
     };
-    let name = tunnel.name();
+    let name = tunnel.connection();
     let mine = || sas.iter().filter(|sa| sa.connection == name);
     if mine().any(|sa| carries(sa, tunnel)) {
         "up"
@@ -245,7 +245,11 @@ fn fault(((attribute, action), count): (&(u8, Action), &u64)) -> proto::Fault {
 
 /// What goes to the other gateways: what begins here, and what the LAN's routers gave.
 fn announced(facts: &Facts) -> (Vec<String>, u64) {
-    let owned = facts.config.owned();
+    let config = facts.config;
+    let behind = config.tunnels.values().flat_map(|it| &it.behind_here);
+    let behind: BTreeSet<&String> = behind.collect();
+    let behind = behind.into_iter().flat_map(|it| config.prefixes_of(it));
+    let owned: Vec<&IpNet> = config.owned().iter().chain(behind).collect();
     let learnt = facts.state.routes.iter().map(|(prefix, _)| prefix);
     let learnt = learnt.filter(|prefix| owned.iter().any(|own| own.contains(prefix)));
     let (listed, total) = first(learnt.chain(facts.originated.iter().copied()));

@@ -6,6 +6,7 @@ use super::feed::Feed;
 use super::health::Health;
 use super::listen::Listeners;
 use super::setup::{self, Ends, Setup};
+use super::statics::Statics;
 use super::{Command, EVENTS, View, advertise, options, view};
 use crate::dataplane::News;
 use crate::liveness::Verdict;
@@ -41,6 +42,7 @@ pub(super) struct Driver {
     dialler: Dialler,
     feed: Feed,
     health: Health,
+    statics: Statics,
 }
 
 struct Connection {
@@ -66,7 +68,10 @@ impl Driver {
         io: mpsc::Sender<Io>,
         news: mpsc::Sender<News>,
     ) -> Self {
+        // An earlier run's ways are up until charon says that they are not.
+        let inherited = setup.reaches.keys().filter(|_| restarting);
         Self {
+            statics: Statics::inherited(inherited),
             listeners: Listeners::new(overlay.clone(), io.clone()),
             dialler: Dialler::new(overlay.clone(), io.clone()),
             health: Health::new(overlay.clone(), epoch),
@@ -90,6 +95,7 @@ impl Driver {
     ) {
         self.listeners.listen(&self.setup);
         self.watch();
+        self.tell_statics();
         let mut before = self.settled();
         let mut news = false;
         // A listener whose port was taken is tried again, and advertisements are repeated.
@@ -174,6 +180,13 @@ impl Driver {
                 self.speaker.installed(prefixes, now);
             }
             Command::Review(number) => self.feed.review(number, &mut self.speaker),
+            Command::Sign(way, sign) if self.setup.reaches.contains_key(&way) => {
+                if self.statics.sign(&way, sign) {
+                    let verdict = self.health.liveness.sign(&way, sign, now);
+                    self.pronounce(verdict.map(|verdict| (way, verdict)));
+                }
+                self.tell_statics();
+            }
             Command::Sign(peer, sign) => {
                 let verdict = self.health.liveness.sign(&peer, sign, now);
                 self.pronounce(verdict.map(|verdict| (peer, verdict)));
@@ -240,6 +253,26 @@ impl Driver {
         }
         self.listeners.listen(&self.setup);
         self.watch();
+        self.tell_statics();
+    }
+
+    /// Tells the speaker what is reached without a session.
+    fn tell_statics(&mut self) {
+        let liveness = &self.health.liveness;
+        let bars = |way: &PeerId| liveness.bars(way);
+        let changes = self.statics.changes(&self.setup.reaches, bars);
+        let now = self.now();
+        for (way, reach) in changes {
+            match reach.prefixes.is_empty() {
+                // First that it is lost, then what follows from it.
+                true => {
+                    warn!("{way} is down");
+                    self.feed.lost(way.clone());
+                }
+                false => info!("{way} is up"),
+            }
+            self.speaker.reach(&way, reach, now);
+        }
     }
 
     fn tell_peers(&mut self) {
@@ -354,8 +387,11 @@ impl Driver {
 
     /// BFD with whom it is wanted.
     fn watch(&mut self) {
-        let peers = &self.setup.speaker.peers;
-        let is_peer = |peer: &PeerId| peers.contains_key(peer);
+        let Setup {
+            speaker, reaches, ..
+        } = &self.setup;
+        let is_peer =
+            |peer: &PeerId| speaker.peers.contains_key(peer) || reaches.contains_key(peer);
         let now = self.epoch.elapsed();
         self.health.configure(&self.setup.bfd, is_peer, now);
     }
@@ -364,7 +400,11 @@ impl Driver {
     fn judge(&mut self) -> bool {
         let now = self.now();
         let (verdicts, news) = self.health.verdicts(&self.speaker, now);
+        let any = !verdicts.is_empty();
         self.pronounce(verdicts);
+        if any {
+            self.tell_statics();
+        }
         news
     }
 

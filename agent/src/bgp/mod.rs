@@ -11,6 +11,7 @@ mod listen;
 mod options;
 pub mod setup;
 mod sockets;
+mod statics;
 
 use crate::bfd::Reports;
 use crate::dataplane::News;

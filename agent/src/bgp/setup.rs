@@ -2,7 +2,7 @@
 
 use crate::bfd::Target;
 use ipnet::IpNet;
-use routemesh_bgp::{PeerConfig, PeerId, PeerState, PeerStatus, SpeakerConfig};
+use routemesh_bgp::{PeerConfig, PeerId, PeerState, PeerStatus, Reach, SpeakerConfig};
 use routemesh_proto::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -17,6 +17,8 @@ pub struct Setup {
     pub speaker: SpeakerConfig,
     /// How each of these peers is reached; by default where none is given.
     pub transports: BTreeMap<PeerId, Transport>,
+    /// What is reached by ways without a session, while they are alive.
+    pub reaches: BTreeMap<PeerId, Reach>,
     /// With whom to have BFD, and how.
     pub bfd: BTreeMap<PeerId, Target>,
     /// Who becomes a peer by connecting.
@@ -103,6 +105,7 @@ impl From<SpeakerConfig> for Setup {
         Self {
             speaker,
             transports: BTreeMap::new(),
+            reaches: BTreeMap::new(),
             bfd: BTreeMap::new(),
             ranges: Vec::new(),
             guests: BTreeSet::new(),

@@ -1,11 +1,13 @@
 //! The configuration as the agent uses it: [`proto::Config`] with every address parsed and every
 //! reference checked, once, before any of it counts.
 
+mod abroad;
 mod bfd;
 mod options;
 mod router;
 mod term;
 
+pub use abroad::Abroad;
 pub use options::{EspOptions, IkeOptions, Offload};
 pub use router::{MAX_PREFIXES, Router, Whereabouts};
 
@@ -15,7 +17,7 @@ use routemesh_bfd::Timers;
 use routemesh_bgp::MAX_WEIGHT;
 use routemesh_proto::{self as proto, Service};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// Tunnel numbers stay below this: 24 bits of `if_id`.
@@ -95,18 +97,14 @@ pub struct Tunnel {
     pub peer: String,
     /// The peer's site.
     pub peer_site: String,
-    /// The peer's AS.
-    pub peer_asn: u32,
     /// Outer address of this end, literal or host name.
     pub local_endpoint: String,
     /// Outer address of the far end, literal or host name.
     pub remote_endpoint: String,
     /// How the interface finds its SAs.
     pub kind: LinkKind,
-    /// Interconnect address of this end.
-    pub local: Ipv6Addr,
-    /// Interconnect address of the far end.
-    pub remote: Ipv6Addr,
+    /// Who is there.
+    pub far: Far,
     /// This end initiates IKE.
     pub initiate: bool,
     /// Traffic is to leave the tunnel (RFC 8326).
@@ -119,15 +117,67 @@ pub struct Tunnel {
     pub preference: Option<u32>,
     /// Its share of the traffic beside other tunnels, where all have one.
     pub weight: Option<u16>,
+    /// Foreign peers that are reached through this gateway, and that the far site may reach.
+    pub behind_here: Vec<String>,
+    /// Foreign peers that are reached through the far gateway, and that this site may reach.
+    pub behind_there: Vec<String>,
 }
 
+/// Who is at the far end of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Far {
+    /// A gateway of the mesh, with which there is BGP.
+    Gateway {
+        /// Interconnect address of this end.
+        local: Ipv6Addr,
+        /// Interconnect address of the far end.
+        remote: Ipv6Addr,
+        /// The peer's AS.
+        asn: u32,
+    },
+    /// One that is not ours: a foreign peer's.
+    Abroad(Abroad),
+}
+
+/// Whither routes through a tunnel lead that has no addresses within: nobody has to have it, as the
+/// interface leads to one neighbour only and never asks for it.
+const NEIGHBOUR: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
 impl Tunnel {
+    /// Interconnect addresses of both ends, where the far end is a gateway of the mesh.
+    pub fn interconnect(&self) -> Option<(Ipv6Addr, Ipv6Addr)> {
+        match &self.far {
+            Far::Gateway { local, remote, .. } => Some((*local, *remote)),
+            Far::Abroad(_) => None,
+        }
+    }
+
+    /// Whither routes through it lead.
+    pub fn neighbour(&self) -> IpAddr {
+        let interconnect = self.interconnect();
+        interconnect.map_or(NEIGHBOUR, |(_, remote)| remote).into()
+    }
+
+    /// What is other where the far end is no gateway of the mesh.
+    pub fn abroad(&self) -> Option<&Abroad> {
+        match &self.far {
+            Far::Abroad(abroad) => Some(abroad),
+            Far::Gateway { .. } => None,
+        }
+    }
+
+    /// Name of its IKE connection, which is that of several tunnels where they have one IKE_SA.
+    pub fn connection(&self) -> String {
+        let number = self.abroad().map_or(self.number, |it| it.connection);
+        format!("{}{number}-{}", ours::CONNECTION_PREFIX, self.peer)
+    }
+
     /// Interface name.
     pub fn link(&self) -> String {
         format!("{}{}", ours::LINK_PREFIX, self.number)
     }
 
-    /// Name of its IKE connection and of its BGP peer.
+    /// Name of its BGP peer.
     pub fn name(&self) -> String {
         format!("{}{}-{}", ours::CONNECTION_PREFIX, self.number, self.peer)
     }
@@ -142,6 +192,33 @@ impl Config {
     /// What `site` owns: all that its gateways may announce. Empty for a site that is not in the mesh.
     pub fn prefixes_of(&self, site: &str) -> &[IpNet] {
         self.sites.get(site).map_or(&[], Vec::as_slice)
+    }
+
+    /// What may be on the far side of a tunnel.
+    pub fn beyond(&self, tunnel: &Tunnel) -> Vec<IpNet> {
+        let sites = std::iter::once(&tunnel.peer_site).chain(&tunnel.behind_there);
+        let prefixes = sites.flat_map(|it| self.prefixes_of(it));
+        prefixes.copied().collect()
+    }
+
+    /// What may be on this side of a tunnel.
+    pub fn before(&self, tunnel: &Tunnel) -> Vec<IpNet> {
+        let of = |site: &String| self.prefixes_of(site).to_vec();
+        match tunnel.abroad() {
+            Some(abroad) => abroad.sites.iter().flat_map(of).collect(),
+            None => {
+                let behind = tunnel.behind_here.iter();
+                let sites = std::iter::once(&self.site).chain(behind);
+                sites.flat_map(of).collect()
+            }
+        }
+    }
+
+    /// What is reached through a tunnel without anybody's saying so.
+    pub fn statics(&self, tunnel: &Tunnel) -> BTreeSet<IpNet> {
+        let abroad = tunnel.abroad();
+        let carries = |it: &Abroad| it.carries(self.prefixes_of(&tunnel.peer_site));
+        abroad.map(carries).unwrap_or_default()
     }
 
     /// Whether routers are looked for on an interface.
@@ -389,16 +466,25 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
             return Err(fields.wrong(field, endpoint, "an address or a host name"));
         }
     }
+    let far = match &raw.foreign {
+        None => Far::Gateway {
+            local: fields.parse("local_address", &raw.local_address, "an IPv6 address")?,
+            remote: fields.parse("remote_address", &raw.remote_address, "an IPv6 address")?,
+            asn: fields.asn("peer_asn", raw.peer_asn)?,
+        },
+        Some(_) if !matches!(kind, LinkKind::Xfrm { .. }) => {
+            return Err(fields.wrong("kind", &raw.kind, "xfrm, as it is for foreign peers"));
+        }
+        Some(foreign) => Far::Abroad(abroad::parse(&fields, foreign)?),
+    };
     Ok(Tunnel {
         number: raw.number,
         peer: fields.name("peer", &raw.peer)?,
         peer_site: fields.name("peer_site", &raw.peer_site)?,
-        peer_asn: fields.asn("peer_asn", raw.peer_asn)?,
         local_endpoint: raw.local_endpoint.clone(),
         remote_endpoint: raw.remote_endpoint.clone(),
         kind,
-        local: fields.parse("local_address", &raw.local_address, "an IPv6 address")?,
-        remote: fields.parse("remote_address", &raw.remote_address, "an IPv6 address")?,
+        far,
         initiate: raw.initiate,
         drain: raw.drain,
         ike: options::ike(&fields, raw.ike.as_ref())?,
@@ -411,6 +497,8 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
                 _ => return Err(fields.wrong("weight", &weight.to_string(), "1 to 256")),
             },
         },
+        behind_here: raw.behind_here.clone(),
+        behind_there: raw.behind_there.clone(),
     })
 }
 

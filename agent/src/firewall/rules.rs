@@ -239,13 +239,14 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
     let refuse = refuse(config.firewall);
     let sites = sites(config);
     links(&mut table, config, leftovers, &sites);
+    let nears = nears(config);
     let owned: Vec<IpNet> = config.sites.values().flatten().copied().collect();
     table.prefixes("own", config.owned());
     table.prefixes("mesh", &owned);
     services(&mut table, config);
 
-    for (site, name) in &sites {
-        table.prefixes(name, config.prefixes_of(site));
+    for (beyond, name) in &sites {
+        table.prefixes(name, beyond);
         let (from4, from6) = (
             format!("ip saddr @{name}_ip4 return"),
             format!("ip6 saddr @{name}_ip6 return"),
@@ -283,24 +284,32 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
     );
     table.chain("open_services", &SERVICES);
     table.chain(
-        "from_tunnel",
+        "is_not_ours",
         &[
-            "ip daddr != @own_ip4 goto is_not_here",
-            "ip6 daddr != @own_ip6 goto is_not_here",
-            "iifname vmap @by_source",
-        ],
-    );
-    table.chain(
-        "to_tunnel",
-        &[
-            "oifname vmap @by_destination",
-            "ip saddr @own_ip4 accept",
-            "ip6 saddr @own_ip6 accept",
             "jump icmp_errors",
             &counted("oifname", Reason::NotOurs),
             refuse,
         ],
     );
+    let (mut into, mut out_of) = (Vec::new(), Vec::new());
+    if !nears.is_empty() {
+        near(&mut table, &nears);
+        into.push("iifname vmap @into_near");
+        out_of.push("oifname vmap @out_of_near");
+    }
+    let from = [
+        "ip daddr != @own_ip4 goto is_not_here",
+        "ip6 daddr != @own_ip6 goto is_not_here",
+        "iifname vmap @by_source",
+    ];
+    table.chain("from_tunnel", &[into, from.to_vec()].concat());
+    let to = [
+        "ip saddr @own_ip4 accept",
+        "ip6 saddr @own_ip6 accept",
+        "goto is_not_ours",
+    ];
+    let judged = vec!["oifname vmap @by_destination"];
+    table.chain("to_tunnel", &[judged, out_of, to.to_vec()].concat());
     table.chain(
         "to_gateway",
         &[
@@ -371,17 +380,63 @@ const SERVICES: [&str; 7] = [
     "ip6 saddr . udp sport . udp dport @asked_ip6 accept",
 ];
 
-/// Names for the far sites that stand for them in the table: site names may hold what nft's may not.
-fn sites(config: &Config) -> BTreeMap<&str, String> {
-    let far: BTreeSet<&str> = config
-        .tunnels
-        .values()
-        .map(|t| t.peer_site.as_str())
+/// Names for what is on the far sides of tunnels, that stand for it in the table: site names may hold
+/// what nft's may not, and more than one site may be there.
+fn sites(config: &Config) -> BTreeMap<Vec<IpNet>, String> {
+    let tunnels = config.tunnels.values();
+    let mut by_name: Vec<(&str, Vec<IpNet>)> = tunnels
+        .map(|it| (it.peer_site.as_str(), config.beyond(it)))
         .collect();
-    let numbered = far.into_iter().enumerate();
-    numbered
-        .map(|(i, site)| (site, format!("site{i}")))
-        .collect()
+    by_name.sort();
+    let mut names = BTreeMap::new();
+    for (_, beyond) in by_name {
+        let name = format!("site{}", names.len());
+        names.entry(beyond).or_insert(name);
+    }
+    names
+}
+
+/// What is on this side of tunnels, where that is other than what this site owns, with a name that
+/// stands for it and the interfaces.
+fn nears(config: &Config) -> BTreeMap<Vec<IpNet>, (String, Vec<String>)> {
+    let mut nears: BTreeMap<Vec<IpNet>, (String, Vec<String>)> = BTreeMap::new();
+    for tunnel in config.tunnels.values() {
+        let before = config.before(tunnel);
+        if before != config.owned() {
+            let name = format!("near{}", nears.len());
+            let of_new = || (name, Vec::new());
+            let (_, links) = nears.entry(before).or_insert_with(of_new);
+            links.push(tunnel.link());
+        }
+    }
+    nears
+}
+
+/// What these are judged by.
+fn near(table: &mut Table, nears: &BTreeMap<Vec<IpNet>, (String, Vec<String>)>) {
+    table.chain("from_there", &["iifname vmap @by_source"]);
+    for (prefixes, (name, _)) in nears {
+        table.prefixes(name, prefixes);
+        let (to4, to6) = (
+            format!("ip daddr @{name}_ip4 goto from_there"),
+            format!("ip6 daddr @{name}_ip6 goto from_there"),
+        );
+        table.chain(&format!("into_{name}"), &[&to4, &to6, "goto is_not_here"]);
+        let (from4, from6) = (
+            format!("ip saddr @{name}_ip4 accept"),
+            format!("ip6 saddr @{name}_ip6 accept"),
+        );
+        let rules = [&*from4, &*from6, "goto is_not_ours"];
+        table.chain(&format!("out_of_{name}"), &rules);
+    }
+    for direction in ["into", "out_of"] {
+        let of = nears.values().flat_map(|(name, links)| {
+            let judge = move |link: &String| format!("\"{link}\" : goto {direction}_{name}");
+            links.iter().map(judge)
+        });
+        let elements: Vec<String> = of.collect();
+        table.map(&format!("{direction}_near"), "ifname : verdict", &elements);
+    }
 }
 
 /// What is known of each interface.
@@ -389,7 +444,7 @@ fn links(
     table: &mut Table,
     config: &Config,
     leftovers: &BTreeSet<String>,
-    sites: &BTreeMap<&str, String>,
+    sites: &BTreeMap<Vec<IpNet>, String>,
 ) {
     let tunnels: BTreeMap<String, &Tunnel> = config
         .tunnels
@@ -408,9 +463,8 @@ fn links(
     };
     let judged = |direction: &str| -> Vec<String> {
         let judge = |link: &str, tunnel: &Tunnel| {
-            let site = sites
-                .get(tunnel.peer_site.as_str())
-                .map_or("", String::as_str);
+            let site = sites.get(&config.beyond(tunnel));
+            let site = site.map_or("", String::as_str);
             format!("\"{link}\" : jump {direction}_{site}")
         };
         let shut = leftovers
@@ -421,7 +475,11 @@ fn links(
     let names = tunnels.keys().chain(leftovers.iter().copied());
     let names: Vec<String> = names.map(|link| format!("\"{link}\"")).collect();
     table.set("tunnel_links", "ifname", &names);
-    let gateways = of_each(&|link, tunnel| format!("\"{link}\" . {}", tunnel.remote));
+    let gateway = |(link, tunnel): (&String, &&Tunnel)| {
+        let (_, remote) = tunnel.interconnect()?;
+        Some(format!("\"{link}\" . {remote}"))
+    };
+    let gateways: Vec<String> = tunnels.iter().filter_map(gateway).collect();
     table.set("far_gateways", "ifname . ipv6_addr", &gateways);
     table.map("by_source", "ifname : verdict", &judged("from"));
     table.map("by_destination", "ifname : verdict", &judged("to"));
@@ -472,7 +530,13 @@ mod tests {
     #[test]
     fn what_the_table_holds_is_as_was_read() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for (example, gateway) in [("three-sites", "V1-1"), ("as-per-site", "rome-1")] {
+        let examples = [
+            ("three-sites", "V1-1"),
+            ("as-per-site", "rome-1"),
+            ("oracle", "home-1"),
+            ("oracle", "shop-1"),
+        ];
+        for (example, gateway) in examples {
             let file = root.join(format!("../tests/golden/{example}/{gateway}.toml"));
             let config = Config::try_from(&read_config(&file).unwrap()).unwrap();
             let known = ["198.51.100.7".parse().unwrap()].into();

@@ -51,7 +51,8 @@ pub fn targets(config: &Config, view: &View, links: &BTreeMap<String, Link>) -> 
     let target = |tunnel: &Tunnel| {
         let peer = view.peers.get(tunnel.name().as_str())?;
         let mtu = links.get(&tunnel.link())?.mtu;
-        let ends = [tunnel.local, tunnel.remote];
+        let (local, remote) = tunnel.interconnect()?;
+        let ends = [local, remote];
         let established = peer.state == PeerState::Established;
         established.then(|| (tunnel.link(), Target { ends, mtu }))
     };

@@ -28,6 +28,7 @@ use crate::problem::{problem, remark};
 use crate::repairs::{self, Repairs};
 use crate::state::{Place, RouteKey, State, Target, ours};
 use crate::status::{self, Facts};
+use crate::vici::Child;
 use ipnet::IpNet;
 use listing::{Listed, compare};
 use routemesh_proto::{Identity, Problem, Status};
@@ -431,11 +432,14 @@ fn want(
         let link = state.links.get(link)?;
         Some((link.kind.clone(), link.side))
     };
-    definitions.retain(|name, _| {
-        let link = charon::link_of(name);
-        let there = kind_and_side(in_kernel, link);
-        // One that waits for its rules is in neither.
-        there.is_some() && there == kind_and_side(desired, link)
+    definitions.retain(|_, definition| {
+        let ready = |child: &Child| {
+            let link = child.bind.link();
+            let there = kind_and_side(in_kernel, &link);
+            // One that waits for its rules is in neither.
+            there.is_some() && there == kind_and_side(desired, &link)
+        };
+        definition.children.iter().all(ready)
     });
     wanted.send_if_modified(|before| {
         let changed = before.as_ref() != Some(&definitions);
@@ -501,7 +505,8 @@ mod tests {
     use super::*;
     use crate::config::{EspOptions, IkeOptions};
     use crate::state::{Link, LinkKind, Side};
-    use crate::vici::{Bind, Definition};
+    use crate::vici::{Auth, Bind, Definition};
+    use routemesh_proto::Secret;
 
     fn with_link(side: Side) -> State {
         let link = Link {
@@ -524,9 +529,11 @@ mod tests {
             remote_addrs: Vec::new(),
             local_id: "V1-1".into(),
             remote_id: "V2-1".into(),
-            certificate_pem: String::new(),
-            ca_pem: String::new(),
-            bind: Bind::IfId(1),
+            auth: Auth::Psk(Secret::default()),
+            children: vec![Child::of_all(
+                "rm1-V2-1".into(),
+                Bind::IfId(ours::IF_ID + 1),
+            )],
             initiate: true,
             ike: IkeOptions::default(),
             esp: EspOptions::default(),

@@ -1,0 +1,109 @@
+//! Tunnels to gateways that are not ours, as the config has them.
+
+use super::{ConfigError, Fields, TUNNELS};
+use ipnet::IpNet;
+use routemesh_proto::{self as proto, Secret};
+use std::collections::BTreeSet;
+
+/// What is other in a tunnel to a gateway that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Abroad {
+    /// Of several tunnels with one IKE_SA, the one of the lowest number.
+    pub connection: u32,
+    /// Our IKE identity.
+    pub local_id: String,
+    /// The far gateway's.
+    pub remote_id: String,
+    /// Pre-shared key.
+    pub psk: Secret,
+    /// What the tunnel carries on this side; empty for everything.
+    pub local_selectors: Vec<IpNet>,
+    /// What it carries on the far side; empty for everything.
+    pub remote_selectors: Vec<IpNet>,
+    /// Who may use it.
+    pub sites: BTreeSet<String>,
+}
+
+impl Abroad {
+    /// What of these prefixes the tunnel carries.
+    pub fn carries(&self, prefixes: &[IpNet]) -> BTreeSet<IpNet> {
+        let common = |net: &IpNet| -> Vec<IpNet> {
+            let selectors = &self.remote_selectors;
+            if selectors.is_empty() || selectors.iter().any(|it| it.contains(net)) {
+                return vec![*net];
+            }
+            let within = selectors.iter().filter(|it| net.contains(*it));
+            within.copied().collect()
+        };
+        prefixes.iter().flat_map(common).collect()
+    }
+}
+
+pub(super) fn parse(fields: &Fields, raw: &proto::Foreign) -> Result<Abroad, ConfigError> {
+    if raw.connection >= TUNNELS {
+        let value = raw.connection.to_string();
+        return Err(fields.wrong("connection", &value, "below 16777216"));
+    }
+    let id = |field, text: &String| {
+        let odd = |c: char| c.is_control();
+        match text.is_empty() || text.contains(odd) || text.starts_with('%') {
+            true => Err(fields.wrong(field, text, "an IKE identity")),
+            false => Ok(text.clone()),
+        }
+    };
+    if raw.psk.is_empty() {
+        return Err(fields.wrong("psk", "", "a pre-shared key"));
+    }
+    let selectors = |field, written: &[String]| -> Result<Vec<IpNet>, ConfigError> {
+        let parse = |text: &String| {
+            let net: IpNet = fields.parse(field, text, "a prefix")?;
+            Ok(net.trunc())
+        };
+        written.iter().map(parse).collect()
+    };
+    Ok(Abroad {
+        connection: raw.connection,
+        local_id: id("local_id", &raw.local_id)?,
+        remote_id: id("remote_id", &raw.remote_id)?,
+        psk: Secret::from(raw.psk.as_str()),
+        local_selectors: selectors("local_selectors", &raw.local_selectors)?,
+        remote_selectors: selectors("remote_selectors", &raw.remote_selectors)?,
+        sites: raw.sites.iter().cloned().collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_a_tunnel_carries_is_what_its_selectors_and_its_peer_have_in_common() {
+        let owned = nets(&["10.9.0.0/16", "10.10.0.0/16", "2001:db8:9::/48"]);
+        let table: [(&[&str], &[&str]); 4] = [
+            (&[], &["10.9.0.0/16", "10.10.0.0/16", "2001:db8:9::/48"]),
+            (&["10.0.0.0/8"], &["10.9.0.0/16", "10.10.0.0/16"]),
+            (
+                &["10.9.1.0/24", "10.9.2.0/24"],
+                &["10.9.1.0/24", "10.9.2.0/24"],
+            ),
+            (&["2001:db8:9::/48"], &["2001:db8:9::/48"]),
+        ];
+        for (selectors, expected) in table {
+            let abroad = Abroad {
+                connection: 1,
+                local_id: String::new(),
+                remote_id: String::new(),
+                psk: Secret::default(),
+                local_selectors: Vec::new(),
+                remote_selectors: nets(selectors),
+                sites: BTreeSet::new(),
+            };
+            let expected: BTreeSet<IpNet> = nets(expected).into_iter().collect();
+            assert_eq!(abroad.carries(&owned), expected, "{selectors:?}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use super::error::{LabError, Result};
 use super::host::Host;
 use super::process::Process;
 use super::report::wait_until;
-use super::vici;
+use super::vici::{self, Word};
 
 /// Just what route-based VPN needs: every plugin more costs start-up time.
 const PLUGINS: &str = "random nonce openssl pem pkcs1 pkcs8 x509 pubkey kdf kernel-netlink \
@@ -35,7 +35,7 @@ pub struct Charon {
 
 impl Charon {
     /// Starts it; [`Charon::wait`] waits for its socket.
-    pub(super) fn start(host: &Host) -> Result<Self> {
+    pub fn start(host: &Host) -> Result<Self> {
         let socket = host.dir().join("charon.vici");
         let settings = host.dir().join("strongswan.conf");
         let text = format!(
@@ -76,7 +76,7 @@ impl Charon {
     }
 
     /// Waits until VICI answers.
-    pub(super) fn wait(&self) -> Result<()> {
+    pub fn wait(&self) -> Result<()> {
         wait_until("charon's VICI socket", DAEMON_DEADLINE, || {
             self.process().check()?;
             let opened = UnixStream::connect(&self.socket);
@@ -118,9 +118,14 @@ impl Charon {
 
     /// `rekey` of one SA: by `child`, or by `ike`.
     pub fn rekey(&self, what: &str, name: &str, reauth: bool) -> Result<()> {
-        let reauth: &[_] = if reauth { &[("reauth", "yes")] } else { &[] };
-        let arguments = [&[(what, name)], reauth].concat();
-        vici::order(&self.socket, "rekey", &arguments)
+        let reauth = reauth.then_some(Word::Text("reauth", "yes"));
+        let arguments: Vec<Word> = [Word::Text(what, name)].into_iter().chain(reauth).collect();
+        self.order("rekey", &arguments)
+    }
+
+    /// Any command with any arguments.
+    pub fn order(&self, command: &str, arguments: &[vici::Word<'_>]) -> Result<()> {
+        vici::order(&self.socket, command, arguments)
     }
 
     /// Its VICI socket.

@@ -31,16 +31,52 @@ pub struct Child {
     pub spis: [String; 2],
 }
 
+/// A piece of a message.
+#[derive(Debug, Clone, Copy)]
+pub enum Word<'a> {
+    /// A section begins.
+    Open(&'a str),
+    /// The innermost section ends.
+    Close,
+    /// A value.
+    Text(&'a str, &'a str),
+    /// A list of one.
+    List(&'a str, &'a str),
+}
+
+impl Word<'_> {
+    fn put(self, message: &mut Vec<u8>) {
+        let value = |message: &mut Vec<u8>, value: &str| {
+            message.extend(u16::try_from(value.len()).unwrap_or(0).to_be_bytes());
+            message.extend(value.as_bytes());
+        };
+        match self {
+            Self::Open(name) => {
+                message.push(1);
+                text(message, name);
+            }
+            Self::Close => message.push(2),
+            Self::Text(name, of) => {
+                message.push(3);
+                text(message, name);
+                value(message, of);
+            }
+            Self::List(name, of) => {
+                message.push(4);
+                text(message, name);
+                message.push(5);
+                value(message, of);
+                message.push(6);
+            }
+        }
+    }
+}
+
 /// A command that says whether it succeeded.
-pub(super) fn order(socket: &Path, command: &str, arguments: &[(&str, &str)]) -> Result<()> {
+pub(super) fn order(socket: &Path, command: &str, arguments: &[Word<'_>]) -> Result<()> {
     let mut stream = open(socket)?;
     let mut message = Vec::new();
-    for (name, value) in arguments {
-        message.push(3);
-        text(&mut message, name);
-        message.extend(u16::try_from(value.len()).unwrap_or(0).to_be_bytes());
-        message.extend(value.as_bytes());
-    }
+    arguments.iter().for_each(|word| word.put(&mut message));
     send(&mut stream, REQUEST, command, &message)?;
     let (kind, body) = receive(&mut stream)?;
     let answer = flat(&body);

@@ -331,3 +331,77 @@ fn prefixes_with_their_paths() {
         ]
     );
 }
+
+/// As [`SPEC`], with a foreign peer that A holds a tunnel to and that only site one may reach.
+fn mesh_with_a_foreign_peer() -> Mesh {
+    let foreign = r#"
+[sites.three]
+prefixes = ["10.0.3.0/24"]
+gateways.C.endpoints = ["2001:db8::3"]
+[foreign.cloud]
+prefixes = ["10.9.0.0/16"]
+sites = ["one", "two"]
+[[foreign.cloud.tunnels]]
+gateway = "A"
+remote = "2001:db8::99"
+psk = "long enough for a key"
+"#;
+    let spec = crate::spec::parse("test", &format!("{SPEC}{foreign}")).unwrap();
+    Mesh {
+        ids: ids::assign(&ids::Ids::default(), &spec).unwrap(),
+        spec,
+        ..mesh()
+    }
+}
+
+#[test]
+fn a_tunnel_to_a_foreign_peer_is_up_if_our_end_says_so() {
+    let mesh = mesh_with_a_foreign_peer();
+    // A, B and C have ids 0 to 2, the far end 3.
+    let number = 3;
+    let of = |ike: &str, seconds| {
+        let mut status = tunnel(&format!("{ike}, up"));
+        status.tunnels[0].number = number;
+        let reports = Reports::from([("A".to_owned(), report(status, seconds))]);
+        let edges = topology(&mesh, &reports).edges;
+        let edge = edges
+            .into_iter()
+            .find(|edge| edge.number == number)
+            .unwrap();
+        let b = edge.b.unwrap();
+        assert_eq!(
+            (b.gateway.as_str(), b.endpoint.as_str()),
+            ("cloud", "2001:db8::99")
+        );
+        (edge.verdict, edge.reason)
+    };
+    let said = |verdict: &str, reason: &str| (verdict.to_owned(), reason.to_owned());
+    assert_eq!(of("up", 1), said("up", ""));
+    assert_eq!(of("down", 1), said("down", "A: IKE down"));
+    assert_eq!(of("up", 40), said("unknown", "A: last report 40 s ago"));
+}
+
+#[test]
+fn a_foreign_prefix_is_announced_by_who_holds_tunnels_and_concerns_who_may_reach_it() {
+    let mesh = mesh_with_a_foreign_peer();
+    let holder = Status {
+        announced: vec!["10.9.0.0/16".into()],
+        ..tunnel("up, up, Established")
+    };
+    let reports = ["A", "B", "C"].map(|name| {
+        let status = if name == "A" {
+            holder.clone()
+        } else {
+            tunnel("up, up, Established")
+        };
+        (name.to_owned(), report(status, 1))
+    });
+    let prefixes = topology(&mesh, &Reports::from(reports)).prefixes;
+    let row = prefixes.iter().find(|row| row.site == "cloud").unwrap();
+    assert_eq!(
+        (row.prefix.as_str(), &row.announced_by),
+        ("10.9.0.0/16", &vec!["A".to_owned()])
+    );
+    let concerned: Vec<&str> = row.paths.iter().map(|it| it.gateway.as_str()).collect();
+    assert_eq!(concerned, ["B"]);
+}

@@ -133,6 +133,7 @@ pub fn wanted(
         now,
         heal: Heal::default(),
         closed: BTreeSet::new(),
+        initiated: BTreeSet::new(),
     };
     for ike in sas.iter().filter(|ike| in_the_making(ike)) {
         let since = *history.making.get(&ike.unique_id).unwrap_or(&now);
@@ -173,6 +174,8 @@ struct Pass<'a> {
     heal: Heal,
     /// IKE_SAs that are being closed by this pass.
     closed: BTreeSet<u32>,
+    /// Connections of which this pass initiates a child: two at once could become two IKE_SAs.
+    initiated: BTreeSet<String>,
 }
 
 impl Pass<'_> {
@@ -281,6 +284,10 @@ impl Pass<'_> {
             }
             return;
         }
+        if self.initiated.contains(&wanted.connection) {
+            self.due(self.now + SOON);
+            return;
+        }
         if !wanted.initiate && !ours_to_mend && !self.due(since + RESPONDER_WAITS) {
             return;
         }
@@ -295,10 +302,13 @@ impl Pass<'_> {
         self.heal.actions.push(match broken.map(|it| it.unique_id) {
             Some(unique_id) if count <= REKEYS => Action::Rekey { unique_id },
             Some(unique_id) => Action::TerminateChild { unique_id },
-            None => Action::Initiate {
-                connection: wanted.connection.clone(),
-                child: wanted.child.clone(),
-            },
+            None => {
+                self.initiated.insert(wanted.connection.clone());
+                Action::Initiate {
+                    connection: wanted.connection.clone(),
+                    child: wanted.child.clone(),
+                }
+            }
         });
         // Once, however often it takes.
         if ours_to_mend && self.heal.history.mending.insert(wanted.bind) {

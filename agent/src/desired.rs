@@ -554,7 +554,7 @@ mod tests {
             state.links.contains_key("rm9")
         };
         assert!(kept(None));
-        assert!(kept(Some(&BTreeSet::from(["rm1", "rm9"]))));
-        assert!(!kept(Some(&BTreeSet::from(["rm1"]))));
+        assert!(kept(Some(&["rm1", "rm9"].map(String::from).into())));
+        assert!(!kept(Some(&["rm1"].map(String::from).into())));
     }
 }

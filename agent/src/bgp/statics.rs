@@ -38,11 +38,6 @@ impl Statics {
         }
     }
 
-    /// A way is up.
-    pub fn is_up(&self, way: &PeerId) -> bool {
-        self.told.contains_key(way)
-    }
-
     /// What changes, with these `wanted`; by ways that are barred, nothing is reached.
     pub fn changes(
         &mut self,
@@ -101,7 +96,6 @@ mod tests {
         assert_eq!(statics.changes(&wanted, free), up);
         assert_eq!(statics.changes(&wanted, free), [], "once");
         assert_eq!(statics.changes(&wanted, |way| *way == one), down);
-        assert!(!statics.is_up(&one));
         assert_eq!(statics.changes(&wanted, free), up);
         assert!(statics.sign(&one, Sign::Sa(false)));
         assert_eq!(statics.changes(&wanted, free), down);

@@ -19,7 +19,6 @@ pub const PLAIN: [&str; 2] = ["172.31.0.0/16", "10.20.0.0/16"];
 
 /// A VPN endpoint.
 pub struct Endpoint {
-    pub host: Host,
     pub charon: Charon,
     number: usize,
 }
@@ -78,11 +77,7 @@ impl Cloud {
             }
             host.ip_batch(&lines)?;
             let charon = Charon::start(&host)?;
-            endpoints.push(Endpoint {
-                host,
-                charon,
-                number,
-            });
+            endpoints.push(Endpoint { charon, number });
         }
         let cloud = Self { endpoints, router };
         cloud.use_endpoints(&[1, 2])?;

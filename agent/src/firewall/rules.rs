@@ -245,7 +245,9 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
     table.prefixes("mesh", &owned);
     services(&mut table, config);
 
-    for (beyond, name) in &sites {
+    let mut by_number: Vec<_> = sites.iter().collect();
+    by_number.sort_by_key(|(_, name)| (name.len(), name.as_str()));
+    for (beyond, name) in by_number {
         table.prefixes(name, beyond);
         let (from4, from6) = (
             format!("ip saddr @{name}_ip4 return"),

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// While a session is not up, packets are at least so far apart (section 6.8.3).
 const SLOW: u32 = 1_000_000;
+/// The least of an interval between two packets, in 1/256 (section 6.8.7).
+const EARLIEST: u64 = 192;
 
 /// Time since any fixed moment.
 type Time = Duration;
@@ -105,16 +107,15 @@ pub struct Session {
     /// What the last packet said is not true any more.
     news: bool,
     sent: Option<Time>,
-    /// Of the interval, until the next packet; in 1/256.
+    /// Of the interval, until the next packet is due; in 1/256.
     jitter: u64,
-    seed: u64,
 }
 
 impl Session {
-    /// A session that is down. `discriminator` is ours, unique among ours; `seed` a random number.
-    pub fn new(timers: Timers, discriminator: NonZeroU32, seed: u64) -> Self {
+    /// A session that is down. `discriminator` is ours, unique among ours.
+    pub fn new(timers: Timers, discriminator: NonZeroU32) -> Self {
         let interval = micros(timers.interval);
-        let mut session = Self {
+        Self {
             discriminator,
             state: State::Down,
             diagnostic: Diagnostic::NONE,
@@ -128,11 +129,8 @@ impl Session {
             owes_final: false,
             news: true,
             sent: None,
-            jitter: 0,
-            seed,
-        };
-        session.shuffle();
-        session
+            jitter: EARLIEST,
+        }
     }
 
     /// Our name for it.
@@ -248,8 +246,10 @@ impl Session {
     }
 
     /// A packet to be sent now, if one is. An answer to a poll waits for nothing, and news neither
-    /// (section 6.8.7).
-    pub fn transmit(&mut self, now: Time) -> Option<Packet> {
+    /// (section 6.8.7). Any other may go from three quarters of the interval on, together with what is
+    /// due elsewhere. `chance`: a random number, by which the next is due between then and the
+    /// whole interval.
+    pub fn transmit(&mut self, now: Time, chance: u64) -> Option<Packet> {
         if std::mem::take(&mut self.owes_final) {
             let answer = Packet {
                 is_final: true,
@@ -258,13 +258,15 @@ impl Session {
             };
             return Some(answer);
         }
-        let due = self.news || self.transmit_at().is_some_and(|due| due <= now);
-        if !due {
+        let may = self.transmit_at(EARLIEST).is_some_and(|at| at <= now);
+        if !self.news && !may {
             return None;
         }
         self.news = false;
         self.sent = Some(now);
-        self.shuffle();
+        // No more than 90 percent where no packet may be lost (section 6.8.7).
+        let span = if self.multiplier == 1 { 38 } else { 64 };
+        self.jitter = EARLIEST + chance % span;
         Some(self.packet())
     }
 
@@ -273,7 +275,7 @@ impl Session {
         if self.news || self.owes_final {
             return Some(Time::ZERO);
         }
-        [self.transmit_at(), self.silent_at()]
+        [self.transmit_at(self.jitter), self.silent_at()]
             .into_iter()
             .flatten()
             .min()
@@ -344,10 +346,11 @@ impl Session {
         Some(Duration::from_micros(interval.into()))
     }
 
-    fn transmit_at(&self) -> Option<Time> {
+    /// When so much of the interval is over, in 1/256.
+    fn transmit_at(&self, part: u64) -> Option<Time> {
         let interval = self.transmit_interval()?;
         let micros = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
-        let until = Duration::from_micros(micros.saturating_mul(self.jitter) / 256);
+        let until = Duration::from_micros(micros.saturating_mul(part) / 256);
         Some(self.sent? + until)
     }
 
@@ -359,18 +362,6 @@ impl Session {
 
     fn silent_at(&self) -> Option<Time> {
         Some(self.heard? + self.detection_time())
-    }
-
-    /// Between 75 and 100 percent of the interval, and no more than 90 where no packet may be lost
-    /// (section 6.8.7).
-    fn shuffle(&mut self) {
-        // Xorshift: enough that sessions do not march in step.
-        self.seed |= 1;
-        self.seed ^= self.seed << 13;
-        self.seed ^= self.seed >> 7;
-        self.seed ^= self.seed << 17;
-        let span = if self.multiplier == 1 { 38 } else { 64 };
-        self.jitter = 192 + self.seed % span;
     }
 }
 

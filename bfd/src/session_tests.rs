@@ -9,10 +9,12 @@ const FAST: Timers = Timers {
     interval: ms(300),
     multiplier: 3,
 };
+/// A packet in the middle of what is allowed.
+const CHANCE: u64 = 32;
 const STATES: [State; 4] = [State::AdminDown, State::Down, State::Init, State::Up];
 
 fn session(timers: Timers, number: u32) -> Session {
-    Session::new(timers, NonZeroU32::new(number).unwrap(), number.into())
+    Session::new(timers, NonZeroU32::new(number).unwrap())
 }
 
 /// What a peer with the same timers says to session 1.
@@ -52,7 +54,7 @@ fn in_state(state: State) -> Session {
 }
 
 fn drain(session: &mut Session, now: Time) -> Vec<Packet> {
-    std::iter::from_fn(|| session.transmit(now)).collect()
+    std::iter::from_fn(|| session.transmit(now, CHANCE)).collect()
 }
 
 /// Section 6.8.6, for every state and every received state, and what is then sent at once.
@@ -137,17 +139,17 @@ fn what_is_for_another_session_changes_nothing() {
 #[test]
 fn nobody_is_fast_before_up_and_a_poll_tells_of_the_speed() {
     let mut session = session(FAST, 1);
-    let first = session.transmit(ms(0)).unwrap();
+    let first = session.transmit(ms(0), CHANCE).unwrap();
     assert_eq!((first.desired_min_tx, first.poll), (SLOW, false));
     let slow = session.deadline().unwrap();
     assert!((ms(750)..=ms(1000)).contains(&slow), "{slow:?}");
 
     session.receive(&said(State::Init), ms(5));
-    let up = session.transmit(ms(5)).unwrap();
+    let up = session.transmit(ms(5), CHANCE).unwrap();
     assert_eq!((up.desired_min_tx, up.poll), (300_000, true));
     let next = session.deadline().unwrap() - ms(5);
     assert!((ms(225)..=ms(300)).contains(&next), "{next:?}");
-    let again = session.transmit(ms(305)).unwrap();
+    let again = session.transmit(ms(305), CHANCE).unwrap();
     assert!(again.poll, "until it is answered");
 
     let answer = Packet {
@@ -155,7 +157,7 @@ fn nobody_is_fast_before_up_and_a_poll_tells_of_the_speed() {
         ..said(State::Up)
     };
     session.receive(&answer, ms(310));
-    assert!(!session.transmit(ms(700)).unwrap().poll);
+    assert!(!session.transmit(ms(700), CHANCE).unwrap().poll);
 }
 
 #[test]
@@ -200,13 +202,13 @@ fn timers_that_would_surprise_the_other_end_wait_for_its_word() {
     };
     session.configure(with(ms(50)));
     assert_eq!(negotiated(&session), (ms(50), ms(900)));
-    assert!(session.transmit(ms(2)).unwrap().poll);
+    assert!(session.transmit(ms(2), CHANCE).unwrap().poll);
     session.receive(&answer, ms(3));
     assert_eq!(negotiated(&session), (ms(50), ms(150)));
     // Slower: the other way round.
     session.configure(with(ms(1000)));
     assert_eq!(negotiated(&session), (ms(50), ms(3000)));
-    assert!(session.transmit(ms(4)).unwrap().poll);
+    assert!(session.transmit(ms(4), CHANCE).unwrap().poll);
     session.receive(&answer, ms(5));
     assert_eq!(negotiated(&session), (ms(1000), ms(3000)));
     assert_eq!(session.state(), State::Up);
@@ -245,16 +247,16 @@ fn who_wants_nothing_gets_nothing_but_answers() {
     for packet in silent {
         let mut session = in_state(State::Up);
         session.receive(&packet, ms(1));
-        assert_eq!(session.transmit(ms(800)), None);
+        assert_eq!(session.transmit(ms(800), CHANCE), None);
         assert_eq!(session.deadline(), Some(ms(901)), "silence still counts");
         let poll = Packet {
             poll: true,
             ..packet
         };
         session.receive(&poll, ms(1));
-        assert!(session.transmit(ms(1)).unwrap().is_final);
+        assert!(session.transmit(ms(1), CHANCE).unwrap().is_final);
         session.receive(&said(State::Up), ms(1));
-        assert!(session.transmit(ms(800)).is_some());
+        assert!(session.transmit(ms(800), CHANCE).is_some());
     }
 }
 
@@ -262,7 +264,7 @@ fn who_wants_nothing_gets_nothing_but_answers() {
 fn an_operators_word_is_told_and_nothing_is_heard() {
     let mut session = in_state(State::Up);
     session.shut();
-    let last = session.transmit(ms(1)).unwrap();
+    let last = session.transmit(ms(1), CHANCE).unwrap();
     assert_eq!(last.state, State::AdminDown);
     assert_eq!(last.diagnostic, Diagnostic::ADMINISTRATIVELY_DOWN);
     assert_eq!(last.your_discriminator, 2);
@@ -270,23 +272,25 @@ fn an_operators_word_is_told_and_nothing_is_heard() {
 
 proptest! {
     #[test]
-    fn jitter_stays_within_its_bounds(seed: u64, multiplier in 1u8..=20) {
+    fn jitter_stays_within_its_bounds(
+        chances in prop::collection::vec(any::<u64>(), 20), multiplier in 1u8..=20,
+    ) {
         let timers = Timers { interval: ms(300), multiplier };
-        let mut session = Session::new(timers, NonZeroU32::MIN, seed);
+        let mut session = Session::new(timers, NonZeroU32::MIN);
         session.receive(&said(State::Down), ms(0));
         session.receive(&said(State::Up), ms(0));
         session.receive(&Packet { desired_min_tx: 3_000_000, ..said(State::Up) }, ms(0));
         let mut now = ms(0);
         drain(&mut session, now);
-        for _ in 0..20 {
+        for (n, chance) in chances.into_iter().enumerate() {
             let due = session.deadline().unwrap();
-            prop_assert_eq!(session.transmit(due - Duration::from_micros(1)), None);
-            prop_assert!(session.transmit(due).is_some());
             let most = if multiplier == 1 { ms(270) } else { ms(300) };
-            if now > ms(0) {
-                prop_assert!((ms(225)..=most).contains(&(due - now)), "{:?}", due - now);
-            }
-            now = due;
+            prop_assert!((ms(225)..=most).contains(&(due - now)), "{:?}", due - now);
+            let earliest = now + ms(225);
+            prop_assert_eq!(session.transmit(earliest - Duration::from_micros(1), chance), None);
+            // When it is due, or with others that are.
+            now = if n % 3 == 0 { earliest } else { due };
+            prop_assert!(session.transmit(now, chance).is_some());
         }
     }
 
@@ -391,7 +395,10 @@ impl Link {
         changes.extend(self.ends[end].timeout(now));
         let down = changes.iter().filter(|change| change.to == State::Down);
         self.downs.extend(down.map(|_| (end, now)));
-        for packet in drain(&mut self.ends[end], now) {
+        let chance = self.seed >> 33;
+        let ours = &mut self.ends[end];
+        let packets = std::iter::from_fn(|| ours.transmit(now, chance));
+        for packet in packets.collect::<Vec<_>>() {
             if !self.lost(end) {
                 self.last[end] = now + self.delay;
                 self.wires[end].push((now + self.delay, packet));

@@ -1,10 +1,11 @@
 //! The thread: what came in, what is due, what there is to report, and then a little rest.
 
 use super::sessions::{Outgoing, Sessions};
-use super::sockets::{Family, Sockets};
+use super::sockets::{Arrival, Family, Sockets};
 use super::{Reports, Target};
 use crate::netns::Netns;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 use routemesh_bfd::State;
 use routemesh_bgp::PeerId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -21,9 +22,6 @@ use tracing::{info, warn};
 const PACKETS: usize = 4096;
 /// How often to try sockets again.
 const LOOK: Duration = Duration::from_secs(1);
-/// What happens within this part of the shortest interval is dealt with together.
-const BREATHS: u32 = 20;
-const LONGEST_BREATH: Duration = Duration::from_millis(10);
 
 pub(super) enum Command {
     Configure(BTreeMap<PeerId, Target>),
@@ -38,6 +36,8 @@ pub(super) struct Driver {
     woken: UnixStream,
     reported: watch::Sender<Arc<Reports>>,
     sockets: Vec<Sockets>,
+    /// When they were last read.
+    read: Duration,
     /// For which sockets are wanted.
     families: BTreeSet<Family>,
     problem: Option<String>,
@@ -64,6 +64,7 @@ impl Driver {
             woken,
             reported,
             sockets: Vec::new(),
+            read: Duration::ZERO,
             families: BTreeSet::new(),
             problem: None,
             news: false,
@@ -149,12 +150,20 @@ impl Driver {
 
     fn receive(&mut self) {
         let now = self.now();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let wall = wall.unwrap_or_default();
+        let mut arrivals = Vec::new();
         for sockets in &mut self.sockets {
             let received = std::iter::from_fn(|| sockets.receive()).take(PACKETS);
-            for (packet, origin) in received.flatten() {
-                self.sessions.receive(&packet, origin, now);
-            }
+            let at = |it: Arrival| (moment(it.stamp, wall, self.read, now), it);
+            arrivals.extend(received.flatten().map(at));
         }
+        // As they came, whatever the socket.
+        arrivals.sort_by_key(|(at, _)| *at);
+        for (at, Arrival { packet, origin, .. }) in arrivals {
+            self.sessions.receive(&packet, origin, at);
+        }
+        self.read = now;
     }
 
     fn report(&mut self) {
@@ -176,28 +185,31 @@ impl Driver {
         self.reported.send_replace(Arc::new(now));
     }
 
-    /// Until something comes or is due. Before that a breath, so that what comes piecemeal is dealt with
-    /// together.
+    /// Until something comes that may change something, or something is due.
     fn rest(&self) {
-        if let Some(interval) = self.sessions.shortest_interval() {
-            std::thread::sleep((interval / BREATHS).min(LONGEST_BREATH));
-        }
         let now = self.now();
         let missing = self.sockets.len() < self.families.len();
         let looks = self.looked.filter(|_| missing);
         let looks = looks.map(|looked| looked + LOOK);
         let due = self.sessions.deadline().into_iter().chain(looks).min();
-        let left = due.map(|due| due.saturating_sub(now).as_micros().div_ceil(1000));
-        let timeout = match left.map(|left| i32::try_from(left).unwrap_or(i32::MAX)) {
-            Some(left) => PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
-            None => PollTimeout::NONE,
-        };
+        let left = due.map(|due| TimeSpec::from(due.saturating_sub(now)));
         let waits = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let sockets = self.sockets.iter().map(|it| waits(it.readable()));
-        let mut fds: Vec<PollFd> = sockets.chain([waits(self.woken.as_fd())]).collect();
+        let mut fds = vec![waits(self.woken.as_fd())];
+        let expectant = self.sessions.expectant();
+        for [news, routine] in self.sockets.iter().map(Sockets::readable) {
+            fds.push(waits(news));
+            fds.extend(expectant.then(|| waits(routine)));
+        }
         // Whatever it says, the next thing to do is to look.
-        let _ = poll(&mut fds, timeout);
+        let _ = ppoll(&mut fds, left, None);
     }
+}
+
+/// When a packet came that the kernel got at `stamp`, both being read from the wall clock, which
+/// somebody may set: not before the sockets were last read, and not later than now.
+fn moment(stamp: Option<Duration>, wall: Duration, read: Duration, now: Duration) -> Duration {
+    let age = stamp.map_or(Duration::ZERO, |stamp| wall.saturating_sub(stamp));
+    now.saturating_sub(age).max(read)
 }
 
 /// Sends, or says why not.
@@ -206,4 +218,26 @@ fn send(sockets: &[Sockets], outgoing: &Outgoing) -> Option<String> {
     let sockets = sockets.iter().find(|it| it.family() == family)?;
     let error = sockets.send(outgoing).err()?;
     Some(format!("cannot send: {}", error.desc()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_came_when_the_kernel_got_it() {
+        let s = Duration::from_secs;
+        let (read, now) = (s(100), s(103));
+        let table = [
+            (None, s(103)),
+            (Some(s(5000)), s(103)),
+            (Some(s(4999)), s(102)),
+            // The wall clock was set forwards, or backwards.
+            (Some(s(1000)), s(100)),
+            (Some(s(9000)), s(103)),
+        ];
+        for (stamp, expected) in table {
+            assert_eq!(moment(stamp, s(5000), read, now), expected, "{stamp:?}");
+        }
+    }
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// What who goes says so many times, since none of it is acknowledged.
 const GOODBYES: usize = 3;
+/// So many packets go together though not all of them are due: fewer wake-ups, but no bursts.
+const TOGETHER: usize = 64;
 
 /// The sessions, by peer.
 #[derive(Debug, Default)]
@@ -83,8 +85,7 @@ impl Sessions {
         self.all = kept;
         for (peer, target) in targets {
             let discriminator = self.discriminator();
-            let seed = self.random();
-            let session = Session::new(target.timers, discriminator, seed);
+            let session = Session::new(target.timers, discriminator);
             let report = Report {
                 state: session.state(),
                 remote_state: session.remote_state(),
@@ -141,17 +142,27 @@ impl Sessions {
         }
     }
 
-    /// Does what is due, and says what is to be sent.
+    /// Does what is due, and says what is to be sent. With what is due goes what may go already. Packets
+    /// that go together have the next one due together as well: jitter is there so that no two
+    /// systems march in step (RFC 5880 section 6.8.7), and for that each system needs one of its own.
     pub(super) fn due(&mut self, now: Duration, out: &mut Vec<(PeerId, Outgoing)>) {
+        if self.deadline().is_none_or(|due| due > now) {
+            return;
+        }
+        let mut chance = random(&mut self.seed);
         for (peer, entry) in &mut self.all {
-            if entry.session.deadline().is_none_or(|due| due > now) {
+            let due = entry.session.deadline().is_some_and(|due| due <= now);
+            if !due && out.len() >= TOGETHER {
                 continue;
             }
             let change = entry.session.timeout(now);
             self.news |= entry.note(change, now);
-            while let Some(packet) = entry.session.transmit(now) {
+            while let Some(packet) = entry.session.transmit(now, chance) {
                 if entry.target.index != 0 {
                     out.push((peer.clone(), entry.outgoing(packet)));
+                    if out.len().is_multiple_of(TOGETHER) {
+                        chance = random(&mut self.seed);
+                    }
                 }
             }
         }
@@ -171,10 +182,10 @@ impl Sessions {
         entries.filter_map(|entry| entry.session.deadline()).min()
     }
 
-    /// The shortest time between packets that anybody wants.
-    pub(super) fn shortest_interval(&self) -> Option<Duration> {
-        let intervals = self.all.values().map(|entry| entry.target.timers.interval);
-        intervals.min()
+    /// Somebody's word that it is up is waited for: then ours is up as well.
+    pub(super) fn expectant(&self) -> bool {
+        let mut entries = self.all.values();
+        entries.any(|entry| entry.session.state() == State::Init)
     }
 
     /// All sessions as they are now. `problem` is everybody's.
@@ -201,7 +212,7 @@ impl Sessions {
         };
         loop {
             // Nobody shall guess it (RFC 5880 section 9).
-            let number = (self.random() >> 32) as u32;
+            let number = (random(&mut self.seed) >> 32) as u32;
             if let Some(number) = NonZeroU32::new(number)
                 && !taken(self, number.get())
             {
@@ -209,14 +220,14 @@ impl Sessions {
             }
         }
     }
+}
 
-    /// SplitMix64.
-    fn random(&mut self) -> u64 {
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
+/// SplitMix64.
+fn random(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
 }
 
 impl Entry {
@@ -250,7 +261,7 @@ impl Entry {
         self.session.shut();
         let last = self
             .session
-            .transmit(now)
+            .transmit(now, 0)
             .filter(|_| self.target.index != 0);
         let last = last.map(|packet| self.outgoing(packet));
         last.into_iter().cycle().take(GOODBYES).collect()
@@ -287,11 +298,11 @@ mod tests {
     }
 
     fn said(state: State, your_discriminator: u32) -> Packet {
-        let mut peer = Session::new(target(2, "", 0).timers, NonZeroU32::MIN, 1);
+        let mut peer = Session::new(target(2, "", 0).timers, NonZeroU32::MIN);
         Packet {
             state,
             your_discriminator,
-            ..peer.transmit(NOW).unwrap()
+            ..peer.transmit(NOW, 0).unwrap()
         }
     }
 
@@ -381,5 +392,72 @@ mod tests {
         assert!(!sessions.all.is_empty());
         assert_eq!(sessions.stop(NOW).len(), GOODBYES);
         assert!(sessions.all.is_empty());
+    }
+
+    /// So many sessions that are up, with packets that went at `NOW`.
+    fn many(count: u32) -> Sessions {
+        let mut sessions = Sessions::new(7);
+        let target = |n: u32| Target {
+            remote: IpAddr::from([10, 1, (n >> 8) as u8, n as u8]),
+            index: n + 1,
+            ..target(0, "many", 0)
+        };
+        let targets = (0..count).map(|n| (PeerId::from(format!("{n:05}").as_str()), target(n)));
+        sessions.configure(targets.collect(), NOW);
+        for n in 0..count {
+            let target = target(n);
+            let origin = Origin {
+                source: target.remote,
+                destination: target.local,
+                index: target.index,
+            };
+            sessions.receive(&said(State::Init, 0), origin, NOW);
+        }
+        let mut out = Vec::new();
+        sessions.due(NOW, &mut out);
+        assert_eq!(out.len(), count as usize);
+        sessions
+    }
+
+    #[test]
+    fn who_wakes_up_for_one_packet_sends_what_may_go_and_no_burst() {
+        for count in [2, 500] {
+            let mut sessions = many(count);
+            let (mut wakes, mut sent) = (0, 0);
+            let mut last: BTreeMap<PeerId, Duration> = BTreeMap::new();
+            let end = NOW + Duration::from_millis(800);
+            let mut now = NOW;
+            while let Some(due) = sessions.deadline().filter(|due| *due <= end) {
+                now = now.max(due);
+                let mut out = Vec::new();
+                sessions.due(now, &mut out);
+                assert!(out.len() < 3 * TOGETHER, "{}", out.len());
+                (wakes, sent) = (wakes + 1, sent + out.len());
+                for (peer, _) in out {
+                    let interval = now - last.insert(peer, now).unwrap_or(NOW);
+                    let allowed = Duration::from_millis(225)..=Duration::from_millis(300);
+                    assert!(allowed.contains(&interval), "{interval:?}");
+                }
+            }
+            assert_eq!(last.len(), count as usize);
+            // Three rounds, and sessions that have lost their company find another.
+            let groups = (count as usize).div_ceil(TOGETHER);
+            assert!(wakes <= 3 * 2 * groups, "{wakes} for {sent} packets");
+        }
+    }
+
+    #[test]
+    fn its_word_is_waited_for_by_who_is_about_to_be_up() {
+        let mut sessions = sessions();
+        assert!(!sessions.expectant());
+        let origin = Origin {
+            source: IpAddr::from([10, 0, 0, 2]),
+            destination: IpAddr::from([10, 0, 0, 1]),
+            index: 1,
+        };
+        sessions.receive(&said(State::Down, 0), origin, NOW);
+        assert!(sessions.expectant());
+        sessions.receive(&said(State::Up, 0), origin, NOW);
+        assert!(!sessions.expectant());
     }
 }

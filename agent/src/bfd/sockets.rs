@@ -2,12 +2,16 @@
 //!
 //! All sessions of a family send from one port, where RFC 5881 section 4 says that each session
 //! SHOULD have its own: five hundred sockets would buy nothing, as no peer tells sessions apart by it.
+//!
+//! What says once more that all is well, which is nearly every packet, comes to a socket of its own. It
+//! has the time of its arrival on it and may wait there until there is something else to do: who wakes up
+//! for every packet wakes up twice as often.
 
 use super::sessions::{Origin, Outgoing};
 use crate::netns::{self, Netns};
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
+use nix::libc::{self, in_addr, in_pktinfo, in6_addr, in6_pktinfo};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrLike, recvmsg,
     sendmsg, setsockopt, sockopt,
@@ -18,6 +22,7 @@ use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 /// Where packets go to (RFC 5881 section 4).
 const PORT: u16 = 3784;
@@ -36,7 +41,10 @@ const BUFFER: usize = 4 << 20;
 #[derive(Debug)]
 pub(super) struct Sockets {
     family: Family,
-    receiving: Socket,
+    /// For what may change something.
+    news: Socket,
+    /// For what does not.
+    routine: Socket,
     sending: Socket,
     /// For ancillary data.
     space: Vec<u8>,
@@ -88,15 +96,20 @@ impl Sockets {
     /// `choice`: a random number.
     pub(super) fn open(overlay: &Netns, family: Family, choice: u64) -> Result<Self, Error> {
         let failed = |error| Error::Socket(family, error);
-        let make = || -> io::Result<_> { Ok((socket(family)?, socket(family)?)) };
-        let (receiving, sending) = overlay.run(make)?.map_err(failed)?;
-        receiving
-            .bind(&family.any(PORT).into())
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::AddrInUse => Error::Taken(family),
-                _ => failed(error),
-            })?;
-        ask_for_origins(&receiving, family).map_err(|errno| failed(errno.into()))?;
+        let make = || -> io::Result<_> { Ok([socket(family)?, socket(family)?, socket(family)?]) };
+        let [news, routine, sending] = overlay.run(make)?.map_err(failed)?;
+        // In the order of their numbers in the filter.
+        for receiving in [&news, &routine] {
+            receiving.set_reuse_port(true).map_err(failed)?;
+            receiving
+                .bind(&family.any(PORT).into())
+                .map_err(|error| match error.kind() {
+                    io::ErrorKind::AddrInUse => Error::Taken(family),
+                    _ => failed(error),
+                })?;
+            ask_for_origins(receiving, family).map_err(|errno| failed(errno.into()))?;
+        }
+        sort_out(&news).map_err(|errno| failed(errno.into()))?;
         let ports = *SOURCE_PORTS.end() - *SOURCE_PORTS.start();
         let first = u16::try_from(choice % u64::from(ports)).unwrap_or_default();
         let mut bound = Err(Error::Taken(family));
@@ -110,9 +123,10 @@ impl Sockets {
         bound?;
         Ok(Self {
             family,
-            receiving,
+            news,
+            routine,
             sending,
-            space: cmsg_space!(in6_pktinfo, i32),
+            space: cmsg_space!(in6_pktinfo, i32, libc::timespec),
         })
     }
 
@@ -120,20 +134,23 @@ impl Sockets {
         self.family
     }
 
-    /// To wait for.
-    pub(super) fn readable(&self) -> BorrowedFd<'_> {
-        self.receiving.as_fd()
+    /// To wait for: what may change something, and what does not.
+    pub(super) fn readable(&self) -> [BorrowedFd<'_>; 2] {
+        [self.news.as_fd(), self.routine.as_fd()]
     }
 
     /// The next packet that is one, and came over one hop; `None` when none waits any more. What is to
     /// be discarded is skipped, but not for ever.
-    pub(super) fn receive(&mut self) -> Option<Result<(Packet, Origin), Discarded>> {
+    pub(super) fn receive(&mut self) -> Option<Result<Arrival, Discarded>> {
         // Longer ones are cut, which takes nothing from what is read of them.
         let mut bytes = [0; LENGTH + 32];
-        let fd = self.receiving.as_raw_fd();
-        let received = match self.family {
-            Family::V4 => receive::<SockaddrIn>(fd, &mut bytes, &mut self.space),
-            Family::V6 => receive::<SockaddrIn6>(fd, &mut bytes, &mut self.space),
+        let mut from = |socket: &Socket| match self.family {
+            Family::V4 => receive::<SockaddrIn>(socket.as_raw_fd(), &mut bytes, &mut self.space),
+            Family::V6 => receive::<SockaddrIn6>(socket.as_raw_fd(), &mut bytes, &mut self.space),
+        };
+        let received = match from(&self.routine) {
+            Err(Errno::EAGAIN) => from(&self.news),
+            received => received,
         };
         let (length, received) = match received {
             Ok(received) => received,
@@ -143,7 +160,11 @@ impl Sockets {
         let origin = received.origin().filter(|_| received.ttl == TTL);
         let packet = bytes.get(..length).map(Packet::decode);
         Some(match (origin, packet) {
-            (Some(origin), Some(Ok(packet))) => Ok((packet, origin)),
+            (Some(origin), Some(Ok(packet))) => Ok(Arrival {
+                packet,
+                origin,
+                stamp: received.stamp,
+            }),
             _ => Err(Discarded),
         })
     }
@@ -188,6 +209,15 @@ impl Sockets {
     }
 }
 
+/// A packet that came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) packet: Packet,
+    pub(super) origin: Origin,
+    /// When the kernel got it, by the wall clock.
+    pub(super) stamp: Option<Duration>,
+}
+
 /// What was received is nothing of ours.
 pub(super) struct Discarded;
 
@@ -198,6 +228,7 @@ struct Received {
     destination: Option<IpAddr>,
     index: u32,
     ttl: i32,
+    stamp: Option<Duration>,
 }
 
 impl Received {
@@ -252,6 +283,11 @@ fn receive<A: Address>(
                 received.destination = Some(IpAddr::from(info.ipi6_addr.s6_addr));
                 received.index = info.ipi6_ifindex;
             }
+            ControlMessageOwned::ScmTimestampns(stamp) => {
+                let seconds = u64::try_from(stamp.tv_sec()).ok();
+                let nanos = u32::try_from(stamp.tv_nsec()).ok();
+                received.stamp = seconds.zip(nanos).map(|(s, ns)| Duration::new(s, ns));
+            }
             _ => {}
         }
     }
@@ -281,6 +317,7 @@ fn socket(family: Family) -> io::Result<Socket> {
 fn ask_for_origins(socket: &Socket, family: Family) -> Result<(), Errno> {
     // Without the privilege, what the kernel gives has to do.
     let _ = setsockopt(socket, sockopt::RcvBufForce, &BUFFER);
+    setsockopt(socket, sockopt::ReceiveTimestampns, &true)?;
     match family {
         Family::V4 => {
             setsockopt(socket, sockopt::Ipv4RecvTtl, &true)?;
@@ -289,6 +326,132 @@ fn ask_for_origins(socket: &Socket, family: Family) -> Result<(), Errno> {
         Family::V6 => {
             setsockopt(socket, sockopt::Ipv6RecvHopLimit, &true)?;
             setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)
+        }
+    }
+}
+
+/// Has the kernel choose between the two sockets that are bound to the port, by their order: the second
+/// gets what says "up" and neither asks nor answers anything.
+fn sort_out(socket: &Socket) -> Result<(), Errno> {
+    /// The octet with the state and the bits P and F (RFC 5880 section 4.1).
+    const OCTET: u32 = 1;
+    const STATE_POLL_FINAL: u32 = 0xf0;
+    const UP: u32 = 3 << 6;
+    let step = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    // One too short for the first step is news, by the kernel's rule: nothing is loaded, 0 returned.
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_ABS | libc::BPF_B, 0, 0, OCTET),
+        step(
+            libc::BPF_ALU | libc::BPF_AND | libc::BPF_K,
+            0,
+            0,
+            STATE_POLL_FINAL,
+        ),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, UP),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 1),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    setsockopt(socket, sockopt::AttachReusePortCbpf, &program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sched::{CloneFlags, unshare};
+    use routemesh_bfd::{Session, State, Timers};
+    use std::net::UdpSocket;
+    use std::num::NonZeroU32;
+    use std::process::Command;
+
+    /// In a namespace of its own, which takes root.
+    #[test]
+    fn what_says_once_more_that_all_is_well_has_a_socket_of_its_own() {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a namespace");
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.expect("ip runs").success());
+        let here = Netns::current().expect("a namespace");
+        let timers = Timers {
+            interval: Duration::from_millis(300),
+            multiplier: 3,
+        };
+        let some = Session::new(timers, NonZeroU32::MIN).transmit(Duration::ZERO, 0);
+        let some = some.expect("news");
+        let up = Packet {
+            state: State::Up,
+            your_discriminator: 1,
+            ..some
+        };
+        let table = [
+            (some, false),
+            (up, true),
+            (Packet { poll: true, ..up }, false),
+            (
+                Packet {
+                    is_final: true,
+                    ..up
+                },
+                false,
+            ),
+            (Packet { demand: true, ..up }, true),
+            (
+                Packet {
+                    state: State::Init,
+                    ..up
+                },
+                false,
+            ),
+            (
+                Packet {
+                    state: State::AdminDown,
+                    ..up
+                },
+                false,
+            ),
+        ];
+        for (family, from) in [(Family::V4, "127.0.0.1:0"), (Family::V6, "[::1]:0")] {
+            let mut sockets = Sockets::open(&here, family, 7).expect("sockets");
+            let peer = UdpSocket::bind(from).expect("a socket");
+            let to = SocketAddr::new(peer.local_addr().expect("bound").ip(), PORT);
+            let waits = |socket: &Socket| {
+                socket
+                    .peek(&mut [std::mem::MaybeUninit::uninit(); 1])
+                    .is_ok()
+            };
+            for (packet, is_routine) in table {
+                peer.send_to(&packet.encode(), to).expect("sent");
+                let found = [waits(&sockets.news), waits(&sockets.routine)];
+                assert_eq!(found, [!is_routine, is_routine], "{packet:?}");
+                // Its TTL is not 255.
+                assert!(matches!(sockets.receive(), Some(Err(Discarded))));
+                assert!(sockets.receive().is_none());
+            }
+            // Too short to be anything.
+            peer.send_to(&[0x20], to).expect("sent");
+            assert!(waits(&sockets.news));
+            assert!(matches!(sockets.receive(), Some(Err(Discarded))));
+            // One that counts has the time of its arrival.
+            let socket = socket2::SockRef::from(&peer);
+            let set = match family {
+                Family::V4 => socket.set_ttl_v4(255),
+                Family::V6 => socket.set_unicast_hops_v6(255),
+            };
+            set.expect("set");
+            peer.send_to(&up.encode(), to).expect("sent");
+            match sockets.receive() {
+                Some(Ok(arrival)) => assert!(arrival.packet == up && arrival.stamp.is_some()),
+                _ => panic!("not received"),
+            }
         }
     }
 }

@@ -19,8 +19,8 @@ use tracing::{info, warn};
 
 /// Every pass makes a status, which goes out as a sign of life; at most this often.
 const BREATH: Duration = Duration::from_millis(250);
-/// Pauses between attempts to reach the controller; the last one repeats.
-const PAUSES: [u64; 5] = [1, 2, 4, 8, 15];
+/// Seconds between attempts to reach the controller at most; the last number repeats.
+const PAUSES: [u32; 5] = [1, 2, 4, 8, 15];
 
 /// The config in force, both as it came and as it is used.
 #[derive(Clone, Debug)]
@@ -63,13 +63,14 @@ fn chain(status: &tonic::Status) -> String {
     text
 }
 
-/// Keeps a stream to the controller for ever, with pauses after failures.
+/// Keeps a stream to the controller for ever, with pauses after failures. `chance`: random numbers.
 pub async fn run(
     channel: Channel,
     state: Arc<StateDir>,
     in_force: watch::Sender<Option<InForce>>,
     refused: watch::Sender<Option<proto::Problem>>,
     status: watch::Receiver<proto::Status>,
+    mut chance: impl FnMut() -> u64,
 ) {
     let mut client = AgentsClient::new(channel).max_decoding_message_size(64 << 20);
     let mut failures = 0;
@@ -87,11 +88,20 @@ pub async fn run(
         if begun.elapsed() > Duration::from_secs(30) {
             failures = 0;
         }
-        let pause = PAUSES.get(failures).copied().unwrap_or(15);
+        let pause = pause(failures, chance());
         failures += 1;
-        warn!("no controller: {error}; all goes on as configured, next attempt in {pause} s");
-        sleep(Duration::from_secs(pause)).await;
+        warn!("no controller: {error}; all goes on as configured, next attempt in {pause:.1?}");
+        sleep(pause).await;
     }
+}
+
+/// After so many failures, less up to a quarter: all agents lose a controller at the same moment, and are
+/// not to come back at the same moment.
+fn pause(failures: usize, chance: u64) -> Duration {
+    let [.., longest] = PAUSES;
+    let seconds = PAUSES.get(failures).copied().unwrap_or(longest);
+    let share = 768 + u32::try_from(chance % 257).unwrap_or_default();
+    Duration::from_secs(1) * seconds * share / 1024
 }
 
 struct Link<'a> {
@@ -203,3 +213,7 @@ fn next_config(
         None => Ok(None),
     }
 }
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

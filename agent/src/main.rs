@@ -11,6 +11,7 @@ use routemesh_agent::state_dir::{StateDir, ask_to_drain, read_config};
 use routemesh_agent::vici::Vici;
 use routemesh_proto::{Identity, Status};
 use std::error::Error;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 /// Runs one gateway of a Routemesh mesh: tunnels, BGP and routes as its config says.
 #[derive(Parser)]
@@ -100,7 +101,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     // A word alone that is no level would be taken for a module, and all else be silent.
     let known = cli.log.contains('=') || cli.log.parse::<LevelFilter>().is_ok();
-    let filter = match EnvFilter::try_new(&cli.log) {
+    let filter = match cli.log.parse::<Targets>() {
         Ok(filter) if known => filter,
         _ => {
             eprintln!(
@@ -111,11 +112,13 @@ fn main() -> ExitCode {
         }
     };
     let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(color)
-        .with_env_filter(filter)
         .with_target(false)
-        .with_writer(std::io::stderr)
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -201,7 +204,8 @@ async fn run(
         match &controller {
             Some(address) => {
                 let channel = identity.dial(address)?;
-                control::run(channel, state_dir, in_force, refused, reports).await;
+                let chance = || RandomState::new().build_hasher().finish();
+                control::run(channel, state_dir, in_force, refused, reports, chance).await;
                 Ok(())
             }
             // The senders live as long as the daemon.

@@ -81,6 +81,28 @@ impl Drop for Space {
     }
 }
 
+/// Room in the kernel's table of IPv6 neighbours, which all namespaces share. Dropped, it is as before.
+#[derive(Debug)]
+pub struct Neighbours(String);
+
+impl Neighbours {
+    const LIMIT: &str = "/proc/sys/net/ipv6/neigh/default/gc_thresh3";
+    const MANY: &str = "8192";
+
+    /// Makes it.
+    pub fn many() -> Result<Self> {
+        let before = fs::read_to_string(Self::LIMIT).map_err(Error::io(Self::LIMIT))?;
+        fs::write(Self::LIMIT, Self::MANY).map_err(Error::io(Self::LIMIT))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Neighbours {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::LIMIT, &self.0);
+    }
+}
+
 /// The four namespaces.
 #[derive(Debug)]
 pub struct Lab {

@@ -1,9 +1,11 @@
-//! Many peers, each on an interface of its own and with BFD, two of which announce prefixes: what a
-//! daemon costs that has nothing to do.
+//! Many peers, each on an interface of its own, two of which announce prefixes: what a daemon costs that
+//! has nothing to do.
+//!
+//! The interfaces stand in for tunnels, and like those ask for no neighbour.
 
 use crate::error::{Error, Result};
 use crate::far::{FarEnd, Timers};
-use crate::lab::Space;
+use crate::lab::{Neighbours, Space};
 use crate::prefix::Family;
 use crate::process::pause;
 use crate::report::Figure;
@@ -30,6 +32,8 @@ pub struct Many {
     pub subject: Subject,
     /// How many.
     pub peers: u32,
+    /// With BFD.
+    pub bfd: bool,
     /// How many IPv6 prefixes two of them announce.
     pub count: u32,
     /// How long each step may take.
@@ -39,27 +43,25 @@ pub struct Many {
 impl Many {
     /// What it measures, in order.
     pub fn figures(&self) -> Vec<Figure> {
-        let peers = self.peers;
-        let pass = (self.subject == Subject::Routemesh).then_some(Figure::Pass(peers));
-        let all = [Figure::ManyProcessor(peers), Figure::ManyMemory(peers)];
+        let Self { peers, bfd, .. } = *self;
+        let pass = (bfd && self.subject == Subject::Routemesh).then_some(Figure::Pass(peers));
+        let all = [
+            Figure::ManyProcessor(peers, bfd),
+            Figure::ManyMemory(peers, bfd),
+        ];
         all.into_iter().chain(pass).collect()
     }
 
     /// Runs it. Figures are told as they come.
     pub fn run(&self, mut tell: impl FnMut(Figure, f64)) -> Result<()> {
+        let _neighbours = Neighbours::many()?;
         let [middle, far] = [Space::new("middle")?, Space::new("far")?];
         let dir = tempfile::tempdir().map_err(Error::io("a directory"))?;
         self.wire(&middle, &far)?;
         let peers: Vec<IpAddr> = (0..self.peers).map(|n| address(n, 1)).collect();
-        let (family, bfd) = (Family::Ipv6, Some(TIMERS));
+        let (family, bfd) = (Family::Ipv6, self.timers());
         let started = self.subject.start(&middle, &peers, family, bfd, dir.path());
-        let mut running = started?;
-        let done = self.steps(&middle, &far, &running, dir.path(), &mut tell);
-        running.check()?;
-        done.map_err(|error| match error {
-            Error::Interrupted => error,
-            error => Error::Wrong(format!("{error}\n{}", running.last_words())),
-        })
+        started?.through(|running| self.steps(&middle, &far, running, dir.path(), &mut tell))
     }
 
     fn steps(
@@ -74,7 +76,7 @@ impl Many {
         let sessions: Vec<_> = (0..self.peers)
             .map(|n| (address(n, 1), address(n, 0)))
             .collect();
-        let far = FarEnd::start(far, 1, &sessions, (2, self.count), TIMERS, dir)?;
+        let far = FarEnd::start(far, 1, &sessions, (2, self.count), self.timers(), dir)?;
         far.up(self.deadline)?;
         let both = Count {
             single: 0,
@@ -86,27 +88,35 @@ impl Many {
         pause(IDLE)?;
         let busy = running.busy()?.saturating_sub(before);
         let share = busy.as_secs_f64() / IDLE.as_secs_f64();
-        tell(Figure::ManyProcessor(self.peers), share);
-        tell(Figure::ManyMemory(self.peers), running.resident()? as f64);
-        if self.subject == Subject::Routemesh {
+        let Self { peers, bfd, .. } = *self;
+        tell(Figure::ManyProcessor(peers, bfd), share);
+        tell(Figure::ManyMemory(peers, bfd), running.resident()? as f64);
+        if self.figures().contains(&Figure::Pass(peers)) {
             let all = running.said();
             let longest = longest_pass(all.get(said..).unwrap_or_default());
             let longest = longest.ok_or_else(|| Error::Wrong("no word of a pass".into()))?;
-            tell(Figure::Pass(self.peers), longest.as_secs_f64());
+            tell(Figure::Pass(peers), longest.as_secs_f64());
         }
         Ok(())
     }
 
-    /// An interface each.
+    fn timers(&self) -> Option<Timers> {
+        self.bfd.then_some(TIMERS)
+    }
+
+    /// An interface each. Without ARP whatever is sent goes to the sender's own hardware address, so that
+    /// both ends have the same.
     fn wire(&self, middle: &Space, far: &Space) -> Result<()> {
         for n in 0..self.peers {
+            let [high, low] = u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes();
+            let hardware = format!("02:00:00:00:{high:02x}:{low:02x}");
             middle.ip(&format!(
-                "link add l{n} type veth peer name l{n} netns {}",
+                "link add l{n} address {hardware} type veth peer name l{n} netns {} address {hardware}",
                 far.name()
             ))?;
             for (space, host) in [(middle, 0), (far, 1)] {
                 space.ip(&format!("addr add {}/127 dev l{n} nodad", address(n, host)))?;
-                space.ip(&format!("link set l{n} up"))?;
+                space.ip(&format!("link set l{n} arp off up"))?;
             }
         }
         Ok(())

@@ -165,15 +165,18 @@ impl Daemon {
         Ok(busy)
     }
 
-    /// Resident memory in octets.
-    pub fn resident(&self) -> Result<u64> {
+    /// Resident memory in octets: all, and what of it is no part of a file.
+    pub fn resident(&self) -> Result<[u64; 2]> {
         let path = format!("/proc/{}/status", self.child.id());
         let text = fs::read_to_string(&path).map_err(Error::io(path))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        number
-            .map(|kilo| kilo * 1024)
-            .ok_or_else(|| Error::Wrong("no VmRSS".into()))
+        let octets = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            number
+                .map(|kilo| kilo * 1024)
+                .ok_or_else(|| Error::Wrong(format!("no {name}")))
+        };
+        Ok([octets("VmRSS:")?, octets("RssAnon:")?])
     }
 }
 

@@ -28,10 +28,12 @@ pub enum Figure {
     IdleProcessor(u32),
     /// With nothing to do but BFD: resident memory, in octets.
     IdleMemory(u32),
-    /// The same with so many peers and BFD of 300 ms.
-    ManyProcessor(u32),
+    /// What of that is the process's own, and no page of its program or of a library.
+    IdleAnonymous(u32),
+    /// The same with so many peers, and with BFD of 300 ms or none.
+    ManyProcessor(u32, bool),
     /// See there.
-    ManyMemory(u32),
+    ManyMemory(u32, bool),
     /// The longest of the agent's passes meanwhile, in seconds.
     Pass(u32),
 }
@@ -56,8 +58,15 @@ impl Figure {
             Self::Returned(interval) => return format!("it returns, BFD {interval} ms x 3"),
             Self::IdleProcessor(interval) => return format!("idle, BFD {interval} ms: processor"),
             Self::IdleMemory(interval) => return format!("idle, BFD {interval} ms: memory"),
-            Self::ManyProcessor(peers) => return format!("{peers} idle peers: processor"),
-            Self::ManyMemory(peers) => return format!("{peers} idle peers: memory"),
+            Self::IdleAnonymous(interval) => {
+                return format!("idle, BFD {interval} ms: memory of its own");
+            }
+            Self::ManyProcessor(peers, true) => return format!("{peers} idle peers: processor"),
+            Self::ManyProcessor(peers, false) => {
+                return format!("{peers} idle peers, no BFD: processor");
+            }
+            Self::ManyMemory(peers, true) => return format!("{peers} idle peers: memory"),
+            Self::ManyMemory(peers, false) => return format!("{peers} idle peers, no BFD: memory"),
             Self::Pass(peers) => return format!("{peers} idle peers: longest pass"),
         };
         name.to_owned()
@@ -66,10 +75,10 @@ impl Figure {
     /// A value of this kind as people read it.
     pub fn text(self, value: f64) -> String {
         match self {
-            Self::Memory | Self::IdleMemory(_) | Self::ManyMemory(_) => {
+            Self::Memory | Self::IdleMemory(_) | Self::IdleAnonymous(_) | Self::ManyMemory(..) => {
                 format!("{:.1} MB", value / 1e6)
             }
-            Self::IdleProcessor(_) | Self::ManyProcessor(_) => format!("{:.2} %", value * 1e2),
+            Self::IdleProcessor(_) | Self::ManyProcessor(..) => format!("{:.2} %", value * 1e2),
             _ if value < 0.01 => format!("{:.2} ms", value * 1e3),
             _ if value < 1.0 => format!("{:.0} ms", value * 1e3),
             _ => format!("{value:.2} s"),
@@ -264,14 +273,18 @@ impl Samples {
                 let growth = own(1).and_then(|one| Some((own(count)? - one) * 1e3));
                 vec![goal("ms more than with 1", 10.0, growth)]
             }
-            (Figure::ManyProcessor(_), _) => vec![goal("share", 0.01, own(count))],
-            (Figure::ManyMemory(_), _) => vec![goal("bytes", 64e6, own(count))],
+            (Figure::ManyProcessor(..), _) => vec![goal("share", 0.01, own(count))],
+            (Figure::ManyMemory(..), _) => vec![goal("bytes", 64e6, own(count))],
             (Figure::Pass(_), _) => vec![goal("seconds", 0.25, own(count))],
             (Figure::Returned(_), _) => vec![goal("2 s and 1 s of hold-up", 3.0, own(count))],
             (Figure::Silent(50), _) => vec![goal("seconds", 0.2, own(1))],
-            (Figure::Silent(_) | Figure::IdleProcessor(_) | Figure::IdleMemory(_), _) => {
-                vec![goal("BIRD", 1.0, bird)]
-            }
+            (
+                Figure::Silent(_)
+                | Figure::IdleProcessor(_)
+                | Figure::IdleMemory(_)
+                | Figure::IdleAnonymous(_),
+                _,
+            ) => vec![goal("BIRD", 1.0, bird)],
         };
         goals.into_iter().flatten().collect()
     }

@@ -11,11 +11,14 @@ use crate::process::pause;
 use crate::report::Figure;
 use crate::subject::{Running, Subject};
 use crate::watch::{Count, Watch};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::time::Duration;
 
 /// For how long an idle daemon is looked at.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(10);
+/// How often a far end that is to speak is asked something.
+const NUDGE: Duration = Duration::from_millis(50);
 
 /// Who loses a peer, with what.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +42,7 @@ impl Silence {
         let idle = (self.count == 1).then_some([
             Figure::IdleProcessor(interval),
             Figure::IdleMemory(interval),
+            Figure::IdleAnonymous(interval),
         ]);
         let silent = [Figure::Silent(interval), Figure::Returned(interval)];
         idle.into_iter().flatten().chain(silent).collect()
@@ -53,13 +57,7 @@ impl Silence {
         let started = self
             .subject
             .start(&lab.middle, &peers, self.family, bfd, dir.path());
-        let mut running = started?;
-        let done = self.steps(&lab, &running, dir.path(), &mut tell);
-        running.check()?;
-        done.map_err(|error| match error {
-            Error::Interrupted => error,
-            error => Error::Wrong(format!("{error}\n{}", running.last_words())),
-        })
+        started?.through(|running| self.steps(&lab, running, dir.path(), &mut tell))
     }
 
     fn steps(
@@ -83,7 +81,7 @@ impl Silence {
                 Lab::peer_address(family, peer),
                 Lab::daemon_address(family, peer),
             );
-            FarEnd::start(space, peer + 1, &[ends], (1, count), timers, dir)
+            FarEnd::start(space, peer + 1, &[ends], (1, count), Some(timers), dir)
         };
         let [first, second] = &lab.peers;
         let far = [far(0, first)?, far(1, second)?];
@@ -106,9 +104,13 @@ impl Silence {
                 busy.as_secs_f64() / IDLE.as_secs_f64(),
             );
             tell(Figure::IdleMemory(interval), running.resident()? as f64);
+            tell(Figure::IdleAnonymous(interval), running.anonymous()? as f64);
         }
         let probe = Probe::start(lab, family, count)?;
         let [_, silent] = &far;
+        // At any moment between two of its packets.
+        let chance = RandomState::new().build_hasher().finish() % u64::from(interval.max(1));
+        pause(Duration::from_millis(chance))?;
         silent.freeze()?;
         let since = clock::now();
         let left = Count {
@@ -120,7 +122,12 @@ impl Silence {
         tell(Figure::Silent(interval), gap.as_secs_f64());
         silent.thaw()?;
         let since = clock::now();
-        let first = probe.again(1, since, deadline)?;
+        let first = loop {
+            match probe.again(1, since, NUDGE) {
+                Err(Error::Timeout { .. }) if clock::now() - since < deadline => silent.nudge()?,
+                other => break other?,
+            }
+        };
         let took = first.saturating_sub(since);
         tell(Figure::Returned(interval), took.as_secs_f64());
         Ok(())

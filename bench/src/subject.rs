@@ -45,14 +45,33 @@ impl fmt::Display for Subject {
 pub struct Running(Vec<Daemon>);
 
 impl Running {
+    /// Does `steps` with them. What failed is told with their last words.
+    pub fn through(mut self, steps: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let done = steps(&self);
+        self.check()?;
+        done.map_err(|error| match error {
+            Error::Interrupted => error,
+            error => Error::Wrong(format!("{error}\n{}", self.last_words())),
+        })
+    }
+
     /// An error if one of them has ended.
-    pub fn check(&mut self) -> Result<()> {
+    fn check(&mut self) -> Result<()> {
         self.0.iter_mut().try_for_each(Daemon::check)
     }
 
     /// Resident memory of them all, in octets.
     pub fn resident(&self) -> Result<u64> {
-        self.0.iter().map(Daemon::resident).sum()
+        self.memory(|[all, _]| all)
+    }
+
+    /// What of that is no part of a file.
+    pub fn anonymous(&self) -> Result<u64> {
+        self.memory(|[_, anonymous]| anonymous)
+    }
+
+    fn memory(&self, which: impl Fn([u64; 2]) -> u64) -> Result<u64> {
+        self.0.iter().map(|it| it.resident().map(&which)).sum()
     }
 
     /// Processor time that they all have used.
@@ -66,7 +85,7 @@ impl Running {
     }
 
     /// The last lines of their logs.
-    pub fn last_words(&self) -> String {
+    fn last_words(&self) -> String {
         let words: Vec<String> = self.0.iter().map(Daemon::last_words).collect();
         words.join("\n")
     }

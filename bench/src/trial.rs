@@ -41,19 +41,13 @@ impl Trial {
         let started = self
             .subject
             .start(&lab.middle, &peers, self.family, None, dir.path());
-        let mut running = started?;
-        let done = self.steps(&lab, &mut running, &mut tell);
-        running.check()?;
-        done.map_err(|error| match error {
-            Error::Interrupted => error,
-            error => Error::Wrong(format!("{error}\n{}", running.last_words())),
-        })
+        started?.through(|running| self.steps(&lab, running, &mut tell))
     }
 
     fn steps(
         &self,
         lab: &Lab,
-        running: &mut Running,
+        running: &Running,
         tell: &mut impl FnMut(Figure, f64),
     ) -> Result<()> {
         let Self {

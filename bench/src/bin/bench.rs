@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 /// most.
 const SILENCES: [(u32, &[u32], usize); 2] = [(1, &[100, 50], 5), (100_000, &[100], 3)];
 /// Peers that do nothing, and who has them.
-const PEERS: u32 = 100;
+const PEERS: u32 = 500;
 const IDLERS: [Subject; 2] = [Subject::Routemesh, Subject::Bird];
 /// Speakers of the simulation.
 const SPEAKERS: &str = "500";
@@ -225,22 +225,26 @@ fn failover(args: &Args) -> Result<Samples, Error> {
             }
         }
     }
-    for &subject in args.subjects.iter().filter(|it| IDLERS.contains(it)) {
-        let trial = Many {
-            subject,
-            peers: PEERS,
-            count: 100_000,
-            deadline: Duration::from_secs(300),
-        };
-        let key = |figure| Key {
-            figure,
-            family: Family::Ipv6,
-            count: trial.count,
-            subject,
-        };
-        eprint!("{PEERS} idle peers, {subject}:");
-        let run = |tell: &mut dyn FnMut(Figure, f64)| trial.run(tell);
-        one(run, trial.figures(), key, &mut samples)?;
+    for bfd in [true, false] {
+        for &subject in args.subjects.iter().filter(|it| IDLERS.contains(it)) {
+            let trial = Many {
+                subject,
+                peers: PEERS,
+                bfd,
+                count: 100_000,
+                deadline: Duration::from_secs(300),
+            };
+            let key = |figure| Key {
+                figure,
+                family: Family::Ipv6,
+                count: trial.count,
+                subject,
+            };
+            let without = if bfd { "" } else { " without BFD" };
+            eprint!("{PEERS} idle peers{without}, {subject}:");
+            let run = |tell: &mut dyn FnMut(Figure, f64)| trial.run(tell);
+            one(run, trial.figures(), key, &mut samples)?;
+        }
     }
     Ok(samples)
 }

@@ -33,7 +33,7 @@ const SPEAKERS: &str = "500";
 struct Args {
     /// Which tables.
     #[arg(long = "only", value_delimiter = ',',
-          default_values = ["routes", "failover", "codec", "simulation"])]
+          default_values = ["routes", "failover", "many", "codec", "simulation"])]
     tables: Vec<Table>,
     /// Rounds; every subject once in each.
     #[arg(long, default_value_t = 5)]
@@ -87,6 +87,8 @@ enum Table {
     Routes,
     /// Daemons with BFD, idle and when a peer falls silent.
     Failover,
+    /// Daemons with 500 idle peers.
+    Many,
     /// UPDATEs from bytes and to bytes, beside other crates.
     Codec,
     /// 500 speakers in one process.
@@ -113,23 +115,10 @@ fn run(args: &Args) -> Result<(), Box<dyn error::Error>> {
                 if let Some(docs) = &args.docs {
                     fs::write(docs.join("bench.tsv"), samples.lines())?;
                 }
-                let rounds = samples.rounds();
-                let text = samples.table();
-                let machine = machine::describe();
-                (
-                    "routes",
-                    format!("{text}\nMedians of {rounds}. {machine}\n"),
-                )
+                ("routes", with_rounds(&samples))
             }
-            Table::Failover => {
-                let samples = failover(args)?;
-                let (rounds, text) = (samples.rounds(), samples.table());
-                let machine = machine::describe();
-                (
-                    "failover",
-                    format!("{text}\nMedians of {rounds}. {machine}\n"),
-                )
-            }
+            Table::Failover => ("failover", with_rounds(&failover(args)?)),
+            Table::Many => ("many", with_rounds(&many(args)?)),
             Table::Codec => {
                 eprintln!("codec: a minute");
                 ("codec", output("codec", &[])?)
@@ -147,6 +136,12 @@ fn run(args: &Args) -> Result<(), Box<dyn error::Error>> {
         }
     }
     Ok(())
+}
+
+/// A table, and what stands beneath it.
+fn with_rounds(samples: &Samples) -> String {
+    let (table, rounds, machine) = (samples.table(), samples.rounds(), machine::describe());
+    format!("{table}\nMedians of {rounds}. {machine}\n")
 }
 
 /// What a program of this build prints.
@@ -225,6 +220,12 @@ fn failover(args: &Args) -> Result<Samples, Error> {
             }
         }
     }
+    Ok(samples)
+}
+
+/// All trials with many idle peers.
+fn many(args: &Args) -> Result<Samples, Error> {
+    let mut samples = Samples::default();
     for bfd in [true, false] {
         for &subject in args.subjects.iter().filter(|it| IDLERS.contains(it)) {
             let trial = Many {

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::kernel::Op;
 use crate::mtu;
 use crate::peers;
-use crate::state::{Group, Link, Member, Nexthop, NexthopId, Side, State, Target, ours};
+use crate::state::{Group, Link, Member, Nexthop, NexthopId, Place, Side, State, Target, ours};
 use hashbrown::HashMap;
 use ipnet::IpNet;
 use routemesh_bgp::{Hop, PeerId};
@@ -48,17 +48,17 @@ impl Links {
 }
 
 /// The interfaces, with their MTUs by number of the tunnel, and the `unreachable` routes that there
-/// should be. What stands on the interfaces follows from the Loc-RIB.
-pub fn desired(config: &Config, mtus: &BTreeMap<u32, u32>) -> State {
+/// should be beside those in `place`. What stands on the interfaces follows from the Loc-RIB.
+pub fn desired(config: &Config, place: Place, mtus: &BTreeMap<u32, u32>) -> State {
     let link = |(number, tunnel)| {
         let mtu = mtus.get(number).copied();
         link(tunnel, mtu.unwrap_or(mtu::IPV6_MINIMUM))
     };
-    let barrier = |prefix| (config.place.barrier(prefix), Target::Unreachable);
+    let barrier = |prefix| (place.barrier(prefix), Target::Unreachable);
     State {
         links: config.tunnels.iter().map(link).collect(),
         barriers: config.elsewhere().map(barrier).collect(),
-        place: config.place,
+        place,
         ..State::default()
     }
 }
@@ -492,7 +492,7 @@ mod tests {
 
     #[test]
     fn what_no_tunnel_serves_is_unreachable_and_our_own_is_not() {
-        let barriers = desired(&config(), &BTreeMap::new()).barriers;
+        let barriers = desired(&config(), Place::default(), &BTreeMap::new()).barriers;
         let prefixes: Vec<String> = barriers.keys().map(|it| it.prefix.to_string()).collect();
         assert_eq!(prefixes, ["10.0.2.0/24", "2001:db8:a2::/64"]);
         let worst = |(key, target): (&crate::state::RouteKey, &Target)| {
@@ -538,18 +538,19 @@ mod tests {
 
     #[test]
     fn tunnels_become_links_with_their_interconnect() {
-        let addresses = &desired(&config(), &BTreeMap::new()).links["rm1"].addresses;
+        let addresses =
+            &desired(&config(), Place::default(), &BTreeMap::new()).links["rm1"].addresses;
         let first = addresses.first().map(ToString::to_string);
         assert_eq!(first, Some("2001:db8:ff::2/127".into()));
     }
 
     #[test]
     fn an_interface_goes_only_after_all_that_charon_has_for_it() {
-        let mut observed = desired(&config(), &BTreeMap::new());
+        let mut observed = desired(&config(), Place::default(), &BTreeMap::new());
         let old = observed.links["rm1"].clone();
         observed.links.insert("rm9".into(), old);
         let kept = |in_charon: Option<&BTreeSet<String>>| {
-            let mut state = desired(&config(), &BTreeMap::new());
+            let mut state = desired(&config(), Place::default(), &BTreeMap::new());
             keep_links(&mut state, &observed, in_charon);
             state.links.contains_key("rm9")
         };

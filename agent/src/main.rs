@@ -241,7 +241,7 @@ async fn leave_old_overlay(
     if old.config.overlay == new.config.overlay {
         return Ok(());
     }
-    info!("the overlay has changed: leaving {:?}", old.config.overlay);
+    info!("the overlay has changed: leaving {}", old.config.overlay);
     let vici = Vici::new(vici.to_owned());
     match reconcile::down(&old.config, &vici, state_dir)
         .await?

@@ -1,10 +1,11 @@
-//! Network namespaces: naming one, and running code inside it.
+//! Network namespaces, and VRFs in them: naming one, and running code inside it.
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
+use socket2::Socket;
 use std::fmt;
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -15,10 +16,12 @@ const DIRECTORIES: [&str; 2] = ["/run/netns", "/var/run/netns"];
 const OWN: &str = "/proc/thread-self/ns/net";
 const UNNAMED: &str = "of this process";
 
-/// A network namespace, held open: it lives at least as long as this value.
+/// A network namespace, held open: it lives at least as long as this value. It may stand for one VRF
+/// in it, to which sockets are then bound.
 #[derive(Clone, Debug)]
 pub struct Netns {
     name: Option<String>,
+    vrf: Option<Arc<str>>,
     file: Arc<File>,
     /// Device and inode.
     identity: (u64, u64),
@@ -94,11 +97,27 @@ impl Netns {
         Err(Error::Missing(name.into()))
     }
 
+    /// The VRF of this name in it.
+    pub fn with_vrf(self, name: &str) -> Self {
+        let vrf = Some(name.into());
+        Self { vrf, ..self }
+    }
+
+    /// Binds a socket to the VRF, where it stands for one: it then hears what comes by the VRF's
+    /// interfaces, nothing else, and what it sends is routed by the VRF's table.
+    pub fn bind(&self, socket: &Socket) -> io::Result<()> {
+        match &self.vrf {
+            Some(vrf) => socket.bind_device(Some(vrf.as_bytes())),
+            None => Ok(()),
+        }
+    }
+
     fn open(name: Option<&str>, path: PathBuf) -> Result<Self, Error> {
         let opened = File::open(&path).and_then(|file| Ok((file.metadata()?, file)));
         match opened {
             Ok((metadata, file)) => Ok(Self {
                 name: name.map(Into::into),
+                vrf: None,
                 identity: (metadata.dev(), metadata.ino()),
                 file: Arc::new(file),
             }),
@@ -110,7 +129,7 @@ impl Netns {
         }
     }
 
-    /// Whether both are one namespace, whatever their names.
+    /// Whether both are of one namespace, whatever their names.
     pub fn is(&self, other: &Self) -> bool {
         self.identity == other.identity
     }

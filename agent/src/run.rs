@@ -77,7 +77,7 @@ pub async fn run(
             continue;
         }
         // The private side is now another namespace: what is in the old one is of no use there.
-        info!("the overlay has changed: leaving {:?}", config.overlay);
+        info!("the overlay has changed: leaving {}", config.overlay);
         let vici = Vici::new(host.vici.clone());
         match reconcile::down(&config, &vici, &host.state_dir).await {
             Ok(problems) => problems
@@ -150,7 +150,7 @@ async fn live(
             return Ended::Moved;
         }
         if gateway.kernel().is_orphaned() {
-            error!("the overlay namespace was deleted, and perhaps made again");
+            error!("the overlay was deleted, and perhaps made again");
             return Ended::Failed;
         }
         let seen = charon.borrow_and_update().clone();

@@ -9,7 +9,7 @@ mod model;
 mod space;
 
 use ipnet::IpNet;
-use routemesh_agent::config::Hash;
+use routemesh_agent::config::{Hash, Overlay};
 use routemesh_agent::kernel::{Event, Kernel, Op, Reason, forwarding, tunnels};
 use routemesh_agent::netns::{self, Netns};
 use routemesh_agent::state::{
@@ -37,7 +37,7 @@ fn with_wan() -> Space {
 }
 
 fn open(space: &Space) -> Kernel {
-    Kernel::open(Some(&space.0)).expect("kernel opens")
+    Kernel::open(&Overlay::Netns(space.0.clone())).expect("kernel opens")
 }
 
 fn net(text: &str) -> IpNet {
@@ -952,7 +952,9 @@ async fn namespaces_are_entered_on_a_thread_of_their_own() {
 async fn the_mtu_of_a_path_is_what_the_kernel_goes_by() {
     let space = with_wan();
     let inside = Netns::named(&space.0).expect("it is there");
-    let kernel = inside.run(|| Kernel::open(None)).expect("a thread");
+    let kernel = inside
+        .run(|| Kernel::open(&Overlay::Own))
+        .expect("a thread");
     let kernel = kernel.expect("kernel opens");
     let address = |text: &str| text.parse::<std::net::IpAddr>().expect("an address");
     let pairs = [

@@ -9,7 +9,7 @@ use space::Space;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -120,6 +120,14 @@ impl Lan {
             .args(["--vici", &self.file("no.vici")])
             .stderr(fs::File::create(self.file("agent.log")).expect("a log"));
         Daemon(command.spawn().expect("the agent runs"))
+    }
+
+    fn down(&self) -> Output {
+        let mut command = self.gateway.command(env!("CARGO_BIN_EXE_mesh-agent"));
+        command
+            .args(["down", "--state-dir", &self.file("state")])
+            .args(["--vici", &self.file("no.vici")]);
+        command.output().expect("it runs")
     }
 
     /// Routes of ours in the gateway's kernel: destination and whether over a group or unreachable.
@@ -380,13 +388,7 @@ fn down_takes_leave_and_removes_what_is_ours_and_nothing_else() {
     let agent = lan.agent();
     lan.wait_for("routes of both families", || lan.routes() == ALL);
     drop(agent);
-    let down = lan
-        .gateway
-        .command(env!("CARGO_BIN_EXE_mesh-agent"))
-        .args(["down", "--state-dir", &lan.file("state")])
-        .args(["--vici", &lan.file("no.vici")])
-        .output()
-        .expect("it runs");
+    let down = lan.down();
     // charon is away here, and whoever takes a gateway down has to know.
     let told = String::from_utf8_lossy(&down.stderr);
     assert!(told.contains("charon") && !down.status.success(), "{told}");
@@ -397,6 +399,22 @@ fn down_takes_leave_and_removes_what_is_ours_and_nothing_else() {
     assert!(lan.gateway.ip("route show").contains("10.9.0.0/24"));
     assert!(lan.gateway.ip("-6 route show").contains("2001:db8:9::/64"));
     assert_eq!(lan.gateway.json("nexthop show id 7").len(), 1);
+}
+
+#[test]
+fn what_is_left_can_be_taken_down_where_the_overlay_is_gone() {
+    let lan = Lan::up();
+    let overlay = Space::new();
+    let agent = lan.agent_with(|config| config.overlay.clone_from(&overlay.0));
+    lan.wait_for("routes in the overlay", || {
+        overlay.json("route show proto 82").len() == 1
+    });
+    drop(agent);
+    drop(overlay);
+    let down = lan.down();
+    let told = String::from_utf8_lossy(&down.stderr);
+    // Not a word of the namespace.
+    assert!(told.starts_with("charon") && told.lines().count() == 1, "{told}");
 }
 
 #[test]

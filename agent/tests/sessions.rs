@@ -6,6 +6,7 @@ mod space;
 use ipnet::IpNet;
 use routemesh_agent::bgp::Bgp;
 use routemesh_agent::bgp::setup::{Range, Setup, Transport};
+use routemesh_agent::config::Overlay;
 use routemesh_agent::kernel::Kernel;
 use routemesh_agent::liveness::Sign;
 use routemesh_agent::netns::Netns;
@@ -321,7 +322,7 @@ async fn unnumbered_neighbours_find_each_other() {
         setup
     };
     let bgp_a = start(&space_a, unnumbered(a(), "fe80::1", 65002, &space_a));
-    let kernel = Kernel::open(Some(&space_b.0)).expect("kernel opens");
+    let kernel = Kernel::open(&Overlay::Netns(space_b.0.clone())).expect("kernel opens");
     let routers = async || kernel.routers().await.expect("neighbours are listed");
     let expected = BTreeMap::from([(index(&space_b), ["fe80::1".parse().expect("IPv6")].into())]);
     wait_for("A known to B's kernel", async || {

@@ -98,6 +98,9 @@ impl Sockets {
         let failed = |error| Error::Socket(family, error);
         let make = || -> io::Result<_> { Ok([socket(family)?, socket(family)?, socket(family)?]) };
         let [news, routine, sending] = overlay.run(make)?.map_err(failed)?;
+        for socket in [&news, &routine, &sending] {
+            overlay.bind(socket).map_err(failed)?;
+        }
         // In the order of their numbers in the filter.
         for receiving in [&news, &routine] {
             receiving.set_reuse_port(true).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! TCP for BGP, in the overlay namespace.
+//! TCP for BGP, in the overlay.
 
 use super::options::{self, TTL};
 use super::setup::Transport;
@@ -27,6 +27,8 @@ fn socket(netns: &Netns, address: IpAddr) -> io::Result<Socket> {
     };
     let make = || Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP));
     let socket = netns.run(make).map_err(outside)??;
+    // First: whether an address is a local one depends on it.
+    netns.bind(&socket)?;
     match address {
         IpAddr::V4(_) => {
             socket.set_tos_v4(CS6)?;

@@ -4,11 +4,13 @@
 mod abroad;
 mod bfd;
 mod options;
+mod overlay;
 mod router;
 mod term;
 
 pub use abroad::Abroad;
 pub use options::{EspOptions, IkeOptions, Offload};
+pub use overlay::Overlay;
 pub use router::{MAX_PREFIXES, Router, Whereabouts};
 
 use crate::state::{LinkKind, Place, ours};
@@ -36,8 +38,8 @@ pub struct Config {
     pub asn: u32,
     /// BGP identifier.
     pub router_id: Ipv4Addr,
-    /// Namespace of the private side, where it is another than the agent's.
-    pub overlay: Option<String>,
+    /// Where the private side is.
+    pub overlay: Overlay,
     /// Route protocols of other programs that are announced.
     pub announce: BTreeSet<u8>,
     /// BGP hold time.
@@ -357,10 +359,7 @@ impl TryFrom<&proto::Config> for Config {
             site: fields.name("site", &raw.site)?,
             asn: fields.asn("asn", raw.asn)?,
             router_id: fields.parse("router_id", &raw.router_id, "an IPv4 address")?,
-            overlay: match raw.overlay.as_str() {
-                "" => None,
-                name => Some(fields.name("overlay", name)?),
-            },
+            overlay: overlay::overlay(&fields, raw)?,
             announce: parse_announce(&fields, &raw.announce)?,
             hold_time: Duration::from_secs(u64::from(raw.hold_time)),
             bfd: bfd::parse(&fields, raw.bfd)?,
@@ -368,25 +367,7 @@ impl TryFrom<&proto::Config> for Config {
             drain: raw.drain,
             routers,
             tunnels,
-            place: Place {
-                table: match raw.table {
-                    0 => ours::TABLE,
-                    // RT_TABLE_DEFAULT and RT_TABLE_LOCAL are the kernel's own.
-                    table @ (253 | 255) => {
-                        let expected = "a routing table of ours: not 253 or 255";
-                        return Err(fields.wrong("table", &table.to_string(), expected));
-                    }
-                    table => table,
-                },
-                metric: match raw.metric {
-                    0 => ours::METRIC,
-                    metric if metric < ours::METRIC_UNREACHABLE => metric,
-                    worst => {
-                        let expected = "better than that of the unreachable routes";
-                        return Err(fields.wrong("metric", &worst.to_string(), expected));
-                    }
-                },
-            },
+            place: overlay::place(&fields, raw)?,
             hash: match raw.hash.as_str() {
                 "" | "l4" => Hash::L4,
                 "l3" => Hash::L3,
@@ -608,7 +589,7 @@ mod tests {
     #[test]
     fn what_cannot_be_run_is_refused_by_name() {
         type Spoil = fn(&mut proto::Config);
-        let cases: [(Spoil, &str); 22] = [
+        let cases: [(Spoil, &str); 26] = [
             (|c| c.firewall = "on".into(), "config: firewall is \"on\""),
             (
                 |c| c.services = vec!["ssh".into()],
@@ -623,6 +604,13 @@ mod tests {
             (|c| c.gateway = "a/b".into(), "config: gateway is \"a/b\""),
             (|c| c.router_id = "x".into(), "config: router_id is \"x\""),
             (|c| c.overlay = "../x".into(), "config: overlay is \"../x\""),
+            (|c| c.overlay = "vrf:".into(), "config: overlay is \"\""),
+            (
+                |c| (c.overlay, c.table) = ("vrf:x".into(), 10),
+                "config: table is \"10\"",
+            ),
+            (|c| c.table = 255, "config: table is \"255\""),
+            (|c| c.metric = u32::MAX, "config: metric is \"4294967295\""),
             (
                 |c| c.announce = vec!["82".into()],
                 "config: announce is \"82\"",

@@ -180,12 +180,10 @@ impl Table {
         self.body.push_str("\t}\n");
     }
 
-    fn base_chain(&mut self, name: &str, hook: &str, rules: &[&str]) {
+    fn base_chain(&mut self, name: &str, hook: &str, rules: &[String]) {
         let hook = format!("type filter hook {hook} priority {PRIORITY}; policy accept;");
-        let rules: Vec<&str> = [hook.as_str()]
-            .into_iter()
-            .chain(rules.iter().copied())
-            .collect();
+        let rules = rules.iter().map(String::as_str);
+        let rules: Vec<&str> = [hook.as_str()].into_iter().chain(rules).collect();
         self.chain(name, &rules);
     }
 }
@@ -225,8 +223,8 @@ pub fn underlay(config: &Config, known: &BTreeSet<IpAddr>) -> Table {
         "underlay_input",
         "input",
         &[
-            "meta l4proto esp goto from_underlay",
-            "udp dport { 500, 4500 } goto from_underlay",
+            "meta l4proto esp goto from_underlay".to_owned(),
+            "udp dport { 500, 4500 } goto from_underlay".to_owned(),
         ],
     );
     table
@@ -237,6 +235,9 @@ pub fn underlay(config: &Config, known: &BTreeSet<IpAddr>) -> Table {
 pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
     let mut table = Table::default();
     let refuse = refuse(config.firewall);
+    let vrf = config.overlay.is_vrf();
+    // What comes by an interface of a VRF comes by the VRF, for all that sees it after routing.
+    let came_by = if vrf { "meta sdifname" } else { "iifname" };
     let sites = sites(config);
     links(&mut table, config, leftovers, &sites);
     let nears = nears(config);
@@ -272,14 +273,11 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
         "is_spoofed",
         &[
             "jump icmp_errors",
-            &counted("iifname", Reason::Spoofed),
+            &counted(came_by, Reason::Spoofed),
             refuse,
         ],
     );
-    table.chain(
-        "is_not_here",
-        &[&counted("iifname", Reason::NotHere), refuse],
-    );
+    table.chain("is_not_here", &[&counted(came_by, Reason::NotHere), refuse]);
     table.chain(
         "is_not_there",
         &[&counted("oifname", Reason::NotThere), refuse],
@@ -293,16 +291,18 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
             refuse,
         ],
     );
+    let by_source = format!("{came_by} vmap @by_source");
+    let into_near = format!("{came_by} vmap @into_near");
     let (mut into, mut out_of) = (Vec::new(), Vec::new());
     if !nears.is_empty() {
-        near(&mut table, &nears);
-        into.push("iifname vmap @into_near");
+        near(&mut table, &nears, &by_source);
+        into.push(into_near.as_str());
         out_of.push("oifname vmap @out_of_near");
     }
     let from = [
         "ip daddr != @own_ip4 goto is_not_here",
         "ip6 daddr != @own_ip6 goto is_not_here",
-        "iifname vmap @by_source",
+        &by_source,
     ];
     table.chain("from_tunnel", &[into, from.to_vec()].concat());
     let to = [
@@ -315,8 +315,8 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
     table.chain(
         "to_gateway",
         &[
-            "iifname . ip6 saddr @far_gateways goto from_gateway",
-            "iifname vmap @by_source",
+            &format!("{came_by} . ip6 saddr @far_gateways goto from_gateway"),
+            &by_source,
             "goto for_services",
         ],
     );
@@ -332,28 +332,34 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
         "for_services",
         &[
             "jump open_services",
-            &counted("iifname", Reason::Closed),
+            &counted(came_by, Reason::Closed),
             refuse,
         ],
     );
-    table.base_chain(
-        "overlay_forward",
-        "forward",
-        &[
-            "oifname @tunnel_links tcp flags syn / syn,rst tcp option maxseg size set rt mtu",
-            "iifname @tunnel_links jump from_tunnel",
-            "oifname @tunnel_links jump to_tunnel",
-        ],
-    );
-    table.base_chain(
-        "overlay_input",
-        "input",
-        &["iifname @tunnel_links goto to_gateway"],
-    );
+    let mut forward = vec![
+        "oifname @tunnel_links tcp flags syn / syn,rst tcp option maxseg size set rt mtu"
+            .to_owned(),
+        format!("{came_by} @tunnel_links jump from_tunnel"),
+    ];
+    let mut input = vec![format!("{came_by} @tunnel_links goto to_gateway")];
+    if vrf {
+        // From a tunnel whose interface somebody has taken out of the VRF, nothing. Neighbour
+        // discovery comes by the interface itself at any time.
+        forward.push(format!("iifname @tunnel_links {refuse}"));
+        input.push(format!(
+            "iifname @tunnel_links meta l4proto != ipv6-icmp {refuse}"
+        ));
+    }
+    forward.push("oifname @tunnel_links jump to_tunnel".to_owned());
+    table.base_chain("overlay_forward", "forward", &forward);
+    table.base_chain("overlay_input", "input", &input);
     table.base_chain(
         "overlay_output",
         "output",
-        &["oifname @tunnel_links meta l4proto udp udp dport != 3784 jump remember_asked"],
+        &[
+            "oifname @tunnel_links meta l4proto udp udp dport != 3784 jump remember_asked"
+                .to_owned(),
+        ],
     );
     table
 }
@@ -415,8 +421,8 @@ fn nears(config: &Config) -> BTreeMap<Vec<IpNet>, (String, Vec<String>)> {
 }
 
 /// What these are judged by.
-fn near(table: &mut Table, nears: &BTreeMap<Vec<IpNet>, (String, Vec<String>)>) {
-    table.chain("from_there", &["iifname vmap @by_source"]);
+fn near(table: &mut Table, nears: &BTreeMap<Vec<IpNet>, (String, Vec<String>)>, by_source: &str) {
+    table.chain("from_there", &[by_source]);
     for (prefixes, (name, _)) in nears {
         table.prefixes(name, prefixes);
         let (to4, to6) = (
@@ -525,6 +531,7 @@ fn services(table: &mut Table, config: &Config) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Overlay;
     use crate::state_dir::read_config;
     use std::path::Path;
 
@@ -532,20 +539,25 @@ mod tests {
     #[test]
     fn what_the_table_holds_is_as_was_read() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let blue = || Overlay::Vrf("blue".into());
         let examples = [
-            ("three-sites", "V1-1"),
-            ("as-per-site", "rome-1"),
-            ("oracle", "home-1"),
-            ("oracle", "shop-1"),
+            ("three-sites", "V1-1", Overlay::Own),
+            ("as-per-site", "rome-1", Overlay::Own),
+            ("as-per-site", "rome-1", blue()),
+            ("oracle", "home-1", Overlay::Own),
+            ("oracle", "home-1", blue()),
+            ("oracle", "shop-1", Overlay::Own),
         ];
-        for (example, gateway) in examples {
+        for (example, gateway, place) in examples {
             let file = root.join(format!("../tests/golden/{example}/{gateway}.toml"));
-            let config = Config::try_from(&read_config(&file).unwrap()).unwrap();
+            let mut config = Config::try_from(&read_config(&file).unwrap()).unwrap();
+            let vrf = if place.is_vrf() { "-vrf" } else { "" };
+            config.overlay = place;
             let known = ["198.51.100.7".parse().unwrap()].into();
             let leftovers = ["rm999".to_owned()].into();
             let table = underlay(&config, &known).with(overlay(&config, &leftovers));
             let now = table.script(&BTreeMap::new());
-            let golden = root.join(format!("src/firewall/golden/{example}-{gateway}.nft"));
+            let golden = root.join(format!("src/firewall/golden/{example}-{gateway}{vrf}.nft"));
             if std::env::var_os("RENEW_GOLDEN").is_some() {
                 std::fs::write(&golden, &now).unwrap();
             }

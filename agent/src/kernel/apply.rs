@@ -30,7 +30,7 @@ pub enum Reason {
     #[error("conflict: something else is there already")]
     Conflict,
     /// The interface is not where it should be.
-    #[error("there is no link {0}")]
+    #[error("there is no link {0} in the overlay")]
     NoLink(String),
     /// An interface of this name is somebody else's.
     #[error("conflict: link {0} is not a tunnel interface of ours")]
@@ -137,14 +137,18 @@ impl Kernel {
                 // Already there, or nowhere.
                 None => ours(&self.overlay, name).await.map(drop),
                 Some(found) if found.ours.is_none() => Err(Reason::NotOurs(name.clone())),
-                Some(_) if self.same => Ok(()),
                 Some(found) => {
-                    let request = link::transfer(found.index, self.netns.as_fd());
+                    let request = match &self.vrf {
+                        Some(vrf) if vrf.has(&found) => return Ok(()),
+                        Some(vrf) => link::enslave(found.index, vrf.index),
+                        None if self.same => return Ok(()),
+                        None => link::transfer(found.index, self.netns.as_fd()),
+                    };
                     Ok(self.underlay.send_one(request).await?)
                 }
             },
             Op::SetLink { name, up, mtu } => {
-                let found = ours(&self.overlay, name).await?;
+                let found = self.inside(name).await?;
                 Ok(self
                     .overlay
                     .send_one(link::set(found.index, *up, *mtu))
@@ -165,7 +169,7 @@ impl Kernel {
                 }
             }
             Op::AddAddress { link, address } => {
-                let index = ours(&self.overlay, link).await?.index;
+                let index = self.inside(link).await?.index;
                 match self
                     .overlay
                     .send_one(link::add_address(index, address))
@@ -197,6 +201,15 @@ impl Kernel {
             },
             // Bulk.
             _ => Err(Reason::Refused(Errno::EOPNOTSUPP.into())),
+        }
+    }
+
+    /// A tunnel interface of ours that is in the overlay.
+    async fn inside(&self, name: &str) -> Result<Interface, Reason> {
+        let found = ours(&self.overlay, name).await?;
+        match &self.vrf {
+            Some(vrf) if !vrf.has(&found) => Err(Reason::NoLink(name.to_owned())),
+            _ => Ok(found),
         }
     }
 

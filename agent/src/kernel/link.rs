@@ -21,6 +21,7 @@ const ADDRESS_HEADER: usize = 8;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_XFRM_IF_ID: u16 = 2;
+const IFLA_VRF_TABLE: u16 = 1;
 const IFLA_VTI_IKEY: u16 = 2;
 const IFLA_VTI_OKEY: u16 = 3;
 const IFLA_VTI_LOCAL: u16 = 4;
@@ -38,6 +39,10 @@ pub(super) struct Interface {
     /// Up, and with a carrier.
     pub usable: bool,
     pub loopback: bool,
+    /// The index of what it is a part of: a bridge, a bond, a VRF.
+    pub master: Option<u32>,
+    /// The routing table, if it is a VRF.
+    pub table: Option<u32>,
     /// What it is, if it is a tunnel interface of ours.
     pub ours: Option<LinkKind>,
 }
@@ -95,6 +100,13 @@ pub(super) fn add(name: &str, kind: &LinkKind, mtu: u32) -> Option<Request> {
 /// Moves an interface to another namespace.
 pub(super) fn transfer(index: u32, namespace: BorrowedFd<'_>) -> Request {
     let message = LinkUnspec::new_with_index(index).setns_by_fd(namespace.as_raw_fd());
+    Request::new(RouteNetlinkMessage::SetLink(message.build()), 0)
+}
+
+/// Makes an interface a part of another, and sets it down: what is set up before would lose its IPv6
+/// addresses, and everybody's nexthops, on the way.
+pub(super) fn enslave(index: u32, master: u32) -> Request {
+    let message = LinkUnspec::new_with_index(index).controller(master).down();
     Request::new(RouteNetlinkMessage::SetLink(message.build()), 0)
 }
 
@@ -193,15 +205,24 @@ pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Interface> {
     let name = string(attribute(attributes, libc::IFLA_IFNAME)?);
     let is = |flag: i32| flags & flag.cast_unsigned() != 0;
     let info = attribute(attributes, libc::IFLA_LINKINFO);
+    let number = |kind| attribute(attributes, kind).and_then(|value| u32_at(value, 0));
     Some(Interface {
         index,
-        mtu: attribute(attributes, libc::IFLA_MTU).and_then(|value| u32_at(value, 0))?,
+        mtu: number(libc::IFLA_MTU)?,
         up: is(libc::IFF_UP),
         usable: kind == libc::RTM_NEWLINK && is(libc::IFF_UP) && is(libc::IFF_LOWER_UP),
         loopback: is(libc::IFF_LOOPBACK),
+        master: number(libc::IFLA_MASTER),
+        table: info.and_then(vrf_table),
         ours: info.filter(|_| is_our_name(&name)).and_then(tunnel),
         name,
     })
+}
+
+fn vrf_table(info: &[u8]) -> Option<u32> {
+    let is_vrf = string(attribute(info, IFLA_INFO_KIND)?) == "vrf";
+    let table = attribute(attribute(info, IFLA_INFO_DATA)?, IFLA_VRF_TABLE)?;
+    is_vrf.then(|| u32_at(table, 0))?
 }
 
 /// Our prefix and a number.

@@ -17,6 +17,7 @@ mod route;
 mod rule;
 mod socket;
 mod sysctl;
+mod vrf;
 mod wire;
 mod xfrm;
 
@@ -30,11 +31,14 @@ pub use socket::Refusal;
 pub use sysctl::{Setting, forwarding, tunnels};
 pub use xfrm::{Deletions, Policy, Sa, Xfrm};
 
+use crate::config::Overlay;
 use crate::netns::{self, Netns};
+use crate::state::{Place, ours};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use socket::Channel;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
+use vrf::Vrf;
 
 /// Why the kernel could not be reached or observed.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,14 @@ pub enum Error {
         /// How it was refused.
         refusal: Refusal,
     },
+    /// The overlay's VRF.
+    #[error(
+        "there is no VRF {0}: create it with `ip link add {0} type vrf table N`, N a number of its own, and set it up"
+    )]
+    NoVrf(String),
+    /// Something else has its name.
+    #[error("interface {0} is no VRF: give the overlay another name, or the interface")]
+    NotVrf(String),
     /// There is one agent per namespace.
     #[error("network namespace {netns} has an agent already ({source}); stop that one first")]
     Claimed {
@@ -73,6 +85,13 @@ pub enum Error {
     SysctlTimeout(u64),
 }
 
+impl Error {
+    /// The overlay is not there.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Netns(netns::Error::Missing(_)) | Self::NoVrf(_))
+    }
+}
+
 /// Name of the abstract socket that stands for the claim.
 const CLAIM: &str = "routemesh-agent";
 
@@ -94,16 +113,18 @@ pub struct Kernel {
     netns: Netns,
     own: Netns,
     same: bool,
+    /// The part of it that is the overlay.
+    vrf: Option<Vrf>,
 }
 
 impl Kernel {
-    /// Opens request sockets in the process's own namespace, the underlay, and in the overlay: the
-    /// namespace of this name, or the same where there is none.
-    pub fn open(overlay: Option<&str>) -> Result<Self, Error> {
+    /// Opens request sockets in the process's own namespace, the underlay, and in the overlay's.
+    pub fn open(overlay: &Overlay) -> Result<Self, Error> {
         let own = Netns::current()?;
-        let netns = match overlay {
-            Some(name) => Netns::named(name)?,
-            None => own.clone(),
+        let (netns, vrf) = match overlay {
+            Overlay::Own => (own.clone(), None),
+            Overlay::Netns(name) => (Netns::named(name)?, None),
+            Overlay::Vrf(name) => (own.clone().with_vrf(name), Some(Vrf::named(name)?)),
         };
         let same = own.is(&netns);
         let open = |netns: &Netns| {
@@ -126,6 +147,7 @@ impl Kernel {
             netns,
             own,
             same,
+            vrf,
         })
     }
 
@@ -149,10 +171,22 @@ impl Kernel {
         Ok(Claim(underlay, overlay))
     }
 
-    /// The overlay's name stands for another namespace by now, or for none.
+    /// The overlay's name stands for another namespace or VRF by now, or for none.
     pub fn is_orphaned(&self) -> bool {
         let named = self.netns.name().map(Netns::named);
-        named.is_some_and(|named| !named.is_ok_and(|named| named.is(&self.netns)))
+        let gone = named.is_some_and(|named| !named.is_ok_and(|named| named.is(&self.netns)));
+        gone || self.vrf.as_ref().is_some_and(|vrf| !vrf.is_there())
+    }
+
+    /// The routing table of the overlay's own routes.
+    pub fn table(&self) -> u32 {
+        self.vrf.as_ref().map_or(ours::TABLE, |vrf| vrf.table)
+    }
+
+    /// Where routes that are to be in this place are: a VRF has a table of its own.
+    pub fn place(&self, place: Place) -> Place {
+        let table = self.vrf.as_ref().map_or(place.table, |vrf| vrf.table);
+        Place { table, ..place }
     }
 
     /// The underlay's namespace.

@@ -40,7 +40,7 @@ pub struct Observed {
     pub connected: Vec<(IpNet, IpAddr, String)>,
     /// The overlay interfaces that have link-local addresses: the index of each, and the lowest.
     pub link_local: BTreeMap<String, (u32, Ipv6Addr)>,
-    /// Unicast routes of the overlay's main table that are not ours, with their protocol: what may
+    /// Unicast routes of the overlay's own table that are not ours, with their protocol: what may
     /// be announced. Of several to one destination, that of the best metric. Without those that
     /// cannot carry packets now (no carrier), link-local and multicast ones, and our interconnects.
     pub foreign: BTreeMap<IpNet, u8>,
@@ -51,11 +51,11 @@ pub struct Observed {
 }
 
 impl Kernel {
-    /// Lists everything, with the routes of these tables beside the main one. Causes no
+    /// Lists everything, with the routes of these tables beside the overlay's own. Causes no
     /// [event](super::Event).
     pub async fn observe(&self, tables: &BTreeSet<u32>) -> Result<Observed, Error> {
         let mut observed = self.objects().await?;
-        let mut foreign = Foreign::new(&observed.links);
+        let mut foreign = Foreign::new(&observed.links, self.table());
         let mut listing = self.routes(tables);
         while let Some(piece) = listing.recv().await {
             for route in piece? {
@@ -78,13 +78,13 @@ impl Kernel {
         Ok(observed)
     }
 
-    /// Lists the routes of the overlay's main table and of these, ours and others, in pieces. What is
+    /// Lists the routes of the overlay's own table and of these, ours and others, in pieces. What is
     /// written meanwhile is in it or not. After an error nothing more comes.
     pub fn routes(&self, tables: &BTreeSet<u32>) -> mpsc::Receiver<Result<Vec<Route>, Error>> {
         let (pieces, listing) = mpsc::channel(PIECES);
         let channel = self.listings.clone();
         let mut tables = tables.clone();
-        tables.insert(ours::TABLE);
+        tables.insert(self.table());
         let dumps = FAMILIES.into_iter().flat_map(move |(what, family)| {
             let dumps = tables.clone().into_iter();
             dumps.map(move |table| (what, route::dump(family, table)))
@@ -138,9 +138,12 @@ impl Kernel {
         )
         .await?;
         let mut observed = Observed::default();
-        observed.add_links(Side::Overlay, &interfaces, &addresses);
-        observed.add_neighbourhood(&interfaces, &addresses);
         observed.add_nexthops(nexthops, &interfaces);
+        let inside = |interface: &Interface| self.vrf.as_ref().is_none_or(|it| it.has(interface));
+        let (inside, outside) = interfaces.into_iter().partition(|(_, it)| inside(it));
+        observed.add_links(Side::Overlay, &inside, &addresses);
+        observed.add_neighbourhood(&inside, &addresses);
+        observed.add_links(Side::Underlay, &outside, &addresses);
         if !self.same {
             let what = "list links in the underlay";
             let interfaces = list(&self.underlay, what, link::dump(), link::decode).await?;
@@ -220,7 +223,7 @@ impl Observed {
                 self.link_local
                     .insert(interface.name.clone(), (*index, lowest));
             }
-            for address in own().filter(|address| !is_link_local(&address.on_link)) {
+            for address in own().filter(|address| !is_nowhere(&address.on_link)) {
                 let own = address.own.addr();
                 self.connected
                     .push((address.on_link, own, interface.name.clone()));
@@ -276,24 +279,26 @@ impl Observed {
 /// best metric.
 #[derive(Debug, Default)]
 pub struct Foreign {
+    table: u32,
     interconnects: BTreeSet<IpNet>,
     best: BTreeMap<IpNet, (u32, u8)>,
 }
 
 impl Foreign {
-    /// None yet. Our own links' subnets are nobody else's.
-    pub fn new(links: &BTreeMap<String, Link>) -> Self {
+    /// None yet of this table. Our own links' subnets are nobody else's.
+    pub fn new(links: &BTreeMap<String, Link>, table: u32) -> Self {
         let addresses = links.values().flat_map(|link| &link.addresses);
         Self {
+            table,
             interconnects: addresses.map(IpNet::trunc).collect(),
             best: BTreeMap::new(),
         }
     }
 
-    /// One more, not ours; those of the main table count.
+    /// One more, not ours; those of the table count.
     pub fn add(&mut self, route: &Route) {
-        let main = route.key.table == ours::TABLE;
-        if main && route.is_announceable() && !self.interconnects.contains(&route.key.prefix) {
+        let here = route.key.table == self.table;
+        if here && route.is_announceable() && !self.interconnects.contains(&route.key.prefix) {
             let candidate = (route.key.metric, route.protocol);
             let held = self.best.entry(route.key.prefix).or_insert(candidate);
             *held = candidate.min(*held);
@@ -315,6 +320,11 @@ impl Route {
         let nowhere = is_link_local(prefix) || address.is_multicast() || address.is_loopback();
         self.kind == nix::libc::RTN_UNICAST && !self.dead && !nowhere
     }
+}
+
+/// Reaches nobody else: of a VRF, its loopback addresses.
+fn is_nowhere(prefix: &IpNet) -> bool {
+    is_link_local(prefix) || prefix.addr().is_loopback()
 }
 
 fn is_link_local(prefix: &IpNet) -> bool {

@@ -260,7 +260,7 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    fn open(protocol: isize) -> Result<Self, Refusal> {
+    pub fn open(protocol: isize) -> Result<Self, Refusal> {
         let mut raw = Raw::new(protocol)?;
         raw.set_cap_ack(true)?;
         raw.set_ext_ack(true)?;

@@ -3,6 +3,7 @@
 use super::verdict::{Charon, Facts, Needs, verdict};
 use super::{Ability, FAILS, Release, offload, trial};
 use crate::control::InForce;
+use crate::kernel::Kernel;
 use crate::vici::Vici;
 use routemesh_proto::Finding;
 use std::collections::BTreeMap;
@@ -32,6 +33,9 @@ pub async fn look(vici: &Vici, needs: &Needs) -> Facts {
     Facts {
         kernel: Release::running(),
         tried: tried.unwrap_or_else(|error| Err(error.to_string())),
+        overlay: Kernel::open(&needs.overlay)
+            .map(drop)
+            .map_err(|error| error.to_string()),
         settings: settings.map(drop).map_err(|error| error.to_string()),
         charon: ask_charon(vici).await,
         drop_in: drop_in(),
@@ -100,7 +104,7 @@ pub async fn watch(
 fn can_all(facts: &Facts) -> bool {
     let tried = facts.tried.as_ref();
     let all = tried.is_ok_and(|tried| tried.values().all(Result::is_ok));
-    all && facts.settings.is_ok() && facts.offload.values().all(|can| *can)
+    all && facts.overlay.is_ok() && facts.settings.is_ok() && facts.offload.values().all(|can| *can)
 }
 
 /// For people.

@@ -2,7 +2,7 @@
 
 use super::trial::Tried;
 use super::{Ability, Host, Release, Version, refusal};
-use crate::config::{Config, Mode, Offload, Tunnel};
+use crate::config::{Config, Mode, Offload, Overlay, Tunnel};
 use crate::state::LinkKind;
 use routemesh_proto::Finding;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +15,8 @@ pub struct Facts {
     pub kernel: Release,
     /// What was tried of it; an error is that nothing could be.
     pub tried: Result<Tried, String>,
+    /// The private side's namespace or VRF is there.
+    pub overlay: Result<(), String>,
     /// Kernel settings can be written.
     pub settings: Result<(), String>,
     /// strongSwan, if it answers.
@@ -39,6 +41,8 @@ pub struct Charon {
 pub struct Needs {
     /// Of the kernel.
     pub abilities: BTreeSet<Ability>,
+    /// Where the private side is.
+    pub overlay: Overlay,
     tunnels: Vec<Tunnel>,
 }
 
@@ -47,6 +51,7 @@ impl Default for Needs {
         use Ability::{Esp, Nexthops, Nftables, XfrmInterface};
         Self {
             abilities: BTreeSet::from([Esp, Nexthops, Nftables, XfrmInterface]),
+            overlay: Overlay::Own,
             tunnels: Vec::new(),
         }
     }
@@ -62,6 +67,9 @@ impl Needs {
         if config.resilient {
             abilities.insert(Ability::ResilientGroups);
         }
+        if config.overlay.is_vrf() {
+            abilities.insert(Ability::Vrf);
+        }
         let tunnels: Vec<Tunnel> = config.tunnels.values().cloned().collect();
         abilities.extend(tunnels.iter().map(|tunnel| match tunnel.kind {
             LinkKind::Xfrm { .. } => Ability::XfrmInterface,
@@ -71,7 +79,11 @@ impl Needs {
             } => Ability::Vti,
             LinkKind::Vti { .. } => Ability::Vti6,
         }));
-        Self { abilities, tunnels }
+        Self {
+            abilities,
+            overlay: config.overlay.clone(),
+            tunnels,
+        }
     }
 
     /// Outer addresses whose interface is to do ESP.
@@ -103,6 +115,14 @@ fn finding(severity: &str, object: impl ToString, breaks: &str, cure: &str) -> F
 /// What is wrong, the worst first.
 pub fn verdict(facts: &Facts, needs: &Needs) -> Vec<Finding> {
     let mut findings = abilities(facts, needs);
+    if let Err(error) = &facts.overlay {
+        findings.push(finding(
+            FAILS,
+            format!("overlay: {error}"),
+            "nothing of the mesh is made on this host",
+            "make it before the agent starts, or give the gateway another overlay",
+        ));
+    }
     if let Err(error) = &facts.settings {
         findings.push(finding(
             FAILS,
@@ -307,6 +327,7 @@ mod tests {
         Facts {
             kernel,
             tried: Ok(Ability::ALL.into_iter().map(|it| (it, Ok(()))).collect()),
+            overlay: Ok(()),
             settings: Ok(()),
             charon: Ok(Charon {
                 version: charon.to_owned(),
@@ -441,6 +462,10 @@ mod tests {
             plugins: vec!["kernel-libipsec".into()],
         });
         assert_eq!(fails(&facts, &needs).len(), 1 + PLUGINS.len() + 1);
+
+        let mut facts = well.clone();
+        facts.overlay = Err("there is no VRF blue".into());
+        assert_eq!(fails(&facts, &needs), ["overlay: there is no VRF"]);
 
         let mut facts = well.clone();
         facts.settings = Err("read-only".into());

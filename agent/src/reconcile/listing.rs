@@ -56,7 +56,7 @@ impl Gateway {
     }
 
     async fn list_all(&mut self, config: &Config) -> Result<(), kernel::Error> {
-        let mut foreign = Foreign::new(&self.dataplane.state().links);
+        let mut foreign = Foreign::new(&self.dataplane.state().links, self.kernel.table());
         let mut listing = self.kernel.routes(&self.dataplane.tables());
         self.dataplane.begin_listing();
         while let Some(piece) = self.meanwhile(listing.recv()).await {

@@ -10,10 +10,11 @@ mod listing;
 mod work;
 
 pub use down::down;
+use down::open;
 
 use crate::bgp::Bgp;
 use crate::charon::{self, Definitions, Seen};
-use crate::config::Config;
+use crate::config::{Config, Overlay};
 use crate::dataplane::{Dataplane, News, Work};
 use crate::desired::{self, Links, Ways};
 use crate::firewall::Firewall;
@@ -92,7 +93,7 @@ impl Gateway {
     /// Opens the kernel and starts the speaker. Routes of ours in the kernel mean that an earlier
     /// run left them for us: a graceful restart.
     pub async fn start(config: &Config) -> Result<Self, kernel::Error> {
-        let kernel = Kernel::open(config.overlay.as_deref())?;
+        let kernel = open(&config.overlay).await?;
         let claim = kernel.claim()?;
         let observed = kernel.objects().await?;
         let restarting = !observed.groups.is_empty();
@@ -100,12 +101,13 @@ impl Gateway {
         let links = with_routers(links(&observed), config, &kernel).await?;
         let setup = peers::setup(config, &links);
         let mut dataplane = Dataplane::default();
-        dataplane.place(config.place);
+        let place = kernel.place(config.place);
+        dataplane.place(place);
         let ways = Ways::new(config, &links);
         let none = BTreeSet::new();
-        dataplane.observed(state(&observed, config.place), observed.taken, ways, &none);
+        dataplane.observed(state(&observed, place), observed.taken, ways, &none);
         let began = Instant::now();
-        let mut foreign = Foreign::new(&dataplane.state().links);
+        let mut foreign = Foreign::new(&dataplane.state().links, kernel.table());
         // An earlier run may have had another place for them.
         let mut tables = kernel.tables().await?;
         tables.extend(dataplane.tables());
@@ -209,15 +211,13 @@ impl Gateway {
         self.tell_bgp(config, &links).await;
         let ways = Ways::new(config, &links);
         let seen_links = observed.links.clone();
-        self.dataplane.place(config.place);
+        let place = self.kernel.place(config.place);
+        self.dataplane.place(place);
         let known_links = self.dataplane.state().links.clone();
         let shaken = std::mem::take(&mut self.shaken);
-        self.dataplane.observed(
-            state(&observed, config.place),
-            observed.taken,
-            ways,
-            &shaken,
-        );
+        let state = state(&observed, place);
+        self.dataplane
+            .observed(state, observed.taken, ways, &shaken);
         let now = Instant::now();
         self.mend(now).await;
         if self.retry.is_some_and(|due| due <= now) {
@@ -232,7 +232,7 @@ impl Gateway {
         }
         self.originate(config).await;
         let mtus = self.mtus(config, seen, &mut problems).await;
-        let mut desired = desired::desired(config, &mtus);
+        let mut desired = desired::desired(config, place, &mtus);
         let in_charon = seen.charon.as_ref().map(charon::Charon::links);
         desired::keep_links(&mut desired, self.dataplane.state(), in_charon.as_ref());
         let in_kernel = &self.dataplane.state().links;
@@ -266,7 +266,7 @@ impl Gateway {
         }
         let bgp = self.bgp.clone();
         let view = self.meanwhile(bgp.view()).await;
-        problems.extend(self.rules(config).await);
+        problems.extend(self.table(config).await);
         for next_hop in self.dataplane.unresolved() {
             let reason = "it is on no subnet of this gateway: give the interface an address there";
             problems.push(remark(format!("next hop {next_hop}"), reason));
@@ -367,12 +367,18 @@ impl Gateway {
         mtus
     }
 
-    /// A table of its own serves those whom a rule of the operator's leads there.
-    async fn rules(&mut self, config: &Config) -> Option<Problem> {
-        let table = config.place.table;
-        if table == ours::TABLE {
-            return None;
-        }
+    /// What keeps packets from the table of the mesh's routes. The kernel has a rule for all VRFs; to
+    /// another table the operator's lead.
+    async fn table(&mut self, config: &Config) -> Option<Problem> {
+        let table = match (&config.overlay, config.place.table) {
+            (Overlay::Vrf(name), _) if self.usable.contains(name) => return None,
+            (Overlay::Vrf(name), _) => {
+                let reason = format!("is down, and carries nothing: `ip link set {name} up`");
+                return Some(remark(&config.overlay, &reason));
+            }
+            (_, ours::TABLE) => return None,
+            (_, table) => table,
+        };
         let kernel = self.kernel.clone();
         let object = format!("table {table}");
         match self.meanwhile(kernel.without_rule(table)).await {

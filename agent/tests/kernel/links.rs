@@ -5,6 +5,7 @@
 
 use crate::net;
 use crate::space::{Space, require_esp, run};
+use routemesh_agent::config::Overlay;
 use routemesh_agent::kernel::{Event, Kernel, Observed, Op, OpError, Reason, tunnels};
 use routemesh_agent::netns::Netns;
 use routemesh_agent::state::{
@@ -31,7 +32,7 @@ impl Gateway {
         underlay.ip("addr add 192.0.2.1/32 dev lo");
         let netns = Netns::named(&underlay.0).expect("there");
         let kernel = netns
-            .run(|| Kernel::open(Some(&overlay.0)))
+            .run(|| Kernel::open(&Overlay::Netns(overlay.0.clone())))
             .expect("entered");
         Self {
             kernel: kernel.expect("kernel opens"),
@@ -334,9 +335,9 @@ async fn one_namespace_serves_as_both() {
     require_esp();
     let space = Space::new();
     let netns = Netns::named(&space.0).expect("there");
-    for overlay in [None, Some(space.0.as_str())] {
+    for overlay in [Overlay::Own, Overlay::Netns(space.0.clone())] {
         let kernel = netns
-            .run(|| Kernel::open(overlay))
+            .run(|| Kernel::open(&overlay))
             .expect("entered")
             .expect("opens");
         let ops = [add("rm1", &XFRM), move_link("rm1"), set("rm1", true, 1400)];
@@ -354,6 +355,80 @@ async fn one_namespace_serves_as_both() {
         let results = kernel.apply(&[delete("rm1", Side::Overlay)]).await;
         assert_eq!(results, [Ok(())]);
     }
+}
+
+#[tokio::test]
+async fn a_vrf_has_what_is_a_part_of_it() {
+    require_esp();
+    let space = Space::new();
+    let netns = Netns::named(&space.0).expect("there");
+    let open = || netns.run(|| Kernel::open(&Overlay::Vrf("blue".into())));
+    let missing = open().expect("entered").err().expect("no such VRF");
+    assert!(missing.is_missing(), "{missing}");
+    assert!(missing.to_string().contains("ip link add blue type vrf"));
+    space.ip("link add blue type bridge");
+    let other = open().expect("entered").err().expect("a bridge");
+    assert!(!other.is_missing(), "{other}");
+    space.ip("link delete blue");
+    space.ip("link add blue up type vrf table 77");
+    space.ip("link add lan up master blue type dummy");
+    space.ip("link add wan up type dummy");
+    space.ip("addr add 192.0.2.1/24 dev wan");
+    space.ip("addr add 10.0.1.1/24 dev lan");
+    space.ip("addr add 127.0.0.1/8 dev blue");
+    space.ip("route add 10.0.9.0/24 via 10.0.1.9 table 77 proto static");
+    space.ip("route add 10.0.8.0/24 via 192.0.2.9 proto static");
+    let kernel = open().expect("entered").expect("opens");
+    let place = kernel.place(Place::default());
+    assert_eq!((place.table, kernel.table()), (77, 77));
+    let observe = || async { kernel.observe(&BTreeSet::new()).await.expect("observed") };
+    let results = async |ops: &[Op]| kernel.apply(ops).await;
+
+    // Outside, nothing is done with it but to bring it in.
+    assert_eq!(results(&[add("rm1", &XFRM)]).await, [Ok(())]);
+    let outside = link(Side::Underlay, &XFRM, 1400, false, &[]);
+    assert_eq!(observe().await.links["rm1"], outside);
+    for op in [set("rm1", true, 1400), address("rm1", "fd00:ff::/127")] {
+        let refused = results(&[op]).await.remove(0).expect_err("outside");
+        assert_eq!(refused.reason, Reason::NoLink("rm1".into()));
+    }
+    let ops = [
+        move_link("rm1"),
+        move_link("rm1"),
+        set("rm1", true, 1400),
+        address("rm1", "fd00:ff::/127"),
+        Op::PutRoute {
+            key: place.barrier(net("10.0.2.0/24")),
+            target: Target::Unreachable,
+            replace: false,
+        },
+    ];
+    assert!(results(&ops).await.iter().all(Result::is_ok));
+    let observed = observe().await;
+    let inside = link(Side::Overlay, &XFRM, 1400, true, &["fd00:ff::/127"]);
+    assert_eq!(observed.links["rm1"], inside);
+    let connected = observed
+        .connected
+        .iter()
+        .map(|(net, _, link)| (net.to_string(), link.as_str()));
+    let expected = [
+        ("10.0.1.0/24".to_owned(), "lan"),
+        ("fd00:ff::/127".to_owned(), "rm1"),
+    ];
+    assert_eq!(connected.collect::<Vec<_>>(), expected);
+    let names: Vec<&str> = observed.link_state.keys().map(String::as_str).collect();
+    assert_eq!(names, ["blue", "lan", "rm1"]);
+    let foreign: Vec<String> = observed.foreign.keys().map(ToString::to_string).collect();
+    assert_eq!(foreign, ["10.0.1.0/24", "10.0.9.0/24"]);
+    assert_eq!(observed.routes.len(), 1);
+    assert_eq!(kernel.tables().await.expect("tables"), [77].into());
+
+    // Taken out by somebody else, and brought in again.
+    space.ip("link set rm1 nomaster");
+    assert_eq!(observe().await.links["rm1"].side, Side::Underlay);
+    assert_eq!(results(&[move_link("rm1")]).await, [Ok(())]);
+    let again = link(Side::Overlay, &XFRM, 1400, false, &[]);
+    assert_eq!(observe().await.links["rm1"], again);
 }
 
 #[tokio::test]

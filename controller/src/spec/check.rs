@@ -18,6 +18,7 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     errors.extend(endpoints_inside(spec, &claims));
     errors.extend(no_common_family(spec));
     errors.extend(hosts_of_vti(spec));
+    errors.extend(tables_of_vrfs(spec));
     errors.extend(routers(spec, &claims));
     errors.extend(tunnel::check(spec));
     errors.extend(foreign_check::check(spec));
@@ -272,6 +273,24 @@ fn hosts_of_vti(spec: &MeshSpec) -> Vec<SpecError> {
             error(endpoint.place, reason)
         })
         .collect()
+}
+
+/// A VRF has a routing table of its own.
+fn tables_of_vrfs(spec: &MeshSpec) -> Vec<SpecError> {
+    let in_vrf = |gateway: &Gateway| {
+        let overlay = gateway.overlay.as_ref();
+        overlay.is_some_and(|overlay| overlay.starts_with("vrf:"))
+    };
+    let both = |gateway: &&Gateway| in_vrf(gateway) && gateway.spread.table.is_some();
+    let gateways = spec.gateways().map(|(_, gateway)| gateway);
+    let said = |gateway: &Gateway| {
+        let reason = format!(
+            "gateway {} has a VRF for its overlay, which has a routing table of its own: write table at those gateways that have none",
+            gateway.name.value
+        );
+        error(gateway.name.place, reason)
+    };
+    gateways.filter(both).map(said).collect()
 }
 
 fn routers(spec: &MeshSpec, claims: &[Claim]) -> Vec<SpecError> {

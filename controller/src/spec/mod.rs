@@ -88,7 +88,7 @@ pub struct Gateway {
     pub name: At<String>,
     /// Its outer addresses, one per uplink.
     pub endpoints: Vec<At<OuterAddress>>,
-    /// Network namespace of its private side, where it is another.
+    /// Network namespace of its private side, where it is another, or `vrf:` and a VRF's name.
     pub overlay: Option<String>,
     /// BGP peers on its LAN.
     pub routers: Vec<Router>,

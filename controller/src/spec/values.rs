@@ -34,17 +34,21 @@ pub fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A network namespace's name.
-pub(super) fn overlay(name: &str) -> Result<String, String> {
+/// The name of a network namespace, or of a VRF.
+pub(super) fn overlay(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    let plain = name.len() <= 63 && name.chars().all(plain) && !name.starts_with('.');
-    if name.is_empty() || !plain {
+    let (name, longest) = match text.strip_prefix("vrf:") {
+        Some(name) => (name, 15),
+        None => (text, 63),
+    };
+    if name.is_empty() || name.len() > longest || !name.chars().all(plain) || name.starts_with('.')
+    {
         return Err(format!(
-            "{} is not the name of a network namespace: 1 to 63 letters, digits, -, _ or .; without one, leave the line out",
-            quote(name)
+            "{} is not the name of a network namespace (1 to 63 letters, digits, -, _ or .), nor of a VRF (\"vrf:\" and 1 to 15 of these); without either, leave the line out",
+            quote(text)
         ));
     }
-    Ok(name.to_owned())
+    Ok(text.to_owned())
 }
 
 fn prefix(text: &str) -> Result<IpNet, String> {

@@ -27,7 +27,7 @@ fn connection(local: Gateway, remote: Gateway) -> String {
 
 #[test]
 fn two_gateways_by_hand() -> Result<()> {
-    let lab = Lab::start("ground", Topology { sites: vec![1, 1] })?;
+    let lab = Lab::start("ground", Topology::pair())?;
     let gateways = lab.topology().gateways();
     let (a, b) = (gateways[0], gateways[1]);
     let sniffer = Sniffer::start(lab.host(PUBLIC))?;
@@ -101,7 +101,7 @@ fn two_gateways_by_hand() -> Result<()> {
 /// The capture's positive control: what is sent in clear is seen.
 #[test]
 fn a_datagram_in_clear_is_seen() -> Result<()> {
-    let lab = Lab::bare("clear", Topology { sites: vec![1, 1] })?;
+    let lab = Lab::bare("clear", Topology::pair())?;
     let gateways = lab.topology().gateways();
     let (a, b) = (gateways[0], gateways[1]);
     let sniffer = Sniffer::start(lab.host(PUBLIC))?;

@@ -33,7 +33,7 @@ use error::{LabError, Result};
 use host::{Host, finish};
 use process::Registry;
 use report::{output_dir, say};
-use topology::{Gateway, PUBLIC, Topology};
+use topology::{Gateway, PUBLIC, Private, Topology, VRF};
 
 /// Sockets and logs. Short, for a socket's path has at most 107 bytes; not below `/run`, which
 /// every charon has to itself.
@@ -151,7 +151,12 @@ impl Lab {
 
     /// The private side of a gateway.
     pub fn overlay(&self, gateway: Gateway) -> &Host {
-        self.host(&gateway.overlay())
+        self.host(&self.topology.overlay(gateway))
+    }
+
+    /// The VRF that is the private side of a gateway, if one is.
+    pub fn vrf(&self, gateway: Gateway) -> Option<&'static str> {
+        (self.topology.private(gateway) == Private::Vrf).then_some(VRF)
     }
 
     /// A site's router.

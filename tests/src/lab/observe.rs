@@ -140,7 +140,7 @@ impl Lab {
             .filter_map(|n| Some((n["id"].as_u64()?, n)))
             .collect();
         let mut paths = Paths::new();
-        for route in routes(overlay)? {
+        for route in routes(overlay, self.vrf(gateway))? {
             if route["metric"].as_u64() != Some(METRIC) {
                 continue;
             }
@@ -227,7 +227,7 @@ impl Lab {
     /// Checks that every prefix of another site has its `unreachable` route of last resort.
     pub fn check_fail_closed(&self, gateway: Gateway) -> Result<()> {
         let overlay = self.overlay(gateway);
-        let routes = routes(overlay)?;
+        let routes = routes(overlay, self.vrf(gateway))?;
         let others = self
             .topology()
             .site_numbers()
@@ -310,7 +310,7 @@ impl Lab {
             let key = ["id", "group", "gateway", "dev"].map(|key| nexthop[key].to_string());
             state.insert(format!("nexthop {}", key.join(" ")));
         }
-        for route in routes(overlay)? {
+        for route in routes(overlay, self.vrf(gateway))? {
             let key = ["dst", "type", "metric", "nhid"].map(|key| route[key].to_string());
             state.insert(format!("route {}", key.join(" ")));
         }

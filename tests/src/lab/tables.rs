@@ -56,10 +56,14 @@ pub(super) fn associations(host: &Host) -> Result<Vec<Association>> {
     Ok(found)
 }
 
-/// Our routes of both families.
-pub(super) fn routes(host: &Host) -> Result<Vec<Value>> {
-    let mut all = host.ip(&["-4", "route", "show", "proto", PROTOCOL])?;
-    all.extend(host.ip(&["-6", "route", "show", "proto", PROTOCOL])?);
+/// Our routes of both families, in the main table or in that of a VRF.
+pub(super) fn routes(host: &Host, vrf: Option<&str>) -> Result<Vec<Value>> {
+    let place = vrf.map_or(vec![], |vrf| vec!["vrf", vrf]);
+    let mut all = Vec::new();
+    for family in ["-4", "-6"] {
+        let words = [&[family, "route", "show", "proto", PROTOCOL], &place[..]];
+        all.extend(host.ip(&words.concat())?);
+    }
     Ok(all)
 }
 

@@ -34,12 +34,29 @@ impl Gateway {
     }
 }
 
+/// Where a gateway's private side is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Private {
+    /// In the overlay namespace.
+    Netns,
+    /// In the underlay's, with nothing to keep them apart.
+    Own,
+    /// There, in the VRF [`VRF`].
+    Vrf,
+}
+
 /// Sites and how many gateways each has.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Topology {
     /// Gateways per site; site 1 first.
     pub sites: Vec<usize>,
+    /// Those whose private side is not in a namespace of its own.
+    pub private: Vec<(Gateway, Private)>,
 }
+
+/// The VRF of gateways that have one, and its table.
+pub const VRF: &str = "blue";
+const VRF_TABLE: u32 = 77;
 
 /// The controller's namespace.
 pub const CONTROLLER: &str = "ctl";
@@ -53,7 +70,54 @@ impl Topology {
     pub fn three_sites() -> Self {
         Self {
             sites: vec![2, 2, 2],
+            ..Self::default()
         }
+    }
+
+    /// The same with every kind of overlay: V1-1's is a VRF, V1-2 has none of its own.
+    pub fn three_overlays() -> Self {
+        let of = |member, private| (Gateway { site: 1, member }, private);
+        Self {
+            private: vec![of(1, Private::Vrf), of(2, Private::Own)],
+            ..Self::three_sites()
+        }
+    }
+
+    /// Two sites, one gateway each.
+    pub fn pair() -> Self {
+        Self {
+            sites: vec![1, 1],
+            ..Self::default()
+        }
+    }
+
+    /// Where a gateway's private side is.
+    pub fn private(&self, gateway: Gateway) -> Private {
+        let found = self.private.iter().find(|(it, _)| *it == gateway);
+        found.map_or(Private::Netns, |(_, private)| *private)
+    }
+
+    /// The namespace of a gateway's private side.
+    pub fn overlay(&self, gateway: Gateway) -> String {
+        match self.private(gateway) {
+            Private::Netns => gateway.overlay(),
+            Private::Own | Private::Vrf => gateway.name(),
+        }
+    }
+
+    /// A specification that gives each of these gateways a namespace, with what they have instead.
+    pub fn in_spec(&self, spec: &str) -> String {
+        let mut spec = spec.to_owned();
+        for (gateway, private) in &self.private {
+            let namespace = format!("overlay = \"{}\"\n", gateway.overlay());
+            let instead = match private {
+                Private::Netns => namespace.clone(),
+                Private::Own => String::new(),
+                Private::Vrf => format!("overlay = \"vrf:{VRF}\"\n"),
+            };
+            spec = spec.replacen(&namespace, &instead, 1);
+        }
+        spec
     }
 
     /// Every gateway, in order.
@@ -75,7 +139,10 @@ impl Topology {
         let mut names = vec![PUBLIC.to_owned(), CONTROLLER.to_owned()];
         names.extend(self.site_numbers().map(router));
         for gateway in self.gateways() {
-            names.extend([gateway.name(), gateway.overlay()]);
+            names.push(gateway.name());
+            if self.private(gateway) == Private::Netns {
+                names.push(gateway.overlay());
+            }
         }
         names
     }
@@ -94,7 +161,7 @@ impl Topology {
         };
         lines.push(port(CONTROLLER));
         for gateway in self.gateways() {
-            let (name, overlay) = (gateway.name(), gateway.overlay());
+            let (name, overlay) = (gateway.name(), self.overlay(gateway));
             lines.push(port(&name));
             lines.push(format!(
                 "link add lan0 netns {overlay} type veth peer name {name} netns {}",
@@ -139,20 +206,32 @@ impl Topology {
             hosts.push((router(site), lines));
         }
         for gateway in self.gateways() {
-            let (site, member) = (gateway.site, gateway.member);
             let own = format!("{}/64", gateway.public());
-            hosts.push((gateway.name(), self.public_side(&own, Some(site))));
-            hosts.push((
-                gateway.overlay(),
-                vec![
-                    line("link set lo up"),
-                    line("link set lan0 up"),
-                    format!("address add fd00:{site}::{member}/64 dev lan0 nodad"),
-                    format!("address add 172.16.{site}.{member}/24 dev lan0"),
-                ],
-            ));
+            let mut public = self.public_side(&own, Some(gateway.site));
+            let private = self.private_lines(gateway);
+            match self.private(gateway) {
+                Private::Netns => hosts.push((gateway.overlay(), private)),
+                Private::Own | Private::Vrf => public.extend(private),
+            }
+            hosts.push((gateway.name(), public));
         }
         hosts
+    }
+
+    /// Lines that make a gateway's private side of its LAN, or make it anew.
+    pub fn private_lines(&self, gateway: Gateway) -> Vec<String> {
+        let Gateway { site, member } = gateway;
+        let mut lines = vec!["link set lo up".to_owned()];
+        if self.private(gateway) == Private::Vrf {
+            lines.push(format!("link add {VRF} up type vrf table {VRF_TABLE}"));
+            lines.push(format!("link set lan0 master {VRF}"));
+        }
+        lines.extend([
+            "link set lan0 up".to_owned(),
+            format!("address replace fd00:{site}::{member}/64 dev lan0 nodad"),
+            format!("address replace 172.16.{site}.{member}/24 dev lan0"),
+        ]);
+        lines
     }
 
     /// An address on the switch, and every other public prefix on the link. Private prefixes are

@@ -210,6 +210,7 @@ fn a_gateway_added_disturbs_no_other_tunnel() -> Result<()> {
         "added",
         Topology {
             sites: vec![2, 2, 3],
+            ..Topology::default()
         },
     )?;
     let all = lab.topology().gateways();

@@ -20,8 +20,8 @@ const FORGED: &str = "2001:db8:a3::99";
 
 #[test]
 fn what_does_not_belong_to_the_mesh_is_dropped_and_told() -> Result<()> {
-    let lab = Lab::start("firewall", Topology::three_sites())?;
-    let mesh = mesh_up(&lab, &spec())?;
+    let lab = Lab::start("firewall", Topology::three_overlays())?;
+    let mesh = mesh_up(&lab, &lab.topology().in_spec(&spec()))?;
     let (v1_1, v2_1, v3_2) = (gateway(1, 1), gateway(2, 1), gateway(3, 2));
     lab.ping(1, 2)?;
 
@@ -39,11 +39,14 @@ fn what_does_not_belong_to_the_mesh_is_dropped_and_told() -> Result<()> {
     // A gateway of site two that sends what only site three may.
     let liar = lab.overlay(v2_1);
     liar.run(&["ip", "addr", "add", FORGED, "dev", "lo", "nodad"])?;
-    wait_until("a forged source is dropped", SETTLE, || {
-        send_udp(liar, FORGED, &private6(1))?;
-        let at = |member| counted(lab.overlay(gateway(1, member)), "spoofed");
-        more_than(0, at(1)? + at(2)?)
-    })?;
+    for member in [1, 2] {
+        // By whichever tunnel the port chooses.
+        wait_until("a forged source is dropped", SETTLE, || {
+            send_udp(liar, FORGED, &private6(1))?;
+            let dropped = counted(lab.overlay(gateway(1, member)), "spoofed")?;
+            more_than(0, dropped)
+        })?;
+    }
     wait_until("it is told", SETTLE * 2, || {
         match mesh.meshctl(&["topology"])? {
             text if text.contains("in: source not of the far site") => Ok(()),

@@ -93,7 +93,7 @@ const OUTERS: [(&str, &str, &str, &str); 3] = [
 /// as `meshctl mtu` reckons.
 #[test]
 fn the_kernel_finds_the_mtu_that_is_reckoned() -> Result<()> {
-    let lab = Lab::bare("mtu", Topology { sites: vec![1, 1] })?;
+    let lab = Lab::bare("mtu", Topology::pair())?;
     let host = lab.underlay(gateway(1, 1));
     let cases = ROWS.iter().flat_map(|row| OUTERS.map(|outer| (row, outer)));
     let cases: Vec<_> = (1..).zip(cases).collect();
@@ -167,7 +167,7 @@ fn the_kernel_finds_the_mtu_that_is_reckoned() -> Result<()> {
 /// The interface of a tunnel has the MTU that its SA leaves of the path, and follows the path.
 #[test]
 fn a_tunnel_says_itself_what_it_carries() -> Result<()> {
-    let lab = Lab::start("tunnel-mtu", Topology { sites: vec![1, 1] })?;
+    let lab = Lab::start("tunnel-mtu", Topology::pair())?;
     let mesh = mesh_up(&lab, &two_gateways())?;
     let (a, b) = (gateway(1, 1), gateway(2, 1));
     let interface = lab.tunnels_of(a)[0].interface();

@@ -7,21 +7,22 @@ use routemesh_tests::lab::error::{LabError, Result};
 use routemesh_tests::lab::mesh::Mesh;
 use routemesh_tests::lab::probe::Probe;
 use routemesh_tests::lab::report::{measured, say, wait_until};
-use routemesh_tests::lab::settle::{COLD, SETTLE};
+use routemesh_tests::lab::settle::{COLD, SETTLE, await_full};
 use routemesh_tests::lab::sniff::{Counts, Kind, Sniffer, in_clear};
-use routemesh_tests::lab::topology::{PUBLIC, Topology};
+use routemesh_tests::lab::topology::{PUBLIC, Topology, VRF};
 use routemesh_tests::lab::traffic::Traffic;
+use serde_json::Value;
 
-use super::{mesh_up, spec, tunnel};
+use super::{gateway, link_kind, mesh_up, spec, tunnel};
 
 #[test]
 fn a_mesh_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
-    let lab = Lab::start(&tunnel(), Topology::three_sites())?;
+    let lab = Lab::start(&tunnel(), Topology::three_overlays())?;
     let sniffer = Sniffer::start(lab.host(PUBLIC))?;
     let start = Instant::now();
     // All 24 tunnel ends; two-member groups for both families of every remote site; IPv4 over
     // IPv6 next hops; both paths in the routers' BIRD and kernel.
-    let mesh = mesh_up(&lab, &spec())?;
+    let mut mesh = mesh_up(&lab, &lab.topology().in_spec(&spec()))?;
     assert_eq!(lab.tunnels().len(), 12);
     let gateways = lab.topology().gateways();
     for &gateway in &gateways {
@@ -68,6 +69,7 @@ fn a_mesh_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
         }
     }
 
+    what_is_undone_of_a_vrf_is_mended(&lab, &mut mesh)?;
     let counts = sniffer.stop()?;
     say(format_args!("public side: {counts:?}"));
     assert!(esp(&counts) >= total.sent, "fewer ESP packets than probes");
@@ -76,6 +78,47 @@ fn a_mesh_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
     capture_sees_what_is_in_clear(&lab)?;
     lab.passed();
     Ok(())
+}
+
+/// An interface that somebody takes out of the VRF is back at once; one whose VRF is gone carries
+/// nothing until it is back.
+fn what_is_undone_of_a_vrf_is_mended(lab: &Lab, mesh: &mut Mesh<'_>) -> Result<()> {
+    let gateway = gateway(1, 1);
+    let (host, tunnels) = (lab.overlay(gateway), lab.tunnels_of(gateway));
+    let links = || -> Result<Vec<Value>> {
+        let mut links = host.ip(&["link", "show", "type", link_kind()])?;
+        links.retain(|link| {
+            link["ifname"]
+                .as_str()
+                .is_some_and(|it| it.starts_with("rm"))
+        });
+        Ok(links)
+    };
+    let in_vrf = || match links()?.iter().all(|link| link["master"] == VRF) {
+        true => lab.check_ends(gateway, link_kind(), &tunnels),
+        false => Err(LabError::Unexpected("a tunnel is not in the VRF".into())),
+    };
+    in_vrf()?;
+    host.ip_batch(&[format!("link set {} nomaster", tunnels[0].interface())])?;
+    wait_until("the interface in its VRF again", SETTLE, in_vrf)?;
+
+    say("V1-1's VRF deleted");
+    host.ip_batch(&[format!("link delete {VRF}")])?;
+    wait_until("its tunnels down", SETTLE, || {
+        let up = |link: &Value| {
+            link["flags"]
+                .as_array()
+                .is_some_and(|it| it.contains(&"UP".into()))
+        };
+        match links()?.iter().find(|link| up(link)) {
+            None => Ok(()),
+            Some(link) => Err(LabError::Unexpected(link.to_string())),
+        }
+    })?;
+    assert_eq!(links()?.len(), tunnels.len());
+    host.ip_batch(&lab.topology().private_lines(gateway))?;
+    wait_until("all as before", SETTLE, in_vrf)?;
+    await_full(lab, mesh, link_kind(), &lab.topology().gateways(), SETTLE)
 }
 
 fn esp(counts: &Counts) -> usize {

@@ -19,6 +19,7 @@ pub use rules::{Count, Counter, Reason};
 
 use crate::charon::Charon;
 use crate::config::{Config, Mode, Tunnel};
+use crate::kernel::generation;
 use crate::netns::Netns;
 use crate::problem::problem;
 use crate::state::Link;
@@ -29,7 +30,6 @@ use rules::Table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -38,8 +38,6 @@ use tracing::warn;
 
 /// Between two looks at least: what happens meanwhile is dealt with together.
 const BREATH: Duration = Duration::from_millis(200);
-/// After a change of ours, until it is looked whether there was another one.
-const HEARD: Duration = Duration::from_millis(100);
 /// And at most, for what failed.
 const TICK: Duration = Duration::from_secs(10);
 /// How often counters are read: for those of 500 tunnels nft takes 60 ms of a processor.
@@ -99,7 +97,7 @@ impl Firewall {
         }
         let mut task = JoinSet::new();
         for place in &places {
-            match monitor::watch(&place.netns, place.transactions.clone(), changed.clone()) {
+            match monitor::watch(&place.netns, changed.clone()) {
                 Ok(monitor) => drop(task.spawn(monitor)),
                 // Where this cannot be had, nft has more to say.
                 Err(error) => warn!("changes of the packet filter go unnoticed: {error}"),
@@ -181,8 +179,6 @@ struct Place {
     netns: Netns,
     underlay: bool,
     overlay: bool,
-    /// Seen here, whoever's.
-    transactions: Arc<AtomicU64>,
     applied: Option<Applied>,
     repaired: u64,
     counts: BTreeMap<Counter, Count>,
@@ -201,7 +197,6 @@ impl Place {
             netns: netns.clone(),
             underlay,
             overlay,
-            transactions: Arc::default(),
             applied: None,
             repaired: 0,
             counts: BTreeMap::new(),
@@ -246,14 +241,13 @@ impl Place {
                 if let Err(error) = self.count().await {
                     warn!("the packet filter's counters start anew: {error}");
                 }
-                let transactions = self.transactions.load(Ordering::Relaxed);
+                let before = generation(&self.netns).ok().flatten();
                 nft::put(&self.netns, table, &self.counts).await?;
                 listing = nft::list(&self.netns).await?;
-                // What the kernel has told by now has been counted.
-                sleep(HEARD).await;
-                let seen = self.transactions.load(Ordering::Relaxed) - transactions;
                 // Another one than ours may have been to this table.
-                listing = listing.filter(|_| seen <= 1);
+                let after = generation(&self.netns).ok().flatten();
+                let next = before.map(|before| before.wrapping_add(1));
+                listing = listing.filter(|_| next.is_some() && after == next);
             }
             None => {
                 nft::delete(&self.netns).await?;

@@ -8,7 +8,6 @@ use nix::libc;
 use socket2::{SockFilter, SockRef};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -21,10 +20,9 @@ const DATAGRAM: usize = 64 * 1024;
 /// How long a socket that fails for no known reason rests.
 const REST: Duration = Duration::from_secs(1);
 
-/// Counts the transactions of a namespace and tells of each, for ever. Within a tokio runtime only.
+/// Tells of each transaction of a namespace, for ever. Within a tokio runtime only.
 pub fn watch(
     netns: &Netns,
-    transactions: Arc<AtomicU64>,
     changed: Arc<Notify>,
 ) -> Result<impl Future<Output = ()> + Send + use<>, super::nft::Error> {
     let runtime = Handle::current();
@@ -43,7 +41,6 @@ pub fn watch(
             datagram.clear();
             let received = socket.recv(&mut datagram).await;
             // What was lost may have been one.
-            transactions.fetch_add(1, Ordering::Relaxed);
             changed.notify_one();
             if let Err(error) = received
                 && error.raw_os_error() != Some(Errno::ENOBUFS as i32)

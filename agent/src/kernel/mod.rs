@@ -6,6 +6,7 @@
 //! in time; messages are encoded and decoded by pure functions.
 
 mod apply;
+mod generation;
 mod link;
 mod monitor;
 mod neighbour;
@@ -22,6 +23,7 @@ mod wire;
 mod xfrm;
 
 pub use apply::{Answers, Begun, OpError, Reason};
+pub use generation::generation;
 pub use monitor::{Event, Events};
 pub use observe::{Foreign, Observed};
 pub use op::Op;

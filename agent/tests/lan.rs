@@ -324,6 +324,22 @@ fn what_somebody_deletes_is_back_within_a_second_and_counted() {
 }
 
 #[test]
+fn a_route_that_goes_again_at_once_waits_before_it_is_put_back() {
+    let lan = Lan::up();
+    let _agent = lan.agent();
+    lan.wait_for("routes of both families", || lan.routes() == ALL);
+    let delete = || lan.gateway.ip("route del 10.0.1.0/24 proto 82 metric 50");
+    delete();
+    lan.wait_for("back", || lan.routes() == ALL);
+    delete();
+    lan.wait_for("told", || {
+        let log = fs::read_to_string(lan.file("agent.log")).unwrap_or_default();
+        log.contains("route 10.0.1.0/24: was put back and deleted again")
+    });
+    lan.wait_for("back in the end", || lan.routes() == ALL);
+}
+
+#[test]
 fn another_table_takes_over_and_asks_for_rules_that_lead_there() {
     let lan = Lan::up();
     let agent = lan.agent();
@@ -414,7 +430,10 @@ fn what_is_left_can_be_taken_down_where_the_overlay_is_gone() {
     let down = lan.down();
     let told = String::from_utf8_lossy(&down.stderr);
     // Not a word of the namespace.
-    assert!(told.starts_with("charon") && told.lines().count() == 1, "{told}");
+    assert!(
+        told.starts_with("charon") && told.lines().count() == 1,
+        "{told}"
+    );
 }
 
 #[test]

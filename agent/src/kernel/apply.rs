@@ -223,11 +223,13 @@ impl Kernel {
         if !results.iter().any(exists) {
             return;
         }
-        let tables = ops.iter().filter_map(|op| match op {
+        let refused = ops.iter().zip(&*results).filter(|(_, it)| exists(it));
+        // The kernel cannot be asked for one route by its key.
+        let tables = refused.filter_map(|(op, _)| match op {
             Op::PutRoute { key, .. } => Some(key.table),
             _ => None,
         });
-        let Ok(observed) = self.observe(&tables.collect()).await else {
+        let Ok(observed) = self.ours(&tables.collect()).await else {
             return;
         };
         let refused = ops.iter().zip(results).filter(|(_, result)| exists(result));

@@ -59,22 +59,27 @@ impl Kernel {
         let mut listing = self.routes(tables);
         while let Some(piece) = listing.recv().await {
             for route in piece? {
-                if !route.is_ours() {
-                    foreign.add(&route);
-                    continue;
-                }
-                match observed.routes.entry(route.key) {
-                    Entry::Vacant(place) => {
-                        place.insert(route.target());
-                    }
-                    // The kernel can hold more than one of a key; we never make such.
-                    Entry::Occupied(mut place) => {
-                        place.insert(Target::Group(NexthopId(0)));
-                    }
+                match route.is_ours() {
+                    true => observed.add_route(&route),
+                    false => foreign.add(&route),
                 }
             }
         }
         observed.foreign = foreign.best();
+        Ok(observed)
+    }
+
+    /// Lists what is ours, with our routes of these tables.
+    pub(super) async fn ours(&self, tables: &BTreeSet<u32>) -> Result<Observed, Error> {
+        let mut observed = self.objects().await?;
+        for table in tables {
+            for (what, family) in FAMILIES {
+                let dump = route::dump_ours(family, *table);
+                let routes = list(&self.overlay, what, dump, route::decode).await?;
+                let ours = routes.iter().filter(|route| route.is_ours());
+                ours.for_each(|route| observed.add_route(route));
+            }
+        }
         Ok(observed)
     }
 
@@ -185,6 +190,14 @@ async fn addresses(channel: &Channel) -> Result<Addresses, Error> {
 }
 
 impl Observed {
+    fn add_route(&mut self, route: &Route) {
+        match self.routes.entry(route.key) {
+            Entry::Vacant(place) => drop(place.insert(route.target())),
+            // The kernel can hold more than one of a key; we never make such.
+            Entry::Occupied(mut place) => drop(place.insert(Target::Group(NexthopId(0)))),
+        }
+    }
+
     /// Where a link of ours is in both namespaces, the overlay's counts: call with that first.
     fn add_links(&mut self, side: Side, interfaces: &Interfaces, addresses: &Addresses) {
         for (index, interface) in interfaces {

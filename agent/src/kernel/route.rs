@@ -110,14 +110,26 @@ pub(super) fn dump(family: AddressFamily, table: u32) -> Request {
     Request::new(RouteNetlinkMessage::GetRoute(message), 0)
 }
 
-/// Asks for our `unreachable` routes of one family in all tables. The kernel looks at everybody's
-/// routes for that, and tells only these.
+/// Asks for our routes of one family in a table. The kernel looks at everybody's for that, and tells
+/// only these.
+pub(super) fn dump_ours(family: AddressFamily, table: u32) -> Request {
+    let mut message = of_ours(family);
+    message.attributes.push(RouteAttribute::Table(table));
+    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+/// The same for our `unreachable` routes in all tables.
 pub(super) fn dump_barriers(family: AddressFamily) -> Request {
+    let mut message = of_ours(family);
+    message.header.kind = RouteType::Unreachable;
+    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+fn of_ours(family: AddressFamily) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
     message.header.protocol = RouteProtocol::Other(ours::PROTOCOL);
-    message.header.kind = RouteType::Unreachable;
-    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+    message
 }
 
 pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Route> {

@@ -8,7 +8,7 @@ mod table;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::{CallError, Client};
-use routemesh_proto::{ApplyReply, DrainRequest, TextError, Topology};
+use routemesh_proto::{ApplyReply, DrainRequest, ProposalError, Topology};
 use serde::Serialize;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -130,7 +130,7 @@ enum Failure {
     #[error("meshctl: there is no gateway {0}: `meshctl get gateways` lists them")]
     NoGateway(String),
     #[error("meshctl: {0}")]
-    Proposal(#[from] TextError),
+    Proposal(#[from] ProposalError),
 }
 
 #[tokio::main(flavor = "current_thread")]

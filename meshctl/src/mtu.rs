@@ -1,6 +1,6 @@
 //! The largest packets of tunnels, reckoned offline.
 
-use routemesh_proto::{Esp, Outer, TextError};
+use routemesh_proto::{Esp, Outer, ProposalError};
 use serde::Serialize;
 
 /// IP and TCP without options.
@@ -22,7 +22,7 @@ pub(crate) struct Sizes {
 }
 
 /// Each proposal in each kind of outer packet.
-pub(crate) fn sizes(proposals: &[String], path: u32) -> Result<Vec<Sizes>, TextError> {
+pub(crate) fn sizes(proposals: &[String], path: u32) -> Result<Vec<Sizes>, ProposalError> {
     let mut sizes = Vec::new();
     for proposal in proposals {
         let esp = Esp::proposed(proposal)?;

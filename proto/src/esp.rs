@@ -1,7 +1,7 @@
 //! What ESP adds to a packet: the largest packet that a tunnel carries follows from it
 //! (RFC 4303 section 2; `xfrm_state_mtu` in the kernel's net/xfrm/xfrm_state.c).
 
-use crate::policy::{TextError, wrong};
+use crate::proposal::{Kind, ProposalError, kinds};
 
 /// SPI and sequence number; with extended sequence numbers half of them is sent as well.
 const HEADER: u32 = 8;
@@ -40,24 +40,21 @@ impl Outer {
 
 impl Esp {
     /// The shape that costs most of those that a proposal in strongSwan's words permits.
-    pub fn proposed(proposal: &str) -> Result<Self, TextError> {
-        let form = "an ESP proposal: write an encryption algorithm, one for integrity where that does \
-                    not do it itself, and a group, in strongSwan's words, like \"aes256gcm16-ecp384\" \
-                    or \"aes128-sha256-x25519\"";
+    pub fn proposed(proposal: &str) -> Result<Self, ProposalError> {
+        let form = || ProposalError::Form {
+            text: proposal.chars().take(60).collect(),
+            expected: "an ESP proposal: write an encryption algorithm that the kernel has, one for integrity \
+                       where that does not do it itself, and a group, in strongSwan's words, like \
+                       \"aes256gcm16-ecp384\" or \"aes128-sha256-x25519\"",
+        };
         let (mut combined, mut ciphers, mut integrity) = (Vec::new(), Vec::new(), Vec::new());
-        for word in proposal.split('-') {
-            if let Some(cipher) = cipher(word) {
-                let kind = match cipher.icv {
-                    0 => &mut ciphers,
-                    _ => &mut combined,
-                };
-                kind.push(cipher);
-            } else if let Some(icv) = integrity_word(word) {
-                integrity.push(icv);
-            } else if matches!(word, "null" | "aes128gmac" | "aes192gmac" | "aes256gmac") {
-                return Err(wrong(proposal, "to be used: it does not encrypt"));
-            } else if !is_exchange(word) {
-                return Err(wrong(proposal, form));
+        for (word, kind) in kinds(proposal)? {
+            match kind {
+                Kind::Cipher => ciphers.push(cipher(word).ok_or_else(form)?),
+                Kind::Combined => combined.push(cipher(word).ok_or_else(form)?),
+                Kind::Integrity => integrity.push(integrity_word(word).ok_or_else(form)?),
+                Kind::Exchange | Kind::NoExchange | Kind::SequenceNumbers => {}
+                Kind::Prf | Kind::Clear => return Err(form()),
             }
         }
         // strongSwan refuses a mix of the two kinds as well.
@@ -66,7 +63,7 @@ impl Esp {
             ([], [_, ..], Some(icv)) => worst(ciphers).map(|esp| Self { icv: *icv, ..esp }),
             _ => None,
         };
-        worst.ok_or_else(|| wrong(proposal, form))
+        worst.ok_or_else(form)
     }
 
     /// What charon calls the algorithms of a CHILD_SA: encryption ("AES_GCM_16"), and integrity
@@ -173,25 +170,6 @@ fn integrity_word(word: &str) -> Option<u32> {
         "sha512" | "sha2_512" => 32,
         _ => return None,
     })
-}
-
-/// A word that has no part in the size of packets: a key exchange method, one that is additional
-/// (RFC 9370), or sequence numbers.
-fn is_exchange(word: &str) -> bool {
-    let word = match word.split_once('_') {
-        Some((number, rest)) if number.starts_with("ke") && number.len() == 3 => rest,
-        _ => word,
-    };
-    let numbered = |prefix| {
-        let rest = word.strip_prefix(prefix);
-        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    let prefixes = [
-        "modp", "ecp", "mlkem", "kyber", "frodoa", "frodos", "bike", "hqc", "ntru",
-    ];
-    prefixes.into_iter().any(numbered)
-        || matches!(word, "none" | "modpnone" | "esn" | "noesn")
-        || matches!(word, "curve25519" | "x25519" | "curve448" | "x448")
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! How a tunnel's SAs are made and kept: written for the mesh, for a site, or for the tunnels
 //! between two gateways, key by key; the narrower counts.
 
-use super::place::{At, quote};
+use super::check::error;
+use super::place::{At, SpecError, quote};
 use super::reader::{Reader, Table, Value};
 use super::values;
 use routemesh_proto::{ESP_PROPOSAL, EspOptions, IKE_PROPOSAL, IkeOptions};
@@ -50,7 +51,7 @@ const IKE: [&str; 6] = [
     "dpd_delay",
     "mobike",
 ];
-const ESP: [&str; 7] = [
+const ESP: [&str; 8] = [
     "proposals",
     "rekey_time",
     "over_time",
@@ -58,9 +59,15 @@ const ESP: [&str; 7] = [
     "hw_offload",
     "policies_fwd_out",
     "mode",
+    "per_cpu_sas",
 ];
 const OFFLOADS: [&str; 4] = ["no", "crypto", "packet", "auto"];
 const MODES: [&str; 2] = ["tunnel", "iptfs"];
+/// What interfaces that do all of ESP take.
+const PACKET_WINDOWS: [u32; 4] = [32, 64, 128, 256];
+/// RFC 9611, in strongSwan since 6.0.2.
+const PER_CPU: &str = "SAs for each processor are made by strongSwan's trap policies whenever a processor first sends, and \
+                       in a mesh the agents make the SAs, one for each tunnel: remove esp.per_cpu_sas";
 
 const MINUTE: u32 = 60;
 const DAY: u32 = 86_400;
@@ -100,6 +107,33 @@ pub fn render(options: &Options) -> (IkeOptions, EspOptions) {
         }
     }
     (ike, esp)
+}
+
+/// What cannot be had together, of what holds for a tunnel.
+pub(super) fn clash(options: &Options) -> Option<SpecError> {
+    let esp = |key| options.get(&("esp", key));
+    let offload = esp("hw_offload")?;
+    let Setting::HwOffload(how @ ("crypto" | "packet")) = offload.value else {
+        return None;
+    };
+    if let Some(mode) = esp("mode").filter(|it| it.value == Setting::Mode("iptfs")) {
+        let reason = format!(
+            "no network interface does IP-TFS itself: remove esp.hw_offload = {how:?}, or esp.mode = \"iptfs\" on line {}",
+            mode.place.line
+        );
+        return Some(error(offload.place, reason));
+    }
+    let window = esp("replay_window").filter(|_| how == "packet")?;
+    match window.value {
+        Setting::ReplayWindow(packets) if !PACKET_WINDOWS.contains(&packets) => {
+            let reason = format!(
+                "esp.replay_window is {packets}, and with esp.hw_offload = \"packet\" (line {}) interfaces take 32, 64, 128 or 256",
+                offload.place.line
+            );
+            Some(error(window.place, reason))
+        }
+        _ => None,
+    }
 }
 
 impl<'t> Reader<'t> {
@@ -146,8 +180,14 @@ impl<'t> Reader<'t> {
             ("esp", "hw_offload") => Setting::HwOffload(self.word(&what, value, &OFFLOADS)?),
             ("esp", "policies_fwd_out") => Setting::PoliciesFwdOut(self.flag(&what, value)?),
             ("esp", "mode") => Setting::Mode(self.word(&what, value, &MODES)?),
+            ("esp", "per_cpu_sas") => {
+                if self.flag(&what, value)? {
+                    self.wrong(place, PER_CPU.to_owned());
+                }
+                return None;
+            }
             ("ike", _) => {
-                let check = values::proposal;
+                let check = values::ike_proposal;
                 Setting::IkeProposals(self.proposals(&what, value, IKE_PROPOSAL, check))
             }
             (_, _) => {

@@ -1,6 +1,7 @@
 //! The tunnels between two gateways, as far as they are other than the mesh's: `[[tunnels]]`.
 
 use super::check::error;
+use super::options;
 use super::place::{At, Place, SpecError};
 use super::reader::{Reader, Value};
 use super::values;
@@ -104,7 +105,34 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     let mut errors = gateways(spec);
     errors.extend(sites_that_differ(spec));
     errors.extend(mobike_of_vti(spec));
+    errors.extend(clashes(spec));
     errors
+}
+
+/// All that is written, wherever.
+fn settings(spec: &MeshSpec) -> impl Iterator<Item = &At<Setting>> {
+    let sites = spec.sites.iter().map(|site| &site.options);
+    let tunnels = spec.tunnels.values().map(|tunnels| &tunnels.options);
+    let all = sites.chain(tunnels).chain([&spec.options]);
+    all.flat_map(|options| options.values())
+}
+
+/// Options that a tunnel cannot have together, wherever each of them was written.
+fn clashes(spec: &MeshSpec) -> Vec<SpecError> {
+    // Most meshes need not be looked through, tunnel by tunnel.
+    if !settings(spec).any(|it| matches!(it.value, Setting::HwOffload("crypto" | "packet"))) {
+        return Vec::new();
+    }
+    let gateways: Vec<_> = spec.gateways().collect();
+    let mut found = BTreeMap::new();
+    for (i, a) in gateways.iter().enumerate() {
+        let others = gateways.iter().skip(i + 1);
+        for b in others.filter(|b| b.0.name != a.0.name) {
+            let clash = options::clash(&spec.options([*a, *b]));
+            found.extend(clash.map(|error| (error.place, error)));
+        }
+    }
+    found.into_values().collect()
 }
 
 fn gateways(spec: &MeshSpec) -> Vec<SpecError> {
@@ -193,11 +221,7 @@ fn mobike_of_vti(spec: &MeshSpec) -> Vec<SpecError> {
     if spec.tunnel != TunnelKind::Vti {
         return Vec::new();
     }
-    let sites = spec.sites.iter().map(|site| &site.options);
-    let tunnels = spec.tunnels.values().map(|tunnels| &tunnels.options);
-    let all = sites.chain(tunnels).chain([&spec.options]);
-    let places: BTreeSet<Place> = all
-        .flat_map(|options| options.values())
+    let places: BTreeSet<Place> = settings(spec)
         .filter(|setting| setting.value == Setting::Mobike(true))
         .map(|setting| setting.place)
         .collect();

@@ -3,7 +3,7 @@
 use super::place::quote;
 use super::{Family, Firewall, OuterAddress};
 use ipnet::{IpNet, Ipv6Net};
-use routemesh_proto::{CONTROLLER_NAME, Esp, NoService, Service};
+use routemesh_proto::{CONTROLLER_NAME, Esp, NoService, Service, check_ike};
 use std::net::IpAddr;
 
 /// Our own route protocol, which the agent never takes from the kernel.
@@ -244,23 +244,18 @@ pub(super) fn asn(number: u64) -> Result<u32, String> {
     }
 }
 
-/// A list of algorithms in strongSwan's words.
-pub(super) fn proposal(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
-    if text.is_empty() || text.len() > 255 || !text.chars().all(plain) {
-        return Err(format!(
-            "{} is not a proposal: write algorithms in strongSwan's words, like \"aes256gcm16-prfsha384-ecp384\"",
-            quote(text)
-        ));
+/// Algorithms for IKE, in strongSwan's words.
+pub(super) fn ike_proposal(text: &str) -> Result<String, String> {
+    match check_ike(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
     }
-    Ok(text.to_owned())
 }
 
-/// Algorithms for ESP, in strongSwan's words.
+/// The same for ESP.
 pub(super) fn esp_proposal(text: &str) -> Result<String, String> {
-    let text = proposal(text)?;
-    match Esp::proposed(&text) {
-        Ok(_) => Ok(text),
+    match Esp::proposed(text) {
+        Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }

@@ -11,7 +11,7 @@ mod version;
 pub use look::{ask_charon, look, text, watch};
 pub use options::{Host, refusal};
 pub use verdict::{Charon, FAILS, Facts, Needs, RISK, verdict};
-pub use version::{Release, Version};
+pub use version::{Carried, Release, Version};
 
 use std::fmt;
 

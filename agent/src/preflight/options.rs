@@ -2,7 +2,7 @@
 //! had is refused, and the tunnel stays as it is: never weaker without a word.
 
 use super::verdict::NEIGHBOUR;
-use super::{Release, Version};
+use super::{Carried, Release, Version};
 use crate::config::{EspOptions, Offload};
 
 /// What a host has of it.
@@ -46,7 +46,8 @@ pub fn refusal(esp: &EspOptions, host: &Host) -> Option<String> {
     let whole = esp.hw_offload == Offload::Packet
         || esp.hw_offload == Offload::Auto && host.offload == Some(true);
     let kernel = &host.kernel;
-    if whole && !esp.iptfs && !kernel.patched && NEIGHBOUR.is_in(kernel) {
+    let certain = kernel.carried == Carried::Nothing;
+    if whole && !esp.iptfs && certain && NEIGHBOUR.is_in(kernel) {
         return Some(format!(
             "Linux {}: {}: {}; the tunnel stays as it was",
             kernel.name, NEIGHBOUR.breaks, NEIGHBOUR.cure
@@ -87,9 +88,9 @@ fn too_old(since: &Since, host: &Host) -> Option<String> {
     let Release {
         name,
         version,
-        patched,
+        carried,
     } = &host.kernel;
-    (version < kernel && !patched)
+    (version < kernel && *carried < Carried::Features)
         .then(|| format!("{option} needs Linux {kernel}, and this is {name}: {cure}"))
 }
 
@@ -110,6 +111,8 @@ mod tests {
         let debian12 = |offload| host("5.9.8", "6.1.0-40-amd64", offload);
         let debian13 = |offload| host("6.0.1", "6.12.43+deb13-amd64", offload);
         let rhel9 = |offload| host("5.9.14", "5.14.0-427.el9.x86_64", offload);
+        let ubuntu22 = |offload| host("5.9.13", "5.15.0-116-generic", offload);
+        let ubuntu24 = |offload| host("5.9.13", "6.8.0-45-generic", offload);
         let new = |offload| host("6.0.2", "6.14.1-0-lts", offload);
         let with = |hw_offload, iptfs| EspOptions {
             hw_offload,
@@ -148,7 +151,14 @@ mod tests {
                 host("6.0.1", "6.12.60+deb13-amd64", Some(true)),
                 None,
             ),
-            // Red Hat's kernels have what later ones have.
+            // Ubuntu's may have the fix, and do not have what is newer.
+            (with(Offload::Packet, false), ubuntu24(Some(true)), None),
+            (
+                with(Offload::Packet, false),
+                ubuntu22(Some(true)),
+                Some("needs Linux 6.2"),
+            ),
+            // Red Hat's have what later ones have.
             (with(Offload::Packet, false), rhel9(Some(true)), None),
             (
                 with(Offload::Packet, false),

@@ -1,7 +1,7 @@
 //! What is wrong with a host, from what was found there. Pure.
 
 use super::trial::Tried;
-use super::{Ability, Host, Release, Version, refusal};
+use super::{Ability, Carried, Host, Release, Version, refusal};
 use crate::config::{Config, Mode, Offload, Overlay, Tunnel};
 use crate::state::LinkKind;
 use routemesh_proto::Finding;
@@ -268,18 +268,20 @@ const NEXTHOP: Flaw = Flaw {
 fn flaws(kernel: &Release, needs: &Needs) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut found = |flaw: &Flaw| {
-        let name = match kernel.patched {
-            false => flaw.name.to_owned(),
-            // Its maker may have mended it, and the version does not tell.
-            true => format!("{}, if its maker did not mend it", flaw.name),
+        let name = match kernel.carried {
+            Carried::Nothing => flaw.name.to_owned(),
+            _ => format!(
+                "{}, if its maker did not mend it, which the version does not tell",
+                flaw.name
+            ),
         };
         let object = format!("Linux {}: {name}", kernel.name);
         findings.push(finding(RISK, object, flaw.breaks, flaw.cure));
     };
+    let flawed = NEIGHBOUR.is_in(kernel) || kernel.carried == Carried::Features;
     // Where it is certain, "packet" is refused.
-    let packet = kernel.patched && needs.offloads(Offload::Packet);
-    let flawed = NEIGHBOUR.is_in(kernel) || kernel.patched;
-    if packet || flawed && needs.offloads(Offload::Auto) {
+    let packet = kernel.carried > Carried::Nothing && needs.offloads(Offload::Packet);
+    if flawed && (packet || needs.offloads(Offload::Auto)) {
         found(&NEIGHBOUR);
     }
     if NEXTHOP.is_in(kernel) {
@@ -387,6 +389,9 @@ mod tests {
         let rhel9 = Release::parse("5.14.0-427.13.1.el9_4.x86_64", "", "");
         let rhel10 = Release::parse("6.12.0-55.9.1.el10_0.x86_64", "", "");
         let alpine = Release::parse("6.6.58-0-lts", "", "");
+        let alpine_new = Release::parse("6.12.31-0-lts", "", "");
+        let suse15 = Release::parse("6.4.0-150600.23.25-default", "", "");
+        let fedora41 = Release::parse("6.11.4-301.fc41.x86_64", "", "");
         let new = Release::parse("6.18.44", "", "");
         let newest = Release::parse("7.1.8", "", "");
         for (name, kernel, charon, plain, auto, packet) in [
@@ -408,11 +413,21 @@ mod tests {
                 "5.9.13",
                 &[],
                 &["risk"],
-                &["fails"],
+                &["risk"],
             ),
+            ("SUSE 15 SP6", &suse15, "5.9.11", &[], &["risk"], &["risk"]),
+            ("Fedora 41", &fedora41, "5.9.14", &[], &["risk"], &["fails"]),
             ("RHEL 9", &rhel9, "5.9.14", &[], &["risk"], &["risk"]),
             ("RHEL 10", &rhel10, "6.0.1", &[], &["risk"], &["risk"]),
             ("Alpine 3.20", &alpine, "5.9.14", &[], &["risk"], &["fails"]),
+            (
+                "Alpine 3.22",
+                &alpine_new,
+                "6.0.1",
+                &[],
+                &["risk"],
+                &["fails"],
+            ),
             ("6.18", &new, "6.0.2", &["risk"], &["risk"], &["risk"]),
             ("7.1.8", &newest, "6.0.2", &[], &[], &[]),
         ] {

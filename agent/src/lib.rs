@@ -6,7 +6,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`config`], [`peers`], [`mtu`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`vici::audit()`], [`vici::heal`] | decide: pure functions over values |
+//! | [`config`], [`peers`], [`mtu`], [`drain`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`vici::audit()`], [`vici::heal`] | decide: pure functions over values |
 //! | [`kernel`], [`ipsec`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
@@ -17,6 +17,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod desired;
+pub mod drain;
 pub mod fib;
 pub mod firewall;
 pub mod ipsec;

@@ -2,6 +2,7 @@
 
 use crate::charon::{Keeper, Seen};
 use crate::control::InForce;
+use crate::drain::Leaving;
 use crate::kernel::{self, Event};
 use crate::preflight::{self, Release};
 use crate::problem::problem;
@@ -132,6 +133,7 @@ async fn live(
     let mut firewall = gateway.firewall().changes();
     let mut probe = gateway.probe().changes();
     let mut asked = interval(ASKED);
+    let mut leaving = Leaving::default();
     let overlay = in_force.borrow().as_ref().map(|f| f.config.overlay.clone());
     loop {
         let Some(mut config) = in_force
@@ -154,6 +156,8 @@ async fn live(
             return Ended::Failed;
         }
         let seen = charon.borrow_and_update().clone();
+        let now = std::time::Instant::now();
+        let gone = leaving.adapt(&mut config, now);
         let pass = gateway.pass(&config, &host.identity, &seen, &wanted);
         let outcome = pass.await;
         let ended = Instant::now();
@@ -172,6 +176,7 @@ async fn live(
                 report(status, "kernel", &failure);
             }
         }
+        due = gone.map_or(due, |gone| due.min(Instant::from_std(gone)));
         due = due.max(ended + BREATH);
         // Until then, what BGP tells.
         while due > Instant::now() {

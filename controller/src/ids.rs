@@ -35,6 +35,11 @@ impl Ids {
         self.given.get(&owner)?.get(&address).copied()
     }
 
+    /// The lowest id that a gateway's endpoints ever had. It stays when that endpoint goes.
+    pub fn lowest(&self, gateway: &str) -> Option<u32> {
+        self.given.get(gateway)?.values().min().copied()
+    }
+
     /// Notes an id given earlier.
     pub fn insert(&mut self, gateway: String, address: String, id: u32) {
         self.next = self.next.max(id.saturating_add(1));
@@ -166,7 +171,8 @@ pub fn interconnect(pool: Ipv6Net, tunnel: u32) -> (Ipv6Addr, Ipv6Addr) {
     (even.into(), (even + 1).into())
 }
 
-/// A gateway's BGP identifier, from 198.18.0.0/15, which nobody routes (RFC 2544).
+/// A gateway's BGP identifier, from 198.18.0.0/15, which nobody routes (RFC 2544). Another one would
+/// end all its sessions.
 pub fn router_id(lowest_id: u32) -> Ipv4Addr {
     let base = u32::from(Ipv4Addr::new(198, 18, 0, 0));
     Ipv4Addr::from(base + (lowest_id + 1) % (1 << 17))

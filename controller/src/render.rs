@@ -59,7 +59,7 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
     let ends = ends(spec, &mesh.ids);
     let is_own = |end: &&End| end.gateway.name == gateway.name;
     let own: Vec<&End> = ends.iter().filter(is_own).collect();
-    let lowest = own.iter().map(|end| end.id).min().unwrap_or_default();
+    let lowest = mesh.ids.lowest(&gateway.name).unwrap_or_default();
     let mut tunnels: Vec<proto::Tunnel> = own
         .iter()
         .flat_map(|own| ends.iter().filter_map(|far| tunnel(mesh, own, far)))

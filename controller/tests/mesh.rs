@@ -58,6 +58,29 @@ fn find(configs: &BTreeMap<String, Config>, gateway: &str, number: u32) -> Tunne
     tunnels.find(|t| t.number == number).unwrap().clone()
 }
 
+#[test]
+fn a_gateway_whose_endpoint_changes_keeps_its_bgp_identifier() {
+    let sites = vec![vec![(1, 0)], vec![(1, 0)]];
+    let before = mesh(&Ids::default(), &sites);
+    let text = before
+        .text
+        .expose()
+        .replace("2001:db8:0:0::0", "2001:db8:0:0::9");
+    let spec = spec::parse("test", &text).unwrap();
+    let ids = ids::assign(&before.ids, &spec).unwrap();
+    let (old, new) = (
+        configs(&before),
+        configs(&Mesh {
+            ids,
+            spec,
+            ..before
+        }),
+    );
+    let [old, new] = [&old["g0-0"], &new["g0-0"]];
+    assert_eq!(old.router_id, new.router_id);
+    assert_ne!(old.tunnels[0].number, new.tunnels[0].number);
+}
+
 proptest! {
     #[test]
     fn both_ends_of_each_tunnel_agree(sites in sites()) {

@@ -80,12 +80,7 @@ fn link(tunnel: &crate::config::Tunnel, mtu: u32) -> (String, Link) {
         kind: tunnel.kind.clone(),
         up: true,
         mtu,
-        // 127 is a valid length: never an error, but no panic either if it were.
-        addresses: tunnel
-            .interconnect()
-            .and_then(|(local, _)| IpNet::new(local.into(), 127).ok())
-            .into_iter()
-            .collect(),
+        addresses: tunnel.address().into_iter().collect(),
     };
     (tunnel.link(), link)
 }

@@ -6,7 +6,7 @@
 
 use crate::bfd::Target;
 use crate::bgp::setup::{self, Range, Setup, Transport};
-use crate::config::{Config, Far, MAX_PREFIXES, Router, Tunnel, Whereabouts};
+use crate::config::{Abroad, Config, Far, MAX_PREFIXES, Router, Session, Tunnel, Whereabouts};
 use crate::desired::Links;
 use crate::state::Nexthop;
 use ipnet::{IpNet, Ipv6Net};
@@ -35,11 +35,21 @@ pub fn setup(config: &Config, links: &Links) -> Setup {
     };
     let mut setup = Setup::from(speaker);
     for tunnel in config.tunnels.values() {
-        let Far::Gateway { local, remote, asn } = tunnel.far else {
-            setup
-                .reaches
-                .insert(tunnel.name().into(), reach(config, tunnel));
-            continue;
+        let (local, remote, asn) = match &tunnel.far {
+            Far::Gateway { local, remote, asn } => (*local, *remote, *asn),
+            Far::Abroad(Abroad {
+                session: Some(session),
+                ..
+            }) => {
+                let peer = foreign(config, tunnel, session);
+                setup.add(tunnel.name(), peer, Transport::default());
+                continue;
+            }
+            Far::Abroad(_) => {
+                let reach = reach(config, tunnel);
+                setup.reaches.insert(tunnel.name().into(), reach);
+                continue;
+            }
         };
         let (local, remote) = (IpAddr::V6(local), IpAddr::V6(remote));
         // Only the far gateway is one hop away: what others send through it comes with less.
@@ -231,6 +241,24 @@ fn gateway(config: &Config, tunnel: &Tunnel, peer: PeerConfig) -> PeerConfig {
         max_prefixes: MAX_PREFIXES,
         drain: config.drain || tunnel.drain,
         ..peer
+    }
+}
+
+/// A gateway that is not ours: as a router on the LAN, but for whose prefixes it has.
+fn foreign(config: &Config, tunnel: &Tunnel, session: &Session) -> PeerConfig {
+    let families = match session.far {
+        // IPv6 prefixes would need an IPv6 next hop, and an IPv4 session gives none.
+        IpAddr::V4(_) => BTreeSet::from([Family::Ipv4]),
+        IpAddr::V6(_) => BTreeSet::from([Family::Ipv4, Family::Ipv6]),
+    };
+    PeerConfig {
+        hold_time: session.hold_time.unwrap_or(config.hold_time),
+        families,
+        import: Some(import(tunnel).within(&config.beyond(tunnel))),
+        export: within(&config.before(tunnel)),
+        max_prefixes: session.max_prefixes,
+        drain: config.drain || tunnel.drain,
+        ..PeerConfig::new(session.asn, session.own.addr(), session.far)
     }
 }
 

@@ -255,6 +255,7 @@ fn foreign_tunnel(spec: &MeshSpec, it: &Abroad, first: u64) -> Option<proto::Tun
     } = it;
     let (local, remote) = (own.endpoint.text(), tunnel.remote.text());
     let selectors = tunnel.selectors.get(*child)?;
+    let inside = tunnel.inside.as_ref().map(|it| it.value);
     let admitted = spec.sites.iter().filter(|site| peer.admits(&site.name));
     let (ike, esp) = render_options(&peer.options_of(tunnel));
     Some(proto::Tunnel {
@@ -276,8 +277,13 @@ fn foreign_tunnel(spec: &MeshSpec, it: &Abroad, first: u64) -> Option<proto::Tun
             local_selectors: texts(&selectors.local),
             remote_selectors: texts(&selectors.remote),
             sites: admitted.map(|site| site.name.value.clone()).collect(),
-            ..proto::Foreign::default()
+            prefix_length: inside.map_or(0, |it| it.own.prefix_len().into()),
+            max_prefixes: peer.max_prefixes.unwrap_or_default(),
+            hold_time: peer.hold_time.map_or(0, u32::from),
         }),
+        peer_asn: peer.asn.as_ref().map_or(0, |asn| asn.value),
+        local_address: inside.map_or(String::new(), |it| it.own.addr().to_string()),
+        remote_address: inside.map_or(String::new(), |it| it.far.to_string()),
         local_endpoint: local,
         remote_endpoint: remote,
         ..proto::Tunnel::default()

@@ -1,9 +1,11 @@
 //! Tunnels to gateways that are not ours, as the config has them.
 
-use super::{ConfigError, Fields, TUNNELS};
+use super::{ConfigError, Fields, MAX_PREFIXES, TUNNELS};
 use ipnet::IpNet;
 use routemesh_proto::{self as proto, Secret};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
 
 /// What is other in a tunnel to a gateway that is not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,23 @@ pub struct Abroad {
     pub remote_selectors: Vec<IpNet>,
     /// Who may use it.
     pub sites: BTreeSet<String>,
+    /// BGP with it; without, its prefixes are static.
+    pub session: Option<Session>,
+}
+
+/// BGP with a gateway that is not ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Our address within the tunnel, and the prefix that both are in.
+    pub own: IpNet,
+    /// The far end's.
+    pub far: IpAddr,
+    /// Its AS.
+    pub asn: u32,
+    /// What we propose, where it is not the mesh's.
+    pub hold_time: Option<Duration>,
+    /// The session ends when it announces more prefixes.
+    pub max_prefixes: usize,
 }
 
 impl Abroad {
@@ -39,7 +58,11 @@ impl Abroad {
     }
 }
 
-pub(super) fn parse(fields: &Fields, raw: &proto::Foreign) -> Result<Abroad, ConfigError> {
+pub(super) fn parse(
+    fields: &Fields,
+    tunnel: &proto::Tunnel,
+    raw: &proto::Foreign,
+) -> Result<Abroad, ConfigError> {
     if raw.connection >= TUNNELS {
         let value = raw.connection.to_string();
         return Err(fields.wrong("connection", &value, "below 16777216"));
@@ -69,6 +92,47 @@ pub(super) fn parse(fields: &Fields, raw: &proto::Foreign) -> Result<Abroad, Con
         local_selectors: selectors("local_selectors", &raw.local_selectors)?,
         remote_selectors: selectors("remote_selectors", &raw.remote_selectors)?,
         sites: raw.sites.iter().cloned().collect(),
+        session: match tunnel.peer_asn {
+            0 => None,
+            asn => Some(session(fields, tunnel, raw, asn)?),
+        },
+    })
+}
+
+fn session(
+    fields: &Fields,
+    tunnel: &proto::Tunnel,
+    raw: &proto::Foreign,
+    asn: u32,
+) -> Result<Session, ConfigError> {
+    let expected = "an address";
+    let own: IpAddr = fields.parse("local_address", &tunnel.local_address, expected)?;
+    let far: IpAddr = fields.parse("remote_address", &tunnel.remote_address, expected)?;
+    let length = u8::try_from(raw.prefix_length).ok();
+    let own = length.and_then(|length| IpNet::new(own, length).ok());
+    let near = |net: &IpNet| net.contains(&far) && net.addr() != far;
+    let Some(own) = own.filter(near) else {
+        let value = raw.prefix_length.to_string();
+        return Err(fields.wrong(
+            "prefix_length",
+            &value,
+            "that of a prefix of both addresses",
+        ));
+    };
+    let hold_time = match raw.hold_time {
+        0 => None,
+        seconds @ 3..=0xffff => Some(Duration::from_secs(seconds.into())),
+        other => return Err(fields.wrong("hold_time", &other.to_string(), "3 to 65535 seconds")),
+    };
+    Ok(Session {
+        own,
+        far,
+        asn,
+        hold_time,
+        max_prefixes: match raw.max_prefixes {
+            0 => MAX_PREFIXES,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        },
     })
 }
 
@@ -101,6 +165,7 @@ mod tests {
                 local_selectors: Vec::new(),
                 remote_selectors: nets(selectors),
                 sites: BTreeSet::new(),
+                session: None,
             };
             let expected: BTreeSet<IpNet> = nets(expected).into_iter().collect();
             assert_eq!(abroad.carries(&owned), expected, "{selectors:?}");

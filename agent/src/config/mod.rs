@@ -8,7 +8,7 @@ mod overlay;
 mod router;
 mod term;
 
-pub use abroad::Abroad;
+pub use abroad::{Abroad, Session};
 pub use options::{EspOptions, IkeOptions, Offload};
 pub use overlay::Overlay;
 pub use router::{MAX_PREFIXES, Router, Whereabouts};
@@ -154,6 +154,22 @@ impl Tunnel {
         }
     }
 
+    /// The address of this end within, with its prefix.
+    pub fn address(&self) -> Option<IpNet> {
+        match &self.far {
+            Far::Gateway { local, .. } => IpNet::new((*local).into(), 127).ok(),
+            Far::Abroad(abroad) => abroad.session.map(|it| it.own),
+        }
+    }
+
+    /// The address of the far end within.
+    pub fn far_address(&self) -> Option<IpAddr> {
+        match &self.far {
+            Far::Gateway { remote, .. } => Some((*remote).into()),
+            Far::Abroad(abroad) => abroad.session.map(|it| it.far),
+        }
+    }
+
     /// Whither routes through it lead.
     pub fn neighbour(&self) -> IpAddr {
         let interconnect = self.interconnect();
@@ -218,7 +234,7 @@ impl Config {
 
     /// What is reached through a tunnel without anybody's saying so.
     pub fn statics(&self, tunnel: &Tunnel) -> BTreeSet<IpNet> {
-        let abroad = tunnel.abroad();
+        let abroad = tunnel.abroad().filter(|it| it.session.is_none());
         let carries = |it: &Abroad| it.carries(self.prefixes_of(&tunnel.peer_site));
         abroad.map(carries).unwrap_or_default()
     }
@@ -456,7 +472,7 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
         Some(_) if !matches!(kind, LinkKind::Xfrm { .. }) => {
             return Err(fields.wrong("kind", &raw.kind, "xfrm, as it is for foreign peers"));
         }
-        Some(foreign) => Far::Abroad(abroad::parse(&fields, foreign)?),
+        Some(foreign) => Far::Abroad(abroad::parse(&fields, raw, foreign)?),
     };
     Ok(Tunnel {
         number: raw.number,

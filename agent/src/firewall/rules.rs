@@ -316,6 +316,7 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
         "to_gateway",
         &[
             &format!("{came_by} . ip6 saddr @far_gateways goto from_gateway"),
+            &format!("{came_by} . ip saddr @far_gateways_ip4 goto from_gateway"),
             &by_source,
             "goto for_services",
         ],
@@ -483,12 +484,15 @@ fn links(
     let names = tunnels.keys().chain(leftovers.iter().copied());
     let names: Vec<String> = names.map(|link| format!("\"{link}\"")).collect();
     table.set("tunnel_links", "ifname", &names);
-    let gateway = |(link, tunnel): (&String, &&Tunnel)| {
-        let (_, remote) = tunnel.interconnect()?;
-        Some(format!("\"{link}\" . {remote}"))
+    let gateways = |v4: bool| -> Vec<String> {
+        let gateway = |(link, tunnel): (&String, &&Tunnel)| {
+            let far = tunnel.far_address().filter(|it| it.is_ipv4() == v4)?;
+            Some(format!("\"{link}\" . {far}"))
+        };
+        tunnels.iter().filter_map(gateway).collect()
     };
-    let gateways: Vec<String> = tunnels.iter().filter_map(gateway).collect();
-    table.set("far_gateways", "ifname . ipv6_addr", &gateways);
+    table.set("far_gateways", "ifname . ipv6_addr", &gateways(false));
+    table.set("far_gateways_ip4", "ifname . ipv4_addr", &gateways(true));
     table.map("by_source", "ifname : verdict", &judged("from"));
     table.map("by_destination", "ifname : verdict", &judged("to"));
     for reason in Reason::ALL {

@@ -2,10 +2,11 @@
 
 use super::place::{At, quote};
 use super::reader::{Reader, Table, Value};
-use super::values;
 use super::{Gateway, Options, OuterAddress};
+use super::{router, values};
 use ipnet::IpNet;
 use routemesh_proto::Secret;
+use std::net::IpAddr;
 use toml::de::{DeTable, DeValue};
 
 /// Somebody else's network, behind gateways that are not ours.
@@ -15,6 +16,12 @@ pub struct Foreign {
     pub name: At<String>,
     /// What it owns.
     pub prefixes: Vec<At<IpNet>>,
+    /// Its AS, where it speaks BGP; else its prefixes are static.
+    pub asn: Option<At<u32>>,
+    /// BGP hold time in seconds, where it is not the mesh's.
+    pub hold_time: Option<u16>,
+    /// How many prefixes each of its sessions may announce, where that is not left to the agent.
+    pub max_prefixes: Option<u32>,
     /// The sites that may reach it; all where none are written.
     pub sites: Option<Vec<At<String>>>,
     /// How the SAs of its tunnels are made and kept.
@@ -40,12 +47,23 @@ pub struct ForeignTunnel {
     pub remote_id: Option<String>,
     /// Its CHILD_SAs, each with an interface of its own: one at least.
     pub selectors: Vec<Selectors>,
+    /// Both ends' addresses within, where there is BGP.
+    pub inside: Option<At<Inside>>,
     /// How its SAs are made and kept, where that is other than for the peer's other tunnels.
     pub options: Options,
     /// How much it is preferred to other ways.
     pub preference: Option<u32>,
     /// Its share of the traffic beside other ways.
     pub weight: Option<u16>,
+}
+
+/// The addresses of a tunnel's ends, which BGP goes between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inside {
+    /// Ours, and the length of the prefix that both are in.
+    pub own: IpNet,
+    /// The far end's.
+    pub far: IpAddr,
 }
 
 /// Traffic selectors of a CHILD_SA; all that is empty is everything.
@@ -114,7 +132,16 @@ impl<'t> Reader<'t> {
 
     fn foreign_peer(&mut self, name: At<String>, value: &DeValue<'t>) -> Option<Foreign> {
         let what = format!("foreign {}", quote(&name));
-        let known = ["prefixes", "sites", "ike", "esp", "tunnels"];
+        let known = [
+            "prefixes",
+            "as",
+            "hold_time",
+            "max_prefixes",
+            "sites",
+            "ike",
+            "esp",
+            "tunnels",
+        ];
         let table = self.table(what, name.place, value, &known)?;
         let cure = "list what is behind it, like prefixes = [\"10.9.0.0/16\"]";
         let prefixes = match self.required(&table, "prefixes", cure) {
@@ -144,8 +171,20 @@ impl<'t> Reader<'t> {
             }
             None => Vec::new(),
         };
+        let asn = table.get("as").and_then(|value| {
+            let place = self.lines.place(value.span().start);
+            let asn = self.number("as", value, values::asn)?;
+            Some(At { value: asn, place })
+        });
+        let hold_time = table.get("hold_time");
+        let hold_time = hold_time.and_then(|value| self.hold_time(value));
+        let limit = table.get("max_prefixes");
+        let limit = limit.and_then(|value| self.number("max_prefixes", value, router::prefixes));
         Some(Foreign {
             prefixes,
+            asn,
+            hold_time,
+            max_prefixes: limit,
             sites,
             options: self.options(&table),
             tunnels,
@@ -155,7 +194,7 @@ impl<'t> Reader<'t> {
 
     fn foreign_tunnel(&mut self, value: &Value<'t>) -> Option<ForeignTunnel> {
         let place = self.lines.place(value.span().start);
-        const KNOWN: [&str; 11] = [
+        const KNOWN: [&str; 12] = [
             "gateway",
             "local",
             "remote",
@@ -163,6 +202,7 @@ impl<'t> Reader<'t> {
             "local_id",
             "remote_id",
             "selectors",
+            "inside",
             "ike",
             "esp",
             "preference",
@@ -189,6 +229,8 @@ impl<'t> Reader<'t> {
         };
         let (local_id, remote_id) = (id("local_id"), id("remote_id"));
         let selectors = self.selectors(&table);
+        let within = table.get("inside");
+        let within = within.and_then(|value| self.text("inside", value, inside));
         let options = self.options(&table);
         let (preference, weight) = self.worth(&table);
         Some(ForeignTunnel {
@@ -199,6 +241,7 @@ impl<'t> Reader<'t> {
             local_id,
             remote_id,
             selectors,
+            inside: within,
             options,
             preference,
             weight,
@@ -250,6 +293,43 @@ fn pre_shared(text: &str) -> Result<Secret, String> {
     Ok(Secret::from(text))
 }
 
+/// Our address with the length of a prefix that holds two: the other one is the far end's.
+fn inside(text: &str) -> Result<Inside, String> {
+    let form = || {
+        format!(
+            "{} is not what tunnels have inside: write our address and the length of a prefix that holds two, \
+             like \"169.254.10.2/30\", \"10.0.0.1/31\" or \"fd00::2/126\"",
+            quote(text)
+        )
+    };
+    let own: IpNet = text.parse().map_err(|_| form())?;
+    let both: Vec<IpAddr> = match (own.max_prefix_len() - own.prefix_len(), own) {
+        (1, _) => own
+            .subnets(own.max_prefix_len())
+            .map_err(|_| form())?
+            .map(|it| it.addr())
+            .collect(),
+        // The first and the last are of no host; in IPv6 the first is of all routers.
+        (2, _) => {
+            let four = own.subnets(own.max_prefix_len()).map_err(|_| form())?;
+            four.map(|it| it.addr()).skip(1).take(2).collect()
+        }
+        _ => return Err(form()),
+    };
+    let far = both.iter().find(|it| **it != own.addr());
+    match far {
+        Some(far) if both.contains(&own.addr()) => Ok(Inside { own, far: *far }),
+        _ => Err(format!(
+            "{} is not the address of a host: one of {}",
+            own.addr(),
+            both.iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(" and ")
+        )),
+    }
+}
+
 /// In strongSwan's words: an address, a name, an e-mail address, a distinguished name.
 fn identity(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_graphic() || c == ' ';
@@ -261,4 +341,29 @@ fn identity(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_far_end_has_the_other_address() {
+        let table = [
+            ("169.254.10.2/30", Some("169.254.10.1")),
+            ("169.254.10.1/30", Some("169.254.10.2")),
+            ("169.254.10.0/30", None),
+            ("10.0.0.1/31", Some("10.0.0.0")),
+            ("fd00::2/126", Some("fd00::1")),
+            ("fd00::/126", None),
+            ("fd00::/127", Some("fd00::1")),
+            ("10.0.0.1/24", None),
+            ("10.0.0.1/32", None),
+            ("10.0.0.1", None),
+        ];
+        for (text, far) in table {
+            let found = inside(text).ok().map(|it| it.far.to_string());
+            assert_eq!(found.as_deref(), far, "{text}");
+        }
+    }
 }

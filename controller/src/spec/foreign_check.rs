@@ -5,6 +5,7 @@ use super::place::{At, Place, SpecError};
 use super::{Foreign, ForeignTunnel, MeshSpec, OuterAddress};
 use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 /// Everything that does not fit.
 pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
@@ -12,6 +13,7 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     for foreign in &spec.foreign {
         errors.extend(sites(spec, foreign));
         errors.extend(uncarried(foreign));
+        errors.extend(sessions(spec, foreign));
         for tunnel in &foreign.tunnels {
             errors.extend(ends(spec, tunnel));
             errors.extend(outside(foreign, tunnel));
@@ -141,6 +143,60 @@ fn uncarried(foreign: &Foreign) -> Vec<SpecError> {
         error(net.place, reason)
     })
     .collect()
+}
+
+/// BGP goes between the addresses inside, through the one interface that carries everything.
+fn sessions(spec: &MeshSpec, foreign: &Foreign) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    let mut seen: HashMap<(&str, IpAddr), Place> = HashMap::new();
+    for tunnel in &foreign.tunnels {
+        let place = tunnel.gateway.place;
+        match (&foreign.asn, &tunnel.inside) {
+            (None, None) => {}
+            (None, Some(inside)) => {
+                let reason = format!(
+                    "what the tunnel has inside is for BGP: give foreign {} an \"as\", or leave it out",
+                    foreign.name.value
+                );
+                errors.push(error(inside.place, reason));
+            }
+            (Some(_), None) => {
+                let reason = format!(
+                    "foreign {} speaks BGP, and this tunnel has no addresses for it: inside = \"169.254.10.2/30\", \
+                     or whatever the other side has given you",
+                    foreign.name.value
+                );
+                errors.push(error(place, reason));
+            }
+            (Some(asn), Some(inside)) => {
+                let own = spec.gateway(&tunnel.gateway).map(|(site, _)| site.asn);
+                if own == Some(asn.value) {
+                    let reason = format!(
+                        "{} is also the AS of gateway {}: a foreign peer has its own",
+                        asn.value, tunnel.gateway.value
+                    );
+                    errors.push(error(asn.place, reason));
+                }
+                let narrow = tunnel.selectors.iter().find_map(|it| it.local.first());
+                if let Some(narrow) = narrow {
+                    let reason = "BGP says what the tunnel carries, so that it must carry everything: \
+                                  leave selectors out";
+                    errors.push(error(narrow.place, reason.to_owned()));
+                }
+                let ours = (tunnel.gateway.as_str(), inside.own.addr());
+                if let Some(first) = seen.insert(ours, inside.place) {
+                    let reason = format!(
+                        "gateway {} has {} inside another tunnel already, on line {}",
+                        tunnel.gateway.value,
+                        inside.own.addr(),
+                        first.line
+                    );
+                    errors.push(error(inside.place, reason));
+                }
+            }
+        }
+    }
+    errors
 }
 
 /// Two IKE connections between the same two addresses would be one, and one to an endpoint of ours

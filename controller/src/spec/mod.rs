@@ -17,7 +17,7 @@ mod term;
 mod tunnel;
 mod values;
 
-pub use foreign::{Foreign, ForeignTunnel, Selectors};
+pub use foreign::{Foreign, ForeignTunnel, Inside, Selectors};
 pub use options::{Options, Setting, render as render_options};
 pub use place::{At, Place, SpecError, SpecErrors};
 pub use router::{Router, Whereabouts};

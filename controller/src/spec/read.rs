@@ -94,14 +94,8 @@ impl<'t> Reader<'t> {
             })
         });
         let options = self.options(&mesh);
-        let hold_time = mesh.get("hold_time").and_then(|value| {
-            self.number("hold_time", value, |seconds| {
-                u16::try_from(seconds)
-                    .ok()
-                    .filter(|seconds| *seconds >= 3)
-                    .ok_or_else(|| format!("hold_time is {seconds}: 3 to 65535 seconds"))
-            })
-        });
+        let hold_time = mesh.get("hold_time");
+        let hold_time = hold_time.and_then(|value| self.hold_time(value));
         let bfd = match mesh.get("bfd") {
             Some(value) => self.bfd(value).map(|bfd| bfd.value),
             None => Some(bfd::DEFAULT),
@@ -278,6 +272,15 @@ impl<'t> Reader<'t> {
                 .services(&table)
                 .unwrap_or_else(|| defaults.services.clone()),
             ipsec_from,
+        })
+    }
+
+    pub(super) fn hold_time(&mut self, value: &Value<'t>) -> Option<u16> {
+        self.number("hold_time", value, |seconds| {
+            u16::try_from(seconds)
+                .ok()
+                .filter(|seconds| *seconds >= 3)
+                .ok_or_else(|| format!("hold_time is {seconds}: 3 to 65535 seconds"))
         })
     }
 

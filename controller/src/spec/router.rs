@@ -227,7 +227,7 @@ fn seconds(seconds: u64) -> Result<u32, String> {
     }
 }
 
-fn prefixes(limit: u64) -> Result<u32, String> {
+pub(super) fn prefixes(limit: u64) -> Result<u32, String> {
     match u32::try_from(limit) {
         Ok(limit @ 1..) => Ok(limit),
         _ => Err(format!(

@@ -4,8 +4,9 @@ use super::{Report, Reports, ago, drain};
 use crate::ids::{Abroad, End, interconnect};
 use crate::mesh::Mesh;
 use crate::render::Pair;
+use crate::spec::Inside;
 use routemesh_proto as proto;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// What is wrong at one end, from the bottom of the ladder: what stands first causes the rest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,7 +168,7 @@ pub(super) fn abroad(it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
     let number = u32::try_from(it.number()).ok()?;
     let gateway = &it.own.gateway.name;
     let report = reports.get(&gateway.value);
-    let fault = fault(number, false, report);
+    let fault = fault(number, it.peer.asn.is_some(), report);
     let verdict = match &fault {
         None => "up",
         Some(fault) if fault.is_silence() => "unknown",
@@ -175,6 +176,10 @@ pub(super) fn abroad(it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
     };
     let reason = fault.map(|fault| format!("{}: {}", gateway.value, fault.words()));
     let status = report.and_then(|report| find(number, report)).cloned();
+    let address = |of: fn(&Inside) -> IpAddr| {
+        let inside = it.tunnel.inside.as_ref();
+        inside.map_or(String::new(), |inside| of(inside).to_string())
+    };
     Some(proto::Edge {
         number,
         verdict: verdict.to_owned(),
@@ -183,6 +188,7 @@ pub(super) fn abroad(it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
             gateway: gateway.value.clone(),
             site: it.own.site.name.value.clone(),
             endpoint: it.own.endpoint.text(),
+            address: address(|it| it.own.addr()),
             status,
             fresh: report.is_some_and(Report::is_fresh),
             ..proto::End::default()
@@ -191,6 +197,7 @@ pub(super) fn abroad(it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
             gateway: it.peer.name.value.clone(),
             site: it.peer.name.value.clone(),
             endpoint: it.tunnel.remote.text(),
+            address: address(|it| it.far),
             ..proto::End::default()
         }),
         ..proto::Edge::default()

@@ -3,6 +3,7 @@
 //! A test brings up a lab of its own; run it through `tests/vm/run`.
 
 mod cloud;
+mod dynamic;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,13 @@ struct Gateway {
     agent: Process,
 }
 
+/// A switch that everybody is at.
+fn internet(spaces: &Spaces) -> Result<Host> {
+    let internet = spaces.host("internet")?;
+    internet.ip_batch(&["link add switch up type bridge stp_state 0".to_owned()])?;
+    Ok(internet)
+}
+
 /// A port in the internet, with an address there and a route to everybody else.
 fn plug(internet: &Host, host: &Host, name: &str, address: &str) -> Result<()> {
     internet.ip_batch(&[
@@ -88,20 +96,19 @@ impl Gateway {
         outer: &str,
         lan: impl FnOnce(&Host) -> Result<()>,
         identity: &Path,
+        // Golden files hold no secret: here they are, in order.
+        (golden, keys): (&str, &[String]),
     ) -> Result<Self> {
         let (underlay, overlay) = (spaces.host(name)?, spaces.host(&format!("{name}-private"))?);
         plug(internet, &underlay, name, &format!("{outer}/24"))?;
         lan(&overlay)?;
         let charon = Charon::start(&underlay)?;
         charon.wait()?;
-        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/oracle");
-        let file = PathBuf::from(golden).join(format!("{name}-1.toml"));
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/golden");
+        let file = PathBuf::from(file).join(golden);
         let text = std::fs::read_to_string(&file).map_err(LabError::io("a golden config"))?;
-        // Golden files hold no secret: the first key is that of both CHILD_SAs of the first tunnel.
-        let keys = [1, 1, 2, 2].map(cloud::key);
-        let text = keys
-            .iter()
-            .fold(text, |text, key| text.replacen("(secret)", key, 1));
+        let put = |text: String, key: &String| text.replacen("(secret)", key, 1);
+        let text = keys.iter().fold(text, put);
         let private = format!("overlay = \"{}\"", overlay.name());
         let text = text.replacen("overlay = \"\"", &private, 1);
         // An emulated processor may be silent for longer than BFD is told to wait on a real one.
@@ -163,8 +170,8 @@ impl Gateway {
     }
 }
 
-/// A certificate for each gateway of the mesh.
-fn identities(spaces: &Spaces) -> Result<[PathBuf; 2]> {
+/// A certificate for each of these gateways of the mesh.
+fn identities<const N: usize>(spaces: &Spaces, names: [&str; N]) -> Result<Vec<PathBuf>> {
     let host = spaces.host("ca")?;
     let (controller, dir) = (program("mesh-controller")?, host.dir().join("ca"));
     let dir = dir.display().to_string();
@@ -184,15 +191,14 @@ fn identities(spaces: &Spaces) -> Result<[PathBuf; 2]> {
         host.run(&[&[controller.as_str()], &words[..]].concat())?;
         Ok(out)
     };
-    Ok([issue("home-1")?, issue("shop-1")?])
+    names.into_iter().map(issue).collect()
 }
 
 impl Lab {
     fn start() -> Result<Self> {
         let spaces = Spaces::new("foreign")?;
-        let [home_identity, shop_identity] = identities(&spaces)?;
-        let internet = spaces.host("internet")?;
-        internet.ip_batch(&["link add switch up type bridge stp_state 0".to_owned()])?;
+        let identities = identities(&spaces, ["home-1", "shop-1"])?;
+        let internet = internet(&spaces)?;
         let cloud = Cloud::start(&spaces, &internet)?;
         let lan = spaces.host("lan")?;
         let home_lan = |overlay: &Host| {
@@ -219,8 +225,14 @@ impl Lab {
                 format!("address add {TILL}/24 dev lan0"),
             ])
         };
-        let home = Gateway::start(&spaces, &internet, "home", HOME, home_lan, &home_identity)?;
-        let shop = Gateway::start(&spaces, &internet, "shop", SHOP, shop_lan, &shop_identity)?;
+        // Both CHILD_SAs of a tunnel have its key.
+        let (keys, none) = ([1, 1, 2, 2].map(cloud::key), []);
+        let config = ("oracle/home-1.toml", &keys[..]);
+        let home = (&identities[0], config);
+        let home = Gateway::start(&spaces, &internet, "home", HOME, home_lan, home.0, home.1)?;
+        let config = ("oracle/shop-1.toml", &none[..]);
+        let shop = (&identities[1], config);
+        let shop = Gateway::start(&spaces, &internet, "shop", SHOP, shop_lan, shop.0, shop.1)?;
         for endpoint in &cloud.endpoints {
             endpoint.charon.wait()?;
             endpoint.load("customer", HOME, &children())?;

@@ -512,6 +512,39 @@ mod tests {
     }
 
     #[test]
+    fn a_foreign_peer_with_bgp_says_what_it_owns_and_hears_of_who_may_reach_it() {
+        let mut config = config_with_foreign_peers();
+        let foreign = config.tunnels.get_mut(&4).unwrap();
+        let Far::Abroad(abroad) = &mut foreign.far else {
+            panic!("it is foreign")
+        };
+        abroad.session = Some(Session {
+            own: "169.254.10.2/30".parse().unwrap(),
+            far: "169.254.10.1".parse().unwrap(),
+            asn: 64512,
+            hold_time: Some(Duration::from_secs(30)),
+            max_prefixes: 100,
+        });
+        let setup = setup(&config, &links());
+        assert!(setup.reaches.is_empty());
+        let peer = &setup.speaker.peers[&"rm4-oracle".into()];
+        assert_eq!((peer.asn, peer.max_prefixes), (64512, 100));
+        assert_eq!(peer.hold_time, Duration::from_secs(30));
+        assert_eq!(peer.local.to_string(), "169.254.10.2");
+        assert_eq!(peer.families, BTreeSet::from([Family::Ipv4]));
+        assert_eq!(peer.export, within(&nets(&["10.0.1.0/24", "10.0.2.0/24"])));
+        let verdict = |prefix: &str| {
+            let policy = peer.import.as_ref().unwrap();
+            let verdict = policy.evaluate(&prefix.parse().unwrap(), &Attributes::default());
+            matches!(verdict, Verdict::Accept(_))
+        };
+        assert!(verdict("10.9.0.0/16") && verdict("10.9.7.0/24"));
+        assert!(!verdict("10.0.2.0/24") && !verdict("10.8.0.0/16") && !verdict("0.0.0.0/0"));
+        // No BFD: nobody would answer.
+        assert_eq!(setup.bfd.len(), 0);
+    }
+
+    #[test]
     fn a_routers_terms_choose_within_what_the_mesh_allows() {
         let mut config = config();
         let only_wide = proto::Router {

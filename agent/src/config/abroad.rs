@@ -145,6 +145,43 @@ mod tests {
     }
 
     #[test]
+    fn a_session_is_between_two_addresses_of_one_prefix() {
+        let parse = |local: &str, remote: &str, prefix_length, hold_time| {
+            let foreign = proto::Foreign {
+                local_id: "a".into(),
+                remote_id: "b".into(),
+                psk: "a secret of both".into(),
+                prefix_length,
+                hold_time,
+                ..proto::Foreign::default()
+            };
+            let tunnel = proto::Tunnel {
+                peer_asn: 64512,
+                local_address: local.into(),
+                remote_address: remote.into(),
+                ..proto::Tunnel::default()
+            };
+            let fields = Fields { object: "a tunnel" };
+            let parsed = super::parse(&fields, &tunnel, &foreign);
+            parsed.map(|it| it.session.unwrap().own.to_string())
+        };
+        let own = "169.254.10.2".to_owned() + "/30";
+        assert_eq!(parse("169.254.10.2", "169.254.10.1", 30, 0), Ok(own));
+        for (local, remote, length, hold_time) in [
+            ("169.254.10.2", "169.254.10.5", 30, 0),
+            ("169.254.10.2", "169.254.10.2", 30, 0),
+            ("169.254.10.2", "fd00::1", 30, 0),
+            ("169.254.10.2", "169.254.10.1", 33, 0),
+            ("169.254.10.2", "169.254.10.1", 300, 0),
+            ("169.254.10.2", "169.254.10.1", 30, 2),
+            ("169.254.10.2", "", 30, 0),
+        ] {
+            let parsed = parse(local, remote, length, hold_time);
+            assert!(parsed.is_err(), "{local} {remote} {length} {hold_time}");
+        }
+    }
+
+    #[test]
     fn what_a_tunnel_carries_is_what_its_selectors_and_its_peer_have_in_common() {
         let owned = nets(&["10.9.0.0/16", "10.10.0.0/16", "2001:db8:9::/48"]);
         let table: [(&[&str], &[&str]); 4] = [

@@ -551,6 +551,7 @@ mod tests {
             ("oracle", "home-1", Overlay::Own),
             ("oracle", "home-1", blue()),
             ("oracle", "shop-1", Overlay::Own),
+            ("aws", "office-1", Overlay::Own),
         ];
         for (example, gateway, place) in examples {
             let file = root.join(format!("../tests/golden/{example}/{gateway}.toml"));

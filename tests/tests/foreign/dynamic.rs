@@ -26,7 +26,7 @@ const OFFICE: [&str; 2] = ["192.168.1.0/24", "192.168.1.1"];
 struct Cloud {
     host: Host,
     charon: Charon,
-    bird: Process,
+    daemon: Process,
 }
 
 fn key(number: usize) -> String {
@@ -58,9 +58,13 @@ impl Cloud {
         let mut command = Command::new("bird");
         command.arg("-f").arg("-c").arg(&file);
         command.arg("-s").arg(host.dir().join("bird.ctl"));
-        let bird = host.spawn("bird", command)?;
+        let daemon = host.spawn("bird", command)?;
         charon.wait()?;
-        let cloud = Self { host, charon, bird };
+        let cloud = Self {
+            host,
+            charon,
+            daemon,
+        };
         for number in 1..=2 {
             cloud.load(number)?;
         }
@@ -101,6 +105,12 @@ impl Cloud {
             ],
         ];
         self.charon.order("load-conn", &words.concat())
+    }
+
+    /// Lets BGP over a tunnel go or come: that a tunnel is down is known in a cloud.
+    fn bird(&self, command: &str, number: usize) -> Result<String> {
+        let command = format!("{command} tunnel{number}");
+        ask(&self.host.dir().join("bird.ctl"), &command)
     }
 
     fn unload(&self, number: usize) -> Result<()> {
@@ -163,7 +173,7 @@ fn a_cloud_with_bgp_is_used_over_both_tunnels_and_over_either() -> Result<()> {
         say(what);
         wait_until(what, SETTLE, || {
             office.agent.check()?;
-            cloud.bird.check()?;
+            cloud.daemon.check()?;
             let (found, paths) = (office.ways(VPC[0])?, cloud.paths()?);
             if found != ways || paths != ways.len() {
                 return Err(LabError::Unexpected(format!(
@@ -181,8 +191,10 @@ fn a_cloud_with_bgp_is_used_over_both_tunnels_and_over_either() -> Result<()> {
     settle("BGP over both tunnels", &INTERFACES, &mut cloud)?;
     for (down, left) in [(1, 1), (2, 0)] {
         cloud.unload(down)?;
+        cloud.bird("disable", down)?;
         settle("BGP over one", &[INTERFACES[left]], &mut cloud)?;
         cloud.load(down)?;
+        cloud.bird("enable", down)?;
         settle("BGP over both again", &INTERFACES, &mut cloud)?;
     }
     spaces.passed();

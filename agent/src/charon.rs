@@ -121,6 +121,7 @@ fn child(tunnel: &Tunnel) -> Child {
     match tunnel.abroad() {
         None => all,
         Some(abroad) => Child {
+            is_static: abroad.session.is_none(),
             local: texts(&abroad.local_selectors, all.local),
             remote: texts(&abroad.remote_selectors, all.remote),
             ..all
@@ -288,9 +289,7 @@ impl Keeper {
         let doubt = memory.suspects.confirm(&mut audit, Instant::now());
         let told = std::mem::take(&mut memory.told).into_iter();
         let told = told.chain(broken(wanted, &charon.sas, &audit));
-        // Where there is no BGP, the SA is what says that the way is alive.
-        let foreign = wanted.iter().filter(|(_, it)| it.is_foreign());
-        let told = told.chain(foreign.map(|(name, _)| name.clone())).collect();
+        let told = told.chain(statics(wanted)).collect();
         memory.told = self.tell_bgp(wanted, &charon, &audit, told).await;
         let refused = match self.refused(wanted).await {
             Ok(refused) => refused,
@@ -489,6 +488,13 @@ fn broken(wanted: &Definitions, sas: &[IkeSa], audit: &Audit) -> Vec<String> {
     };
     let lacking = wanted.iter().filter(lacks);
     lacking.map(|(name, _)| name.clone()).collect()
+}
+
+/// The connections with ways of which only the SA says whether they are alive.
+fn statics(wanted: &Definitions) -> impl Iterator<Item = String> {
+    let any = |it: &Definition| it.children.iter().any(|child| child.is_static);
+    let some = wanted.iter().filter(move |(_, it)| any(it));
+    some.map(|(name, _)| name.clone())
 }
 
 /// Tunnels whose peer does not do IP-TFS: charon then makes an SA in tunnel mode by itself.

@@ -79,6 +79,8 @@ pub enum Auth {
 pub struct Child {
     /// The BGP peer's name, or that of the way where there is no BGP.
     pub way: String,
+    /// There is none: whether the way is alive, the SA says.
+    pub is_static: bool,
     /// The interface.
     pub bind: Bind,
     /// Traffic selectors of this side.
@@ -93,6 +95,7 @@ impl Child {
         let any = || vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
         Self {
             way,
+            is_static: false,
             bind,
             local: any(),
             remote: any(),
@@ -446,6 +449,7 @@ rm3-V2-1 {
     fn a_foreign_peers_connection_has_a_child_per_interface_and_shows_no_key() {
         let child = |number: u32, local: &str, remote: &str| Child {
             way: format!("rm{number}-oracle"),
+            is_static: true,
             bind: Bind::IfId(ours::IF_ID + number),
             local: vec![local.into()],
             remote: vec![remote.into()],

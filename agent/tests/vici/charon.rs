@@ -346,6 +346,7 @@ async fn charon_takes_what_foreign_peers_need() {
     // Two children in one connection, which are recognised.
     let child = |number: u32, local: &str, remote: &str| vici::Child {
         way: format!("rm{number}-oracle"),
+        is_static: true,
         bind: Bind::IfId(0x5200_0000 + number),
         local: vec![local.into()],
         remote: vec![remote.into()],

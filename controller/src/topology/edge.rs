@@ -191,7 +191,6 @@ pub(super) fn abroad(it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
             address: address(|it| it.own.addr()),
             status,
             fresh: report.is_some_and(Report::is_fresh),
-            ..proto::End::default()
         }),
         b: Some(proto::End {
             gateway: it.peer.name.value.clone(),

@@ -30,7 +30,7 @@ pub use op::Op;
 pub use path::{Ends, Paths};
 pub use route::Route;
 pub use socket::Refusal;
-pub use sysctl::{Setting, forwarding, tunnels};
+pub use sysctl::{Setting, forwarding, in_full, tunnels};
 pub use xfrm::{Deletions, Policy, Sa, Xfrm};
 
 use crate::config::Overlay;

@@ -4,12 +4,14 @@ use super::{Error, Kernel};
 use crate::config::Hash;
 use crate::netns::Netns;
 use crate::state::{Link, LinkKind, Side};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const FORWARDING: &str = "net.ipv6.conf.all.forwarding";
+/// BIRD's route protocol (`RTPROT_BIRD`).
+const BIRD: u8 = 12;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A setting and the value it is to have.
@@ -55,9 +57,16 @@ pub fn forwarding(hash: Hash) -> Vec<Setting> {
         Setting::new(FORWARDING, "1"),
         Setting::new("net.ipv4.fib_multipath_hash_policy", policy),
         Setting::new("net.ipv6.fib_multipath_hash_policy", policy),
-        // Only a matter of speed: since 5.8.
-        Setting::optional("net.ipv4.nexthop_compat_mode", "0"),
     ]
+}
+
+/// Whether the kernel tells of our routes' next hops in full, or by the number of their group alone,
+/// which is a hundred times faster where a group of many routes changes (since 5.8). BIRD, in 2.0 at
+/// least, takes no route that it is told only the number of: where it fills the kernel's table, and
+/// is likely to read it as well, it is told in full.
+pub fn in_full(announce: &BTreeSet<u8>) -> Setting {
+    let value = if announce.contains(&BIRD) { "1" } else { "0" };
+    Setting::optional("net.ipv4.nexthop_compat_mode", value)
 }
 
 /// What the tunnel interfaces in the overlay need. They may vanish meanwhile.

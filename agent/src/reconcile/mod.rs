@@ -247,9 +247,9 @@ impl Gateway {
         let failed = self.perform(&ops).await;
         // Last: before the `unreachable` routes are there, nothing is forwarded.
         let kernel = self.kernel.clone();
-        let set = self
-            .meanwhile(kernel.set(kernel::forwarding(config.hash)))
-            .await;
+        let mut settings = kernel::forwarding(config.hash);
+        settings.push(kernel::in_full(&config.announce));
+        let set = self.meanwhile(kernel.set(settings)).await;
         if let Err(error) = set {
             problems.push(problem("kernel settings", &error));
         }

@@ -18,7 +18,7 @@ pub mod ours {
     /// Nexthop and nexthop group ids lie in this range.
     pub const NEXTHOPS: std::ops::RangeInclusive<u32> = 0x5200_0000..=0x52ff_ffff;
     /// `if_id` (XFRM) or key and mark (VTI) of tunnel 0; a tunnel's own is this plus its number.
-    pub const IF_ID: u32 = 0x5200_0000;
+    pub const IF_ID: u32 = routemesh_proto::FIRST_KEY;
     /// Tunnel interfaces are named by this and the tunnel's number.
     pub const LINK_PREFIX: &str = "rm";
     /// charon connections are named by this, the tunnel's number, a dash and the peer.

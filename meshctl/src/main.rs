@@ -5,6 +5,7 @@
 mod client;
 mod mtu;
 mod table;
+mod tunnels;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use client::{CallError, Client};
@@ -88,6 +89,13 @@ enum Command {
 enum Get {
     /// Every gateway, its generation and what is wrong there.
     Gateways(Output),
+    /// Every tunnel's ends: addresses outside and inside, sessions, MTU, and what its SAs are known by.
+    Tunnels {
+        /// Only the ends at this gateway.
+        gateway: Option<String>,
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 #[derive(Args, Clone)]
@@ -179,6 +187,19 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             show(output, &gateways, |gateways| {
                 table::gateways(gateways, look)
             })?;
+        }
+        Command::Get(Get::Tunnels {
+            gateway,
+            output: Output { output },
+        }) => {
+            let topology = client()?.topology().await?;
+            if let Some(name) = &gateway
+                && !topology.gateways.iter().any(|it| it.name == *name)
+            {
+                return Err(Failure::NoGateway(name.clone()));
+            }
+            let ends = tunnels::ends(&topology, gateway.as_deref());
+            show(output, &ends, |ends| table::tunnels(ends, look))?;
         }
         Command::Routes {
             gateway,

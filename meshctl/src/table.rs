@@ -5,6 +5,7 @@ mod routes;
 pub(crate) use routes::{rejected, routes};
 
 use crate::mtu::Sizes;
+use crate::tunnels::TunnelEnd;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use routemesh_proto::{
     BgpStatus, Edge, End, Finding, GatewayView, Invalid, PrefixPaths, PrefixView, Problem, Repair,
@@ -105,6 +106,43 @@ pub(crate) fn mtu(sizes: &[Sizes], look: Look) -> String {
             each.mtu.to_string(),
             each.mss_ipv4.to_string(),
             each.mss_ipv6.to_string(),
+        ]);
+    }
+    table.trim_fmt() + "\n"
+}
+
+/// Tunnels as their ends see them.
+pub(crate) fn tunnels(ends: &[TunnelEnd], look: Look) -> String {
+    let header = [
+        "INTERFACE",
+        "GATEWAY",
+        "PEER",
+        "OUTSIDE",
+        "INSIDE",
+        "IKE",
+        "BFD",
+        "BGP",
+        "MTU",
+        "KNOWN BY",
+    ];
+    let mut table = table(look, &header);
+    for end in ends {
+        let or_none = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+        table.add_row([
+            end.interface.clone(),
+            end.gateway.clone(),
+            end.peer.clone(),
+            end.outside.join(" > "),
+            if end.inside[0].is_empty() {
+                "-".to_owned()
+            } else {
+                end.inside.join(" > ")
+            },
+            or_none(&end.ike),
+            or_none(&end.bfd),
+            or_none(&end.bgp),
+            end.mtu.map_or("-".to_owned(), |mtu| mtu.to_string()),
+            end.known_by.clone(),
         ]);
     }
     table.trim_fmt() + "\n"

@@ -39,6 +39,9 @@ fn unset<T: Default + PartialEq>(value: &T) -> bool {
 /// dial whatever address they were given and expect this name there.
 pub const CONTROLLER_NAME: &str = "controller.routemesh";
 
+/// `if_id` (XFRM) or key and mark (VTI) of tunnel 0; a tunnel's own is this plus its number.
+pub const FIRST_KEY: u32 = 0x5200_0000;
+
 /// What IKE proposes where nothing else is asked for, in strongSwan's words.
 pub const IKE_PROPOSAL: &str = "aes256gcm16-prfsha384-ecp384";
 /// The same for ESP.

@@ -160,6 +160,7 @@ pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
         b: Some(view(pair.number, &pair.b, odd, reports)),
         drain: drain.to_owned(),
         drain_reason,
+        kind: mesh.spec.tunnel.to_string(),
     }
 }
 

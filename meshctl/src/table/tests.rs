@@ -298,3 +298,42 @@ REFUSED    FROM      REASON
     let expected = "V1-1, reported 0 s ago\n\nrefuses nothing\n";
     assert_eq!(rejected(&nothing, Look::plain()), expected);
 }
+
+#[test]
+fn a_tunnel_from_its_ends() {
+    let gateway = |name: &str| GatewayView {
+        name: name.to_owned(),
+        ..GatewayView::default()
+    };
+    let view = Topology {
+        gateways: vec![gateway("V1-1"), gateway("V2-1")],
+        edges: vec![Edge {
+            kind: "vti".to_owned(),
+            ..edge(
+                3,
+                end("V1-1", "up", "Established", 2).map(|end| End {
+                    endpoint: "2001:db8:1::1".to_owned(),
+                    address: "2001:db8:ff::6".to_owned(),
+                    fresh: true,
+                    ..end
+                }),
+                Some(End {
+                    gateway: "V2-1".to_owned(),
+                    endpoint: "2001:db8:2::1".to_owned(),
+                    address: "2001:db8:ff::7".to_owned(),
+                    ..End::default()
+                }),
+                "unknown",
+                "",
+            )
+        }],
+        ..Topology::default()
+    };
+    let expected = "\
+INTERFACE  GATEWAY  PEER  OUTSIDE                        INSIDE                           IKE  BFD  BGP          MTU  KNOWN BY
+rm3        V1-1     V2-1  2001:db8:1::1 > 2001:db8:2::1  2001:db8:ff::6 > 2001:db8:ff::7  up   Up   Established  -    mark 0x52000003
+rm3        V2-1     V1-1  2001:db8:2::1 > 2001:db8:1::1  2001:db8:ff::7 > 2001:db8:ff::6  -    -    -            -    mark 0x52000003
+";
+    let ends = crate::tunnels::ends(&view, None);
+    assert_eq!(tunnels(&ends, Look::plain()), expected);
+}

@@ -1,4 +1,4 @@
-//! Debian's BIRD 2 on a site's router, asked over its control socket.
+//! Debian's BIRD 2 on a site's router or on a gateway, asked over its control socket.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
@@ -22,22 +22,30 @@ pub struct Bird {
 }
 
 impl Bird {
-    /// Starts it with an eBGP session to each gateway of its site, which gives the site's
-    /// networks and takes everything, several paths a prefix, into the kernel.
-    pub(super) fn start(host: &Host, site: usize, gateways: &[Gateway]) -> Result<Self> {
-        let socket = host.dir().join("bird.ctl");
-        let file = host.dir().join("bird.conf");
-        let text = configuration(site, gateways);
-        std::fs::write(&file, text).map_err(LabError::io(file.display().to_string()))?;
+    /// Starts it with a configuration.
+    pub(super) fn start(host: &Host, configuration: &str) -> Result<Self> {
+        let file = |name: &str| host.dir().join(name);
+        write(host, configuration)?;
         let mut command = Command::new("bird");
-        command
-            .arg("-f")
-            .arg("-c")
-            .arg(&file)
-            .arg("-s")
-            .arg(&socket);
+        command.arg("-f").arg("-c").arg(file("bird.conf"));
+        command.arg("-s").arg(file("bird.ctl"));
+        command.arg("-P").arg(file("bird.pid"));
         let process = host.spawn("bird", command)?;
-        Ok(Self { socket, process })
+        Ok(Self {
+            socket: file("bird.ctl"),
+            process,
+        })
+    }
+
+    /// Gives it another configuration.
+    pub(super) fn configure(&self, host: &Host, configuration: &str) -> Result<()> {
+        write(host, configuration)?;
+        self.ask("configure").map(drop)
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     pub(super) fn wait(&mut self) -> Result<()> {
@@ -102,7 +110,14 @@ pub fn ask(socket: &Path, command: &str) -> Result<String> {
     )))
 }
 
-fn configuration(site: usize, gateways: &[Gateway]) -> String {
+fn write(host: &Host, configuration: &str) -> Result<()> {
+    let file = host.dir().join("bird.conf");
+    std::fs::write(&file, configuration).map_err(LabError::io(file.display().to_string()))
+}
+
+/// Of a router: an eBGP session to each gateway of its site, which gives the site's networks and
+/// takes everything, several paths a prefix, into the kernel.
+pub(super) fn of_router(site: usize, gateways: &[Gateway]) -> String {
     let [own6, own4] = prefixes(site);
     let mut text = format!(
         r#"log stderr all;

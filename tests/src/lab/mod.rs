@@ -10,6 +10,7 @@ pub mod error;
 pub mod host;
 pub mod mesh;
 pub mod observe;
+pub mod ospf;
 pub mod probe;
 pub mod process;
 pub mod report;
@@ -106,7 +107,7 @@ impl Lab {
         for site in self.topology.site_numbers() {
             let members = self.topology.gateways();
             let members: Vec<_> = members.into_iter().filter(|g| g.site == site).collect();
-            let bird = Bird::start(self.router(site), site, &members)?;
+            let bird = Bird::start(self.router(site), &bird::of_router(site, &members))?;
             self.birds.insert(topology::router(site), bird);
         }
         for charon in self.charons.values() {
@@ -190,6 +191,23 @@ impl Lab {
     pub fn mend(&self, gateway: Gateway) -> Result<()> {
         self.host(PUBLIC)
             .ip_batch(&[format!("link set {} master switch", gateway.name())])
+    }
+
+    /// A gateway hears nothing of others' IKE and ESP over IPv6; they hear it.
+    pub fn deafen(&self, gateway: Gateway, to: &[Gateway]) -> Result<()> {
+        let far: Vec<_> = to.iter().map(|other| other.public()).collect();
+        let table = format!(
+            "table ip6 lab {{ chain input {{ type filter hook input priority -300; \
+             ip6 saddr {{ {} }} meta l4proto {{ esp, udp }} drop; }}; }}",
+            far.join(", ")
+        );
+        self.underlay(gateway).run(&["nft", &table]).map(drop)
+    }
+
+    /// It hears them again.
+    pub fn let_hear(&self, gateway: Gateway) -> Result<()> {
+        let words = ["nft", "delete", "table", "ip6", "lab"];
+        self.underlay(gateway).run(&words).map(drop)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{gateway, link_kind, mesh_up, spec, spec_with, spec_with_v3_3};
 const V2_1: Gateway = gateway(2, 1);
 
 #[test]
-fn a_prefix_withdrawn_by_its_router_is_gone_everywhere() -> Result<()> {
+fn what_is_withdrawn_is_gone_everywhere() -> Result<()> {
     let lab = Lab::start("withdrawal", Topology::three_sites())?;
     let _mesh = mesh_up(&lab, &spec())?;
     let gateways = lab.topology().gateways();
@@ -48,8 +48,22 @@ fn a_prefix_withdrawn_by_its_router_is_gone_everywhere() -> Result<()> {
     );
     lab.bird(3).ask("enable own6")?;
     await_paths(&lab, &[], SETTLE)?;
+    lost_by_one_of_two(&lab)?;
     lab.passed();
     Ok(())
+}
+
+/// Site two is lost to V1-1 and not to V1-2: R1 is told, and sends to V1-2 alone.
+fn lost_by_one_of_two(lab: &Lab) -> Result<()> {
+    lab.deafen(gateway(1, 1), &[V2_1, gateway(2, 2)])?;
+    for prefix in prefixes(2) {
+        wait_until("R1 sends to V1-2 alone", SETTLE, || {
+            lab.check_router(1, &prefix, 1)
+        })?;
+    }
+    wait_until("ping by V1-2", SETTLE, || lab.ping(1, 2))?;
+    lab.let_hear(gateway(1, 1))?;
+    await_paths(lab, &[], SETTLE)
 }
 
 #[test]

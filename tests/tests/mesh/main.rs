@@ -3,13 +3,13 @@
 //!
 //! Each test brings up a lab of its own; run them one at a time, through `tests/vm/run`.
 
-mod announce;
 mod disturb;
 mod drain;
 mod faults;
 mod firewall;
 mod matrix;
 mod mtu;
+mod reference;
 mod steady;
 
 use std::time::Instant;

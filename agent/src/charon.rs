@@ -430,8 +430,8 @@ impl Keeper {
                 continue;
             };
             if !held.contains(name) || self.shared.get(name) != Some(key) {
-                let owners = [&*definition.local_id, &*definition.remote_id];
-                self.vici.load_shared(name, key, owners).await?;
+                let owner = &definition.remote_id;
+                self.vici.load_shared(name, key, owner).await?;
                 self.shared.insert(name.clone(), key.clone());
             }
         }

@@ -271,8 +271,8 @@ fn foreign_tunnel(spec: &MeshSpec, it: &Abroad, first: u64) -> Option<proto::Tun
         weight: tunnel.weight.map_or(0, u32::from),
         foreign: Some(proto::Foreign {
             connection: u32::try_from(first).ok()?,
-            local_id: tunnel.local_id.clone().unwrap_or_else(|| local.clone()),
-            remote_id: tunnel.remote_id.clone().unwrap_or_else(|| remote.clone()),
+            local_id: tunnel.own_identity(own.gateway)?,
+            remote_id: tunnel.far_identity(),
             psk: tunnel.psk.expose().to_owned(),
             local_selectors: texts(&selectors.local),
             remote_selectors: texts(&selectors.remote),

@@ -222,18 +222,20 @@ impl Vici {
         }
     }
 
-    /// Loads a pre-shared key for IKE between these identities, or replaces the one of that id.
+    /// Loads a pre-shared key for IKE with that identity, or replaces the one of that id. It is not noted
+    /// for our own identity as well: charon takes a key if either of both has it, and so would take each
+    /// peer's key from every other.
     pub async fn load_shared(
         &self,
         id: &str,
         key: &proto::Secret,
-        owners: [&str; 2],
+        owner: &str,
     ) -> Result<(), Error> {
         let arguments = Message::new()
             .text("id", id)
             .text("type", "IKE")
             .text("data", key.expose())
-            .list("owners", owners);
+            .list("owners", [owner]);
         self.order(&self.call("load-shared", id), &arguments)
             .await
             .map(drop)

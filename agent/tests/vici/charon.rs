@@ -330,13 +330,12 @@ async fn charon_takes_what_foreign_peers_need() {
 
     // Keys: another under the same id, one that is somebody else's, and forgetting twice.
     for key in ["first of the keys", "second of the keys"] {
-        let owners = ["192.0.2.1", "192.0.2.2"];
-        vici.load_shared("rm3-oracle", &key.into(), owners)
+        vici.load_shared("rm3-oracle", &key.into(), "192.0.2.2")
             .await
             .unwrap();
     }
-    let home = ("home", &"third of the keys".into(), ["a", "b"]);
-    vici.load_shared(home.0, home.1, home.2).await.unwrap();
+    let home = "third of the keys".into();
+    vici.load_shared("home", &home, "b").await.unwrap();
     assert_eq!(vici.shared().await.unwrap(), ["rm3-oracle".into()].into());
     for _ in 0..2 {
         vici.unload_shared("rm3-oracle").await.unwrap();

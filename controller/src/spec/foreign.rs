@@ -114,6 +114,18 @@ impl ForeignTunnel {
         };
         gateway.endpoints.iter().find(fits)
     }
+
+    /// IKE identity of our side.
+    pub fn own_identity(&self, gateway: &Gateway) -> Option<String> {
+        let address = || Some(self.endpoint(gateway)?.text());
+        self.local_id.clone().or_else(address)
+    }
+
+    /// IKE identity of the far side.
+    pub fn far_identity(&self) -> String {
+        let address = || self.remote.text();
+        self.remote_id.clone().unwrap_or_else(address)
+    }
 }
 
 impl<'t> Reader<'t> {
@@ -330,10 +342,20 @@ fn inside(text: &str) -> Result<Inside, String> {
     }
 }
 
-/// In strongSwan's words: an address, a name, an e-mail address, a distinguished name.
+/// In strongSwan's words: an address, a name, an e-mail address, a distinguished name; none that others
+/// match, as a key that is known by it would be theirs as well.
 fn identity(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_graphic() || c == ' ';
-    if text.is_empty() || text.len() > 255 || !text.chars().all(plain) || text.starts_with('%') {
+    let plain = |c: char| c.is_ascii_graphic() && c != '*' || c == ' ';
+    let bare = match text.split_once(':') {
+        Some((kind, rest)) if kind.starts_with("ipv") => rest,
+        _ => text,
+    };
+    let address = |text: &str| text.parse::<IpAddr>().ok();
+    let nobody = address(bare).is_some_and(|it| it.is_unspecified());
+    let net = bare.parse::<IpNet>().is_ok();
+    let range = bare.split_once('-').and_then(|(from, _)| address(from));
+    let several = nobody || net || range.is_some() || text.starts_with('%');
+    if text.is_empty() || text.len() > 255 || !text.chars().all(plain) || several {
         return Err(format!(
             "{} cannot be an IKE identity: write one like \"192.0.2.1\", \"vpn.example.net\" or \
              \"me@example.net\"",
@@ -346,6 +368,36 @@ fn identity(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_is_of_one() {
+        for text in [
+            "192.0.2.1",
+            "2001:db8::1",
+            "vpn.example.net",
+            "a-b",
+            "me@x",
+            "C=CH, CN=a",
+        ] {
+            assert!(identity(text).is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "%any",
+            "*",
+            "*.example.net",
+            "C=CH, CN=*",
+            "0.0.0.0",
+            "::",
+            "0::0",
+            "10.0.0.0/8",
+            "10.0.0.1-10.0.0.9",
+            "ipv4net:10.0.0.0/8",
+            "ipv6range:fd00::1-fd00::2",
+        ] {
+            assert!(identity(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn the_far_end_has_the_other_address() {

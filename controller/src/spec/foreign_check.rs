@@ -4,6 +4,7 @@ use super::check::{error, overlap};
 use super::place::{At, Place, SpecError};
 use super::{Foreign, ForeignTunnel, MeshSpec, OuterAddress};
 use ipnet::IpNet;
+use routemesh_proto::Secret;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
@@ -20,6 +21,7 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
         }
     }
     errors.extend(twice(spec));
+    errors.extend(identities(spec));
     errors
 }
 
@@ -231,6 +233,47 @@ fn twice(spec: &MeshSpec) -> Vec<SpecError> {
                 local.value, remote.value, first.line
             );
             errors.push(error(remote.place, reason));
+        }
+    }
+    errors
+}
+
+/// A gateway finds a tunnel's key by the identity of its far side, and by its own: where one identity
+/// is several tunnels', they have one key, and none of them is our side's.
+fn identities(spec: &MeshSpec) -> Vec<SpecError> {
+    let tunnels = || spec.foreign.iter().flat_map(|it| &it.tunnels);
+    let mut own: HashMap<(&str, String), &ForeignTunnel> = HashMap::new();
+    for tunnel in tunnels() {
+        let Some((_, gateway)) = spec.gateway(&tunnel.gateway) else {
+            continue;
+        };
+        if let Some(identity) = tunnel.own_identity(gateway) {
+            let identity = identity.to_ascii_lowercase();
+            own.entry((&gateway.name, identity)).or_insert(tunnel);
+        }
+    }
+    let mut seen: HashMap<(&str, String), (&Secret, Place)> = HashMap::new();
+    let mut errors = Vec::new();
+    for tunnel in tunnels() {
+        let place = tunnel.remote.place;
+        let identity = tunnel.far_identity();
+        let key = (tunnel.gateway.as_str(), identity.to_ascii_lowercase());
+        if let Some(other) = own.get(&key) {
+            let reason = format!(
+                "{identity} is the identity of gateway {} in the tunnel on line {}, and of the far side here: \
+                 choose another local_id or remote_id",
+                tunnel.gateway.value, other.remote.place.line
+            );
+            errors.push(error(place, reason));
+        }
+        let (psk, first) = *seen.entry(key).or_insert((&tunnel.psk, place));
+        if *psk != tunnel.psk {
+            let reason = format!(
+                "{identity} has another psk in the tunnel of gateway {} on line {}, and charon knows keys by the \
+                 identity: write the same psk, or another remote_id",
+                tunnel.gateway.value, first.line
+            );
+            errors.push(error(place, reason));
         }
     }
     errors

@@ -2,7 +2,7 @@
 
 use super::check::{error, overlap};
 use super::place::{At, Place, SpecError};
-use super::{Foreign, ForeignTunnel, MeshSpec, OuterAddress};
+use super::{Foreign, ForeignTunnel, Inside, MeshSpec, OuterAddress};
 use ipnet::IpNet;
 use routemesh_proto::Secret;
 use std::collections::{HashMap, HashSet};
@@ -14,12 +14,12 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     for foreign in &spec.foreign {
         errors.extend(sites(spec, foreign));
         errors.extend(uncarried(foreign));
-        errors.extend(sessions(spec, foreign));
         for tunnel in &foreign.tunnels {
             errors.extend(ends(spec, tunnel));
             errors.extend(outside(foreign, tunnel));
         }
     }
+    errors.extend(sessions(spec));
     errors.extend(twice(spec));
     errors.extend(identities(spec));
     errors
@@ -148,11 +148,12 @@ fn uncarried(foreign: &Foreign) -> Vec<SpecError> {
 }
 
 /// BGP goes between the addresses inside, through the one interface that carries everything.
-fn sessions(spec: &MeshSpec, foreign: &Foreign) -> Vec<SpecError> {
+fn sessions(spec: &MeshSpec) -> Vec<SpecError> {
     let mut errors = Vec::new();
-    let mut seen: HashMap<(&str, IpAddr), Place> = HashMap::new();
-    for tunnel in &foreign.tunnels {
-        let place = tunnel.gateway.place;
+    let mut seen: HashMap<&str, Vec<&At<Inside>>> = HashMap::new();
+    let all = spec.foreign.iter();
+    let all = all.flat_map(|foreign| foreign.tunnels.iter().map(move |it| (foreign, it)));
+    for (foreign, tunnel) in all {
         match (&foreign.asn, &tunnel.inside) {
             (None, None) => {}
             (None, Some(inside)) => {
@@ -168,37 +169,88 @@ fn sessions(spec: &MeshSpec, foreign: &Foreign) -> Vec<SpecError> {
                      or whatever the other side has given you",
                     foreign.name.value
                 );
-                errors.push(error(place, reason));
+                errors.push(error(tunnel.gateway.place, reason));
             }
             (Some(asn), Some(inside)) => {
-                let own = spec.gateway(&tunnel.gateway).map(|(site, _)| site.asn);
-                if own == Some(asn.value) {
-                    let reason = format!(
-                        "{} is also the AS of gateway {}: a foreign peer has its own",
-                        asn.value, tunnel.gateway.value
-                    );
-                    errors.push(error(asn.place, reason));
-                }
-                let narrow = tunnel.selectors.iter().find_map(|it| it.local.first());
-                if let Some(narrow) = narrow {
-                    let reason = "BGP says what the tunnel carries, so that it must carry everything: \
-                                  leave selectors out";
-                    errors.push(error(narrow.place, reason.to_owned()));
-                }
-                let ours = (tunnel.gateway.as_str(), inside.own.addr());
-                if let Some(first) = seen.insert(ours, inside.place) {
-                    let reason = format!(
-                        "gateway {} has {} inside another tunnel already, on line {}",
-                        tunnel.gateway.value,
-                        inside.own.addr(),
-                        first.line
-                    );
-                    errors.push(error(inside.place, reason));
-                }
+                errors.extend(session(spec, tunnel, asn));
+                let before = seen.entry(&tunnel.gateway).or_default();
+                errors.extend(addresses(spec, tunnel, inside, before));
+                before.push(inside);
             }
         }
     }
     errors
+}
+
+fn session(spec: &MeshSpec, tunnel: &ForeignTunnel, asn: &At<u32>) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    let own = spec.gateway(&tunnel.gateway).map(|(site, _)| site.asn);
+    if own == Some(asn.value) {
+        let reason = format!(
+            "{} is also the AS of gateway {}: a foreign peer has its own",
+            asn.value, tunnel.gateway.value
+        );
+        errors.push(error(asn.place, reason));
+    }
+    let narrow = tunnel.selectors.iter().find_map(|it| it.local.first());
+    if let Some(narrow) = narrow {
+        let reason = "BGP says what the tunnel carries, so that it must carry everything: \
+                      leave selectors out";
+        errors.push(error(narrow.place, reason.to_owned()));
+    }
+    errors
+}
+
+/// The addresses inside a tunnel are on its interface only: whatever else had them would be cut off.
+fn addresses(
+    spec: &MeshSpec,
+    tunnel: &ForeignTunnel,
+    inside: &At<Inside>,
+    before: &[&At<Inside>],
+) -> Vec<SpecError> {
+    let both = inside.own.trunc();
+    let near = |net: &IpNet| net.contains(&both) || both.contains(net);
+    let sites = spec.sites.iter().map(|it| ("site", &it.name, &it.prefixes));
+    let foreign = spec.foreign.iter();
+    let foreign = foreign.map(|it| ("foreign", &it.name, &it.prefixes));
+    let owners = sites.chain(foreign);
+    let owned = owners.filter_map(|(what, name, prefixes)| {
+        let net = prefixes.iter().find(|it| near(it))?;
+        let (name, line) = (&name.value, net.place.line);
+        Some(format!("{} of {what} {name} on line {line}", net.value))
+    });
+    let pool = Some(&spec.interconnect).filter(|it| near(&IpNet::from(it.value)));
+    let pool = pool.map(|it| format!("{}, the interconnect", it.value));
+    let endpoints = spec.gateways().filter_map(|(_, gateway)| {
+        let mut endpoints = gateway.endpoints.iter();
+        let address = endpoints.find(|it| {
+            let address = it.text().parse::<IpAddr>();
+            address.is_ok_and(|it| both.contains(&it))
+        })?;
+        Some(format!(
+            "{}, an endpoint of gateway {}",
+            address.text(),
+            gateway.name.value
+        ))
+    });
+    let tunnels = before.iter().filter(|it| near(&it.own.trunc()));
+    let tunnels = tunnels.map(|it| {
+        let (gateway, line) = (&tunnel.gateway.value, it.place.line);
+        format!(
+            "{}, inside another tunnel of gateway {gateway} on line {line}",
+            it.own
+        )
+    });
+    let others = owned.chain(pool).chain(endpoints).chain(tunnels);
+    others
+        .map(|other| {
+            let reason = format!(
+                "{both}, which the tunnel has inside, overlaps {other}: choose addresses that nobody else has, \
+                 like 169.254.10.2/30"
+            );
+            error(inside.place, reason)
+        })
+        .collect()
 }
 
 /// Two IKE connections between the same two addresses would be one, and one to an endpoint of ours

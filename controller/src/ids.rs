@@ -2,7 +2,7 @@
 //! about a tunnel derives from the ids of its two endpoints. Adding a gateway renumbers nothing.
 
 use crate::spec::{
-    At, Family, Foreign, ForeignTunnel, Gateway, MeshSpec, OuterAddress, Site, SpecError,
+    At, Family, Foreign, ForeignTunnel, Gateway, MeshSpec, OuterAddress, Selectors, Site, SpecError,
 };
 use ipnet::Ipv6Net;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,9 +29,14 @@ impl Ids {
         self.given.get(gateway)?.get(&endpoint.to_string()).copied()
     }
 
-    /// The id of the far end of a CHILD_SA to a foreign peer, by its number among the tunnel's.
-    pub fn get_foreign(&self, peer: &str, remote: &OuterAddress, child: usize) -> Option<u32> {
-        let (owner, address) = foreign_end(peer, remote, child);
+    /// The id of the far end of a CHILD_SA to a foreign peer.
+    pub fn get_foreign(
+        &self,
+        peer: &str,
+        remote: &OuterAddress,
+        selectors: &Selectors,
+    ) -> Option<u32> {
+        let (owner, address) = foreign_end(peer, remote, selectors);
         self.given.get(&owner)?.get(&address).copied()
     }
 
@@ -55,12 +60,12 @@ impl Ids {
     }
 }
 
-/// As the far end of a CHILD_SA to a foreign peer is remembered: no gateway's name has a space. The
-/// first CHILD_SA of a tunnel is the tunnel; others have ends of their own.
-fn foreign_end(peer: &str, remote: &OuterAddress, child: usize) -> (String, String) {
-    let address = match child {
-        0 => remote.to_string(),
-        more => format!("{remote} child {more}"),
+/// As the far end of a CHILD_SA to a foreign peer is remembered: no gateway's name has a space. Its
+/// selectors say which it is, in whatever order they stand.
+fn foreign_end(peer: &str, remote: &OuterAddress, selectors: &Selectors) -> (String, String) {
+    let address = match selectors.text() {
+        text if text.is_empty() => remote.to_string(),
+        text => format!("{remote} {text}"),
     };
     (format!("foreign {peer}"), address)
 }
@@ -75,7 +80,7 @@ pub struct Abroad<'m> {
     /// The tunnel.
     pub tunnel: &'m ForeignTunnel,
     /// Which of the tunnel's CHILD_SAs.
-    pub child: usize,
+    pub selectors: &'m Selectors,
     /// The id of the far end.
     pub id: u32,
 }
@@ -107,13 +112,13 @@ pub fn abroad<'m>(spec: &'m MeshSpec, ids: &Ids) -> Vec<Abroad<'m>> {
                 endpoint,
                 id: own,
             };
-            for child in 0..tunnel.selectors.len() {
-                if let Some(id) = ids.get_foreign(&peer.name, &tunnel.remote, child) {
+            for selectors in &tunnel.selectors {
+                if let Some(id) = ids.get_foreign(&peer.name, &tunnel.remote, selectors) {
                     all.push(Abroad {
                         own,
                         peer,
                         tunnel,
-                        child,
+                        selectors,
                         id,
                     });
                 }
@@ -191,8 +196,8 @@ pub fn assign(known: &Ids, spec: &MeshSpec) -> Result<Ids, Vec<SpecError>> {
     }
     for foreign in &spec.foreign {
         for tunnel in &foreign.tunnels {
-            for child in 0..tunnel.selectors.len() {
-                let key = foreign_end(&foreign.name, &tunnel.remote, child);
+            for selectors in &tunnel.selectors {
+                let key = foreign_end(&foreign.name, &tunnel.remote, selectors);
                 give(&mut ids, key, &tunnel.remote)?;
             }
         }
@@ -318,6 +323,47 @@ mod tests {
         assert_eq!(numbers.last(), Some(&(50 * 49 / 2 - 1)));
         assert_eq!(tunnel_number(3, 7), tunnel_number(7, 3));
         assert!(tunnel_number(5790, 5791) < TUNNELS);
+    }
+
+    #[test]
+    fn a_child_of_a_foreign_peer_has_its_number_wherever_it_stands() {
+        let spec = |selectors: &str| {
+            let text = format!(
+                r#"
+[mesh]
+as = 65000
+interconnect = "fd00:ff::/64"
+[sites.one]
+prefixes = ["10.1.0.0/16"]
+gateways.A.endpoints = ["192.0.2.1"]
+[foreign.cloud]
+prefixes = ["10.9.0.0/16"]
+[[foreign.cloud.tunnels]]
+gateway = "A"
+remote = "198.51.100.1"
+psk = "long enough for a key"
+selectors = [{selectors}]
+"#
+            );
+            crate::spec::parse("test", &text).unwrap()
+        };
+        let one = r#"{ local = ["10.1.1.0/24", "10.1.2.0/24"], remote = ["10.9.0.0/17"] }"#;
+        let same = r#"{ local = ["10.1.2.0/24", "10.1.1.0/24"], remote = ["10.9.0.0/17"] }"#;
+        let two = r#"{ local = ["10.1.1.0/24"], remote = ["10.9.128.0/17"] }"#;
+        let three = r#"{ local = ["10.1.3.0/24"], remote = ["10.9.128.0/17"] }"#;
+        let mut ids = Ids::default();
+        let mut numbers = |selectors: String| {
+            let spec = spec(&selectors);
+            ids = assign(&ids, &spec).unwrap();
+            let all = abroad(&spec, &ids);
+            all.iter().map(Abroad::number).collect::<Vec<_>>()
+        };
+        let before = numbers(format!("{one}, {two}"));
+        assert_ne!(before[0], before[1]);
+        let after = numbers(format!("{three}, {two}, {same}"));
+        assert_eq!([after[2], after[1]], [before[0], before[1]]);
+        assert!(!before.contains(&after[0]));
+        assert_eq!(numbers(two.to_owned()), [before[1]]);
     }
 
     #[test]

@@ -250,11 +250,10 @@ fn foreign_tunnel(spec: &MeshSpec, it: &Abroad, first: u64) -> Option<proto::Tun
         own,
         peer,
         tunnel,
-        child,
+        selectors,
         ..
     } = it;
     let (local, remote) = (own.endpoint.text(), tunnel.remote.text());
-    let selectors = tunnel.selectors.get(*child)?;
     let inside = tunnel.inside.as_ref().map(|it| it.value);
     let admitted = spec.sites.iter().filter(|site| peer.admits(&site.name));
     let (ike, esp) = render_options(&peer.options_of(tunnel));

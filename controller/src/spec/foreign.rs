@@ -6,6 +6,7 @@ use super::{Gateway, Options, OuterAddress};
 use super::{router, values};
 use ipnet::IpNet;
 use routemesh_proto::Secret;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use toml::de::{DeTable, DeValue};
 
@@ -125,6 +126,21 @@ impl ForeignTunnel {
     pub fn far_identity(&self) -> String {
         let address = || self.remote.text();
         self.remote_id.clone().unwrap_or_else(address)
+    }
+}
+
+impl Selectors {
+    /// The same text for the same prefixes, in whatever order they are written; empty for everything.
+    pub fn text(&self) -> String {
+        let sorted = |nets: &[At<IpNet>]| {
+            let nets: BTreeSet<IpNet> = nets.iter().map(|it| it.value).collect();
+            let texts: Vec<String> = nets.iter().map(ToString::to_string).collect();
+            texts.join(",")
+        };
+        match self.local.is_empty() && self.remote.is_empty() {
+            true => String::new(),
+            false => format!("{}>{}", sorted(&self.local), sorted(&self.remote)),
+        }
     }
 }
 

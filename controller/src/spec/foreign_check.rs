@@ -17,6 +17,7 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
         for tunnel in &foreign.tunnels {
             errors.extend(ends(spec, tunnel));
             errors.extend(outside(foreign, tunnel));
+            errors.extend(equal(tunnel));
         }
     }
     errors.extend(sessions(spec));
@@ -128,6 +129,20 @@ fn outside(foreign: &Foreign, tunnel: &ForeignTunnel) -> Vec<SpecError> {
         }
     }
     errors
+}
+
+/// Two CHILD_SAs that carry the same.
+fn equal(tunnel: &ForeignTunnel) -> Vec<SpecError> {
+    let mut seen = HashSet::new();
+    let all = tunnel.selectors.iter();
+    let twice = all.filter(|it| !seen.insert(it.text()));
+    let places = twice.filter_map(|it| it.local.first().or(it.remote.first()));
+    places
+        .map(|it| {
+            let reason = "an entry before has the same selectors: leave one out";
+            error(it.place, reason.to_owned())
+        })
+        .collect()
 }
 
 /// What the peer owns and no tunnel of it carries.

@@ -104,6 +104,12 @@ impl Speaker {
                 Some(wanted) => self.adopt(&id, wanted, us, now),
             }
         }
+        for id in config.peers.keys() {
+            // What was reached without a session is from now on what the peer says.
+            if self.reached.remove(id).is_some() {
+                self.table.sources.remove_peer(id);
+            }
+        }
         for (id, wanted) in config.peers {
             let new = |id: &PeerId| Peer::new(id.clone(), wanted, us, now);
             self.peers.entry(id).or_insert_with_key(new);

@@ -88,3 +88,29 @@ fn ways_have_shares() {
         .collect();
     assert_eq!(shares, [("one".to_owned(), 3), ("two".to_owned(), 1)]);
 }
+
+#[test]
+fn a_way_that_becomes_a_peer_reaches_nothing_until_that_says_so_and_the_other_way_round() {
+    let mut network = network();
+    network.reach("A", "one", to(&[CLOUD]));
+    network.run(Duration::from_secs(1));
+    assert_eq!(network.peers_for("B", CLOUD), ["A"]);
+    network.configure("A", |config| {
+        let mut peer = peer(1, 9, 64512);
+        // Nobody is there.
+        peer.passive = true;
+        config.peers.insert("one".into(), peer);
+    });
+    network.run(Duration::from_secs(1));
+    for name in ["A", "B"] {
+        assert_eq!(network.peers_for(name, CLOUD), Vec::<String>::new());
+    }
+    // A peer has a session, and no other way.
+    network.reach("A", "one", to(&[CLOUD]));
+    assert_eq!(network.peers_for("A", CLOUD), Vec::<String>::new());
+    network.configure("A", |config| drop(config.peers.remove(&"one".into())));
+    network.reach("A", "one", to(&[CLOUD]));
+    network.run(Duration::from_secs(1));
+    assert_eq!(network.peers_for("A", CLOUD), ["one"]);
+    assert_eq!(network.peers_for("B", CLOUD), ["A"]);
+}

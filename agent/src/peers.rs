@@ -238,6 +238,8 @@ fn gateway(config: &Config, tunnel: &Tunnel, peer: PeerConfig) -> PeerConfig {
         hold_time: config.hold_time,
         import: Some(import(tunnel).within(&config.beyond(tunnel))),
         export: within(&config.before(tunnel)),
+        // What is behind another gateway, its own tunnels are for: ours do not let it through.
+        meshed: true,
         max_prefixes: MAX_PREFIXES,
         drain: config.drain || tunnel.drain,
         ..peer
@@ -414,13 +416,15 @@ mod tests {
         let gateway = peer("rm1-V2-1");
         assert_eq!(gateway.import, within(&nets(&["10.0.2.0/24"])));
         assert_eq!(gateway.export, within(&nets(&["10.0.0.0/23"])));
-        assert!(!gateway.client);
+        assert!(!gateway.client && gateway.meshed);
 
         let router = peer("fd00:1::254");
         assert_eq!(router.import, within(&nets(&["10.0.0.0/23"])));
         assert_eq!(router.export, within(&nets(&["10.0.2.0/24"])));
         assert_eq!(router.local.to_string(), "fd00:1::1");
         assert!(!router.client, "eBGP needs no reflection");
+
+        assert!(!router.meshed);
 
         let internal = peer("172.16.1.253");
         assert!(

@@ -75,6 +75,9 @@ pub struct PeerConfig {
     /// A route reflection client (RFC 4456): an iBGP router on the LAN, which is told what was
     /// learnt by iBGP, and whose routes the other iBGP peers are told. Means nothing in eBGP.
     pub client: bool,
+    /// One of a full mesh: what one of it says, no other one is told, as in iBGP (RFC 4271 section 9.2),
+    /// whatever their ASes.
+    pub meshed: bool,
     /// The session ends when the peer announces more prefixes, refused ones included. 0: no limit.
     pub max_prefixes: usize,
     /// What we are to the peer (RFC 9234), in eBGP.
@@ -114,6 +117,7 @@ impl PeerConfig {
             import: None,
             export: None,
             client: false,
+            meshed: false,
             max_prefixes: 0,
             role: None,
             passive: false,

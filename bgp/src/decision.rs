@@ -116,6 +116,7 @@ mod tests {
             peer: format!("P{number}").into(),
             internal: true,
             client: false,
+            meshed: false,
             router_id: Ipv4Addr::new(1, 1, 1, number),
             address,
         };

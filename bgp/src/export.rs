@@ -27,6 +27,8 @@ pub(crate) struct Target {
     pub(crate) internal: bool,
     /// The peer is a route reflection client.
     pub(crate) client: bool,
+    /// The peer is one of a full mesh.
+    pub(crate) meshed: bool,
     /// Our address of the session.
     pub(crate) local: IpAddr,
     /// What both sides exchange.
@@ -47,12 +49,13 @@ pub(crate) struct Audience {
     several: bool,
     internal: bool,
     client: bool,
+    meshed: bool,
     role: Option<Role>,
 }
 
 impl Audience {
     /// Whether there is a prefix and a peer of this kind that may be told of such a path to it: from
-    /// iBGP to iBGP only by reflection (RFC 4456 section 6); as the communities allow (RFC 1997).
+    /// iBGP to iBGP only by reflection (RFC 4456 section 6), within a full mesh never; as the communities allow (RFC 1997).
     pub(crate) fn may_have(&self, winner: Winner<'_>) -> bool {
         let Winner::Learnt(path) = winner else {
             return true;
@@ -63,6 +66,9 @@ impl Audience {
     fn may_have_learnt(&self, path: Learnt<'_>) -> bool {
         let source = &path.source;
         if source.internal && self.internal && !source.client && !self.client {
+            return false;
+        }
+        if source.meshed && self.meshed {
             return false;
         }
         let communities = &path.attributes.communities;
@@ -83,6 +89,7 @@ impl Target {
             several: add_path.ipv4.send || add_path.ipv6.send,
             internal: self.internal,
             client: self.client,
+            meshed: self.meshed,
             role: self.role,
         }
     }

@@ -102,6 +102,7 @@ impl Peer {
             && ours.remote == config.remote
             && ours.families == config.families
             && ours.client == config.client
+            && ours.meshed == config.meshed
             && ours.add_path == config.add_path
             && self.us.asn == us.asn
             && self.us.router_id == us.router_id;
@@ -255,6 +256,7 @@ impl Peer {
             peer: self.id.clone(),
             internal: self.internal(),
             client: self.config.client && self.internal(),
+            meshed: self.config.meshed,
             router_id,
             address: self.config.remote,
         }));
@@ -264,6 +266,7 @@ impl Peer {
             router_id: self.us.router_id,
             internal: self.internal(),
             client: self.config.client,
+            meshed: self.config.meshed,
             local: self.config.local,
             families: negotiated.families.clone(),
             role: self.config.role.filter(|_| !self.internal()),

@@ -89,6 +89,7 @@ fn source(way: &PeerId) -> Arc<Source> {
         peer: way.clone(),
         internal: false,
         client: false,
+        meshed: false,
         router_id: Ipv4Addr::UNSPECIFIED,
         address: NOWHERE.address,
     })

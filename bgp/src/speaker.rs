@@ -88,7 +88,7 @@ impl Speaker {
     }
 
     /// Makes `config` what is in force. Peers that are new or gone are connected or ended, those
-    /// that differ in AS, addresses, families, `client` or `add_path` are reset; nothing happens to
+    /// that differ in AS, addresses, families, `client`, `meshed` or `add_path` are reset; nothing happens to
     /// the others. What OPENs say else, the hold time for one, counts from the next session on.
     /// After [`Speaker::shutdown`] there is nothing more to configure.
     pub fn configure(&mut self, config: SpeakerConfig, now: Time) {

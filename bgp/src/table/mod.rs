@@ -493,6 +493,7 @@ mod tests {
             peer: format!("P{number}").into(),
             internal: true,
             client: false,
+            meshed: false,
             router_id: Ipv4Addr::new(1, 1, 1, number),
             address: IpAddr::from([10, 0, 0, number]),
         })

@@ -19,6 +19,8 @@ pub struct Source {
     pub internal: bool,
     /// It is a route reflection client.
     pub client: bool,
+    /// It is one of a full mesh.
+    pub meshed: bool,
     /// Its BGP identifier.
     pub router_id: Ipv4Addr,
     /// Its address.

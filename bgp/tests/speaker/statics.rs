@@ -114,3 +114,24 @@ fn a_way_that_becomes_a_peer_reaches_nothing_until_that_says_so_and_the_other_wa
     assert_eq!(network.peers_for("A", CLOUD), ["one"]);
     assert_eq!(network.peers_for("B", CLOUD), ["A"]);
 }
+
+#[test]
+fn what_one_of_a_full_mesh_says_no_other_is_told_whatever_their_ases() {
+    for meshed in [false, true] {
+        let mut network = Network::mesh(&["A", "B", "C"], true);
+        for name in ["A", "B", "C"] {
+            network.configure(name, |config| {
+                let peers = config.peers.values_mut();
+                peers.for_each(|peer| peer.meshed = meshed);
+            });
+        }
+        network.run(Duration::from_secs(30));
+        network.reach("A", "one", to(&[CLOUD]));
+        network.run(Duration::from_secs(5));
+        assert_eq!(network.peers_for("C", CLOUD), ["A"]);
+        let b = "B".into();
+        let paths = network.speaker("C").adj_rib_in(&b);
+        let through_b = paths.filter(|(prefix, _)| *prefix == net(CLOUD)).count();
+        assert_eq!(through_b, usize::from(!meshed), "meshed: {meshed}");
+    }
+}

@@ -279,7 +279,7 @@ fn lan(config: &Config, router: &Router, local: IpAddr, remote: IpAddr) -> PeerC
         IpAddr::V4(_) => BTreeSet::from([Family::Ipv4]),
         IpAddr::V6(_) => BTreeSet::from([Family::Ipv4, Family::Ipv6]),
     };
-    let elsewhere: Vec<IpNet> = config.elsewhere().collect();
+    let elsewhere = config.reachable();
     PeerConfig {
         hold_time: config.hold_time,
         families,
@@ -513,6 +513,51 @@ mod tests {
             weight: None,
         };
         assert_eq!(setup.reaches, [("rm4-oracle".into(), reach)].into());
+    }
+
+    #[test]
+    fn routers_hear_of_the_foreign_peers_that_their_site_may_reach() {
+        let router = proto::Router {
+            address: "fd00:1::254".into(),
+            asn: 65001,
+            ..proto::Router::default()
+        };
+        let exports = |ours: bool, theirs: bool| {
+            let mut raw = config_with_foreign_peers();
+            let Far::Abroad(abroad) = &mut raw.tunnels.get_mut(&4).unwrap().far else {
+                panic!("it is foreign")
+            };
+            if !ours {
+                abroad.sites.remove("one");
+            }
+            if !theirs {
+                raw.tunnels.get_mut(&1).unwrap().behind_there.clear();
+            }
+            let with = proto::Config {
+                gateway: "V1-1".into(),
+                site: "one".into(),
+                asn: 65000,
+                router_id: "198.18.0.1".into(),
+                hold_time: 9,
+                routers: vec![router.clone()],
+                ..proto::Config::default()
+            };
+            raw.routers = Config::try_from(&with).unwrap().routers;
+            let peers = setup(&raw, &links()).speaker.peers;
+            let policy = peers[&"fd00:1::254".into()].export.clone().unwrap();
+            let told = nets(&["10.0.1.0/24", "10.0.2.0/24", "10.9.1.0/24", "10.8.0.0/16"]);
+            let told = told.into_iter().filter(|net| {
+                let verdict = policy.evaluate(net, &Attributes::default());
+                matches!(verdict, Verdict::Accept(_))
+            });
+            told.map(|it| it.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            exports(true, true),
+            ["10.0.2.0/24", "10.9.1.0/24", "10.8.0.0/16"]
+        );
+        assert_eq!(exports(false, true), ["10.0.2.0/24", "10.8.0.0/16"]);
+        assert_eq!(exports(true, false), ["10.0.2.0/24", "10.9.1.0/24"]);
     }
 
     #[test]

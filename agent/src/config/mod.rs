@@ -232,6 +232,23 @@ impl Config {
         }
     }
 
+    /// What others own that this site may reach: the sites at the far ends of tunnels, and what is behind
+    /// those.
+    pub fn reachable(&self) -> Vec<IpNet> {
+        let of = |tunnel: &Tunnel| {
+            let here = tunnel
+                .abroad()
+                .is_none_or(|it| it.sites.contains(&self.site));
+            let far = Some(tunnel.peer_site.clone()).filter(|_| here);
+            let behind = tunnel.behind_there.iter().cloned();
+            far.into_iter().chain(behind).collect::<Vec<_>>()
+        };
+        let sites: BTreeSet<String> = self.tunnels.values().flat_map(of).collect();
+        let others = sites.iter().filter(|it| **it != self.site);
+        let prefixes = others.flat_map(|it| self.prefixes_of(it));
+        prefixes.copied().collect()
+    }
+
     /// What is reached through a tunnel without anybody's saying so.
     pub fn statics(&self, tunnel: &Tunnel) -> BTreeSet<IpNet> {
         let abroad = tunnel.abroad().filter(|it| it.session.is_none());

@@ -14,7 +14,7 @@ use down::open;
 
 use crate::bgp::Bgp;
 use crate::charon::{self, Definitions, Seen};
-use crate::config::{Config, Overlay};
+use crate::config::{Config, Overlay, Tunnel};
 use crate::dataplane::{Dataplane, News, Work};
 use crate::desired::{self, Links, Ways};
 use crate::firewall::Firewall;
@@ -29,7 +29,7 @@ use crate::problem::{problem, remark};
 use crate::repairs::{self, Repairs};
 use crate::state::{Place, RouteKey, State, Target, ours};
 use crate::status::{self, Facts};
-use crate::vici::Child;
+use crate::vici::{Child, Definition};
 use ipnet::IpNet;
 use listing::{Listed, compare};
 use routemesh_proto::{Identity, Problem, Status};
@@ -256,7 +256,15 @@ impl Gateway {
         let in_kernel = self.dataplane.state();
         let definitions = charon::definitions(config, identity);
         want(wanted, definitions, &desired, in_kernel);
+        // charon has nothing for them, or is about to lose it, and tells nobody.
+        let left = match (&seen.charon, &*wanted.borrow()) {
+            (Some(_), Some(wanted)) => unwanted(config, wanted),
+            _ => Vec::new(),
+        };
         let tunnels = kernel::tunnels(&in_kernel.links);
+        for way in left {
+            self.bgp.sign(&way, Sign::Sa(false)).await;
+        }
         if let Err(error) = self.meanwhile(kernel.set(tunnels)).await {
             problems.push(problem("kernel settings", &error));
         }
@@ -427,7 +435,8 @@ impl Gateway {
     }
 }
 
-/// Wants the connections of all tunnels whose interface is where and what it should be.
+/// Wants the connections of all tunnels whose interface is where and what it should be. While one waits
+/// for another interface, as it was before it stays.
 fn want(
     wanted: &watch::Sender<Option<Definitions>>,
     mut definitions: Definitions,
@@ -438,7 +447,7 @@ fn want(
         let link = state.links.get(link)?;
         Some((link.kind.clone(), link.side))
     };
-    definitions.retain(|_, definition| {
+    let ready = |definition: &Definition| {
         let ready = |child: &Child| {
             let link = child.bind.link();
             let there = kind_and_side(in_kernel, &link);
@@ -446,12 +455,31 @@ fn want(
             there.is_some() && there == kind_and_side(desired, &link)
         };
         definition.children.iter().all(ready)
-    });
+    };
     wanted.send_if_modified(|before| {
+        let of_before = |name: &String| before.as_ref()?.get(name).filter(|it| ready(it));
+        definitions.retain(|name, definition| {
+            if !ready(definition)
+                && let Some(before) = of_before(name)
+            {
+                definition.clone_from(before);
+            }
+            ready(definition)
+        });
         let changed = before.as_ref() != Some(&definitions);
         *before = Some(definitions);
         changed
     });
+}
+
+/// The ways without a session that no wanted connection has.
+fn unwanted(config: &Config, wanted: &Definitions) -> Vec<String> {
+    let children = wanted.values().flat_map(|it| &it.children);
+    let ways: BTreeSet<&str> = children.map(|it| it.way.as_str()).collect();
+    let tunnels = config.tunnels.values();
+    let statics = tunnels.filter(|it| it.abroad().is_some_and(|it| it.session.is_none()));
+    let names = statics.map(Tunnel::name);
+    names.filter(|it| !ways.contains(it.as_str())).collect()
 }
 
 fn failures(results: Vec<Result<(), kernel::OpError>>) -> Vec<Problem> {
@@ -511,7 +539,7 @@ mod tests {
     use super::*;
     use crate::config::{EspOptions, IkeOptions};
     use crate::state::{Link, LinkKind, Side};
-    use crate::vici::{Auth, Bind, Definition};
+    use crate::vici::{Auth, Bind};
     use routemesh_proto::Secret;
 
     fn with_link(side: Side) -> State {
@@ -528,23 +556,87 @@ mod tests {
         }
     }
 
-    #[test]
-    fn no_connection_is_wanted_before_its_interface_is_in_place() {
-        let definition = Definition {
+    fn definition(children: &[u32]) -> Definition {
+        let child = |number: &u32| {
+            let bind = Bind::IfId(ours::IF_ID + number);
+            Child::of_all(format!("rm{number}-V2-1"), bind)
+        };
+        Definition {
             local_addrs: Vec::new(),
             remote_addrs: Vec::new(),
             local_id: "V1-1".into(),
             remote_id: "V2-1".into(),
             auth: Auth::Psk(Secret::default()),
-            children: vec![Child::of_all(
-                "rm1-V2-1".into(),
-                Bind::IfId(ours::IF_ID + 1),
-            )],
+            children: children.iter().map(child).collect(),
             initiate: true,
             ike: IkeOptions::default(),
             esp: EspOptions::default(),
+        }
+    }
+
+    #[test]
+    fn a_connection_with_one_more_interface_stays_as_it_was_until_that_is_in_place() {
+        let named = |children: &[u32]| -> Definitions {
+            [("rm1-V2-1".to_owned(), definition(children))].into()
         };
-        let definitions: Definitions = [("rm1-V2-1".to_owned(), definition)].into();
+        let (wanted, seen) = watch::channel(Some(named(&[1])));
+        let one = with_link(Side::Overlay);
+        let mut two = one.clone();
+        two.links.insert("rm2".into(), one.links["rm1"].clone());
+        let children = |new: &[u32], desired: &State, in_kernel: &State| {
+            want(&wanted, named(new), desired, in_kernel);
+            let seen = seen.borrow();
+            let definition = seen.as_ref().and_then(|it| it.get("rm1-V2-1"));
+            definition.map_or(0, |it| it.children.len())
+        };
+        assert_eq!(children(&[1, 2], &two, &one), 1);
+        assert_eq!(children(&[1, 2], &two, &two), 2);
+        // Neither can be: its own interface is gone.
+        assert_eq!(children(&[1, 2, 3], &two, &one), 0);
+        assert_eq!(children(&[1, 2], &one, &one), 0);
+    }
+
+    #[test]
+    fn ways_that_no_wanted_connection_has_are_known() {
+        let foreign = |number, connection, peer_asn| routemesh_proto::Tunnel {
+            number,
+            peer: "cloud".into(),
+            peer_site: "cloud".into(),
+            peer_asn,
+            kind: "xfrm".into(),
+            local_endpoint: "192.0.2.1".into(),
+            remote_endpoint: format!("198.51.100.{number}"),
+            local_address: "169.254.10.2".into(),
+            remote_address: "169.254.10.1".into(),
+            foreign: Some(routemesh_proto::Foreign {
+                connection,
+                local_id: "192.0.2.1".into(),
+                remote_id: format!("198.51.100.{number}"),
+                psk: "a secret of both".into(),
+                prefix_length: 30,
+                ..routemesh_proto::Foreign::default()
+            }),
+            ..routemesh_proto::Tunnel::default()
+        };
+        let raw = routemesh_proto::Config {
+            gateway: "V1-1".into(),
+            site: "one".into(),
+            asn: 65000,
+            router_id: "198.18.0.1".into(),
+            hold_time: 9,
+            tunnels: vec![foreign(1, 1, 0), foreign(2, 2, 0), foreign(3, 3, 64512)],
+            ..routemesh_proto::Config::default()
+        };
+        let config = Config::try_from(&raw).unwrap();
+        let mut one = definition(&[1]);
+        one.children[0].way = "rm1-cloud".into();
+        let wanted = [("rm1-cloud".to_owned(), one)].into();
+        assert_eq!(unwanted(&config, &wanted), ["rm2-cloud"]);
+    }
+
+    #[test]
+    fn no_connection_is_wanted_before_its_interface_is_in_place() {
+        let definitions: Definitions = [("rm1-V2-1".to_owned(), definition(&[1]))].into();
         let desired = with_link(Side::Overlay);
         let wants = |desired: &State, in_kernel: &State| {
             let (wanted, seen) = watch::channel(None);

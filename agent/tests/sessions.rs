@@ -56,7 +56,7 @@ fn with(mut setup: Setup, local: &str, remote: &str, transport: &Transport) -> S
 
 fn start(space: &Space, setup: Setup) -> Bgp {
     let netns = Netns::named(&space.0).expect("the namespace opens");
-    Bgp::start(netns, setup, BTreeSet::new(), false).0
+    Bgp::start(netns, setup, BTreeSet::new(), None).0
 }
 
 /// Two namespaces on one link, `lan0`: 10.0.0.1 and .2, fd00::1 and ::2, fe80::1 and ::2.

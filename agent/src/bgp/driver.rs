@@ -12,7 +12,7 @@ use crate::dataplane::News;
 use crate::liveness::Verdict;
 use crate::netns::Netns;
 use routemesh_bgp::{ConnId, Event, Input, Output, PeerId, Speaker};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -62,16 +62,17 @@ impl Driver {
     pub(super) fn new(
         overlay: Netns,
         setup: Setup,
-        restarting: bool,
+        inherited: Option<BTreeSet<PeerId>>,
         speaker: Speaker,
         epoch: Instant,
         io: mpsc::Sender<Io>,
         news: mpsc::Sender<News>,
     ) -> Self {
-        // An earlier run's ways are up until charon says that they are not.
-        let inherited = setup.reaches.keys().filter(|_| restarting);
+        let restarting = inherited.is_some();
+        // Until charon says that they are not, those are up.
+        let ways = inherited.into_iter().flatten();
         Self {
-            statics: Statics::inherited(inherited),
+            statics: Statics::inherited(ways),
             listeners: Listeners::new(overlay.clone(), io.clone()),
             dialler: Dialler::new(overlay.clone(), io.clone()),
             health: Health::new(overlay.clone(), epoch),

@@ -72,23 +72,24 @@ pub struct Bgp {
 }
 
 impl Bgp {
-    /// Starts a speaker. `restarting`: the kernel still forwards by what an earlier
-    /// run had learnt, so that peers are asked to be patient (RFC 4724). What begins here is known
+    /// Starts a speaker. `inherited`: the kernel still forwards by what an earlier run had learnt, so that
+    /// peers are asked to be patient (RFC 4724), and by these ways. What begins here is known
     /// before the first peer could be told that it has heard all.
     pub fn start(
         overlay: Netns,
         setup: Setup,
         originated: BTreeSet<IpNet>,
-        restarting: bool,
+        inherited: Option<BTreeSet<PeerId>>,
     ) -> (Self, mpsc::Receiver<News>) {
         let (commands, inbox) = mpsc::channel(64);
         let (news, told) = mpsc::channel(feed::QUEUE);
         let (changed, changes) = watch::channel(0);
         let (io, events) = mpsc::channel(EVENTS);
         let epoch = Instant::now();
+        let restarting = inherited.is_some();
         let mut speaker = Speaker::new(setup.speaker.clone(), restarting, seed(), Duration::ZERO);
         speaker.originate(originated, Duration::ZERO);
-        let driver = Driver::new(overlay, setup, restarting, speaker, epoch, io, news);
+        let driver = Driver::new(overlay, setup, inherited, speaker, epoch, io, news);
         tokio::spawn(driver.run(inbox, events, changed));
         let handle = Self {
             commands,

@@ -17,10 +17,10 @@ pub struct Statics {
 }
 
 impl Statics {
-    /// All of `ways` have an SA, as far as the kernel still forwards by them.
-    pub fn inherited<'a>(ways: impl Iterator<Item = &'a PeerId>) -> Self {
+    /// The kernel still forwards by these ways: they have an SA until somebody says otherwise.
+    pub fn inherited(ways: impl Iterator<Item = PeerId>) -> Self {
         Self {
-            carried: ways.cloned().collect(),
+            carried: ways.collect(),
             told: BTreeMap::new(),
         }
     }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_way_that_is_wanted_no_more_goes_and_is_forgotten() {
-        let mut statics = Statics::inherited(wanted().keys());
+        let mut statics = Statics::inherited(wanted().into_keys());
         assert_eq!(statics.changes(&wanted(), free).len(), 2);
         let fewer = [("two".into(), reach())].into();
         let gone = [("one".into(), Reach::default())];

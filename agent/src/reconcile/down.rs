@@ -75,7 +75,7 @@ async fn take_leave(config: &Config, kernel: &Kernel) -> Result<(), kernel::Erro
     let mut setup = peers::setup(config, &links);
     // Nobody's death is to be noticed any more.
     setup.bfd.clear();
-    let (bgp, _news) = Bgp::start(kernel.overlay().clone(), setup, BTreeSet::new(), false);
+    let (bgp, _news) = Bgp::start(kernel.overlay().clone(), setup, BTreeSet::new(), None);
     let established = |view: bgp::View| {
         let mut peers = view.peers.into_values();
         peers.all(|peer| peer.state == PeerState::Established)

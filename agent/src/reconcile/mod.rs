@@ -32,6 +32,7 @@ use crate::status::{self, Facts};
 use crate::vici::{Child, Definition};
 use ipnet::IpNet;
 use listing::{Listed, compare};
+use routemesh_bgp::PeerId;
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -128,7 +129,8 @@ impl Gateway {
         let overlay = kernel.overlay().clone();
         let firewall = Firewall::start(kernel.underlay(), &overlay);
         let probe = Probe::start(overlay.clone());
-        let (bgp, news) = Bgp::start(overlay, setup, originated.clone(), restarting);
+        let inherited = restarting.then(|| forwarding(config, dataplane.state()));
+        let (bgp, news) = Bgp::start(overlay, setup, originated.clone(), inherited);
         let forwarded = routes.iter().map(|(prefix, _)| (prefix, true));
         bgp.installed(forwarded.collect()).await;
         Ok(Self {
@@ -472,13 +474,25 @@ fn want(
     });
 }
 
+/// The ways without a session that groups in the kernel have.
+fn forwarding(config: &Config, in_kernel: &State) -> BTreeSet<PeerId> {
+    let members = in_kernel.groups.values().flat_map(|it| &it.members);
+    let nexthops = members.filter_map(|it| in_kernel.nexthops.get(&it.id));
+    let links: BTreeSet<&str> = nexthops.map(|it| it.link.as_str()).collect();
+    let ways = statics(config).filter(|it| links.contains(it.link().as_str()));
+    ways.map(|it| it.name().into()).collect()
+}
+
+fn statics(config: &Config) -> impl Iterator<Item = &Tunnel> {
+    let tunnels = config.tunnels.values();
+    tunnels.filter(|it| it.abroad().is_some_and(|it| it.session.is_none()))
+}
+
 /// The ways without a session that no wanted connection has.
 fn unwanted(config: &Config, wanted: &Definitions) -> Vec<String> {
     let children = wanted.values().flat_map(|it| &it.children);
     let ways: BTreeSet<&str> = children.map(|it| it.way.as_str()).collect();
-    let tunnels = config.tunnels.values();
-    let statics = tunnels.filter(|it| it.abroad().is_some_and(|it| it.session.is_none()));
-    let names = statics.map(Tunnel::name);
+    let names = statics(config).map(Tunnel::name);
     names.filter(|it| !ways.contains(it.as_str())).collect()
 }
 
@@ -538,7 +552,7 @@ fn state(observed: &Observed, place: Place) -> State {
 mod tests {
     use super::*;
     use crate::config::{EspOptions, IkeOptions};
-    use crate::state::{Link, LinkKind, Side};
+    use crate::state::{Group, Link, LinkKind, Member, Nexthop, NexthopId, Side};
     use crate::vici::{Auth, Bind};
     use routemesh_proto::Secret;
 
@@ -596,8 +610,8 @@ mod tests {
         assert_eq!(children(&[1, 2], &one, &one), 0);
     }
 
-    #[test]
-    fn ways_that_no_wanted_connection_has_are_known() {
+    /// Two static tunnels to a foreign peer, numbered from 1, and one with a session.
+    fn config() -> Config {
         let foreign = |number, connection, peer_asn| routemesh_proto::Tunnel {
             number,
             peer: "cloud".into(),
@@ -627,11 +641,44 @@ mod tests {
             tunnels: vec![foreign(1, 1, 0), foreign(2, 2, 0), foreign(3, 3, 64512)],
             ..routemesh_proto::Config::default()
         };
-        let config = Config::try_from(&raw).unwrap();
+        Config::try_from(&raw).unwrap()
+    }
+
+    #[test]
+    fn an_earlier_runs_ways_are_up_where_a_group_has_them() {
+        let nexthop = |link: &str| Nexthop {
+            gateway: "fe80::1".parse().unwrap(),
+            link: link.into(),
+        };
+        let group = Group {
+            members: [1, 3]
+                .map(|id| Member {
+                    id: NexthopId(id),
+                    weight: 1,
+                })
+                .into(),
+            resilient: false,
+        };
+        let in_kernel = State {
+            nexthops: [
+                (NexthopId(1), nexthop("rm1")),
+                (NexthopId(2), nexthop("rm2")),
+            ]
+            .into(),
+            groups: [(NexthopId(9), group)].into(),
+            ..State::default()
+        };
+        let ways = forwarding(&config(), &in_kernel);
+        assert_eq!(ways, [PeerId::from("rm1-cloud")].into());
+        assert!(forwarding(&config(), &State::default()).is_empty());
+    }
+
+    #[test]
+    fn ways_that_no_wanted_connection_has_are_known() {
         let mut one = definition(&[1]);
         one.children[0].way = "rm1-cloud".into();
         let wanted = [("rm1-cloud".to_owned(), one)].into();
-        assert_eq!(unwanted(&config, &wanted), ["rm2-cloud"]);
+        assert_eq!(unwanted(&config(), &wanted), ["rm2-cloud"]);
     }
 
     #[test]

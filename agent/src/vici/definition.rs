@@ -49,6 +49,11 @@ impl Bind {
         }
     }
 
+    /// Whether that is a number of ours: a tunnel's has 24 bits.
+    pub fn is_ours(self) -> bool {
+        self.number().wrapping_sub(ours::IF_ID) < 1 << 24
+    }
+
     /// The interface.
     pub fn link(self) -> String {
         link(self.number().wrapping_sub(ours::IF_ID))

@@ -351,7 +351,8 @@ impl Pass<'_> {
         any
     }
 
-    /// Closes an IKE_SA that belongs to no connection, be it by name or by interface.
+    /// Closes an IKE_SA that belongs to no connection, be it by name or by interface; and of one that
+    /// does, what belongs to an interface of ours that nothing is wanted of any more.
     fn left_over(&mut self, ike: &IkeSa, connections: &[Wanted]) {
         let named = connections
             .iter()
@@ -361,8 +362,25 @@ impl Pass<'_> {
             .iter()
             .filter_map(|child| child.bind)
             .any(|bind| connections.iter().any(|wanted| wanted.bind == bind));
-        if !named && !bound && ike.state != IkeState::Closing {
+        if ike.state == IkeState::Closing {
+            return;
+        }
+        if !named && !bound {
             self.close(ike);
+            return;
+        }
+        let wanted = |bind: Bind| {
+            connections
+                .iter()
+                .any(|it| it.bind.number() == bind.number())
+        };
+        let unwanted = |child: &&ChildSa| {
+            let bind = child.bind.filter(|it| it.is_ours());
+            child.state == ChildState::Installed && bind.is_some_and(|it| !wanted(it))
+        };
+        for child in ike.children.iter().filter(unwanted) {
+            let unique_id = child.unique_id;
+            self.heal.actions.push(Action::TerminateChild { unique_id });
         }
     }
 

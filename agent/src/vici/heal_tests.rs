@@ -596,3 +596,32 @@ fn children_of_one_connection_are_made_and_closed_each_for_itself() {
     assert_eq!(done(&[], 0), [(0, initiate())]);
     assert_eq!(done(&[connecting(1)], 9), []);
 }
+
+#[test]
+fn what_belongs_to_an_interface_that_is_wanted_no_more_is_closed_and_the_rest_stays() {
+    let of = |unique_id, bind, state| ChildSa {
+        bind,
+        ..child(unique_id, "old", state)
+    };
+    let installed = ChildState::Installed;
+    let mut sa = up(1, 1, "new");
+    sa.children.extend([
+        of(2, Some(Bind::IfId(0x5200_0009)), installed),
+        of(3, Some(Bind::IfId(0x5200_0009)), ChildState::Closing),
+        of(4, Some(Bind::IfId(9)), installed),
+        of(5, None, installed),
+    ]);
+    let close = Action::TerminateChild { unique_id: 2 };
+    for wanted in [initiator(), responder()] {
+        assert_eq!(
+            first(&wanted, std::slice::from_ref(&sa)),
+            Some((0, close.clone()))
+        );
+    }
+    let both = Wanted {
+        bind: Bind::IfId(0x5200_0009),
+        child: "old".into(),
+        ..initiator()
+    };
+    assert_eq!(run(&[initiator(), both], &[sa], 60), []);
+}

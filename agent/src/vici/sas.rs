@@ -62,7 +62,8 @@ pub struct ChildSa {
     pub iptfs: bool,
     /// The interface it is bound to, if it is to the same in both directions.
     pub bind: Option<Bind>,
-    /// Pairs of traffic selectors of one family, one of each side: each has its policies.
+    /// Different pairs of traffic selectors of one family and protocol, one of each side: each has its
+    /// policies.
     pub selectors: usize,
     /// SPI of what comes in.
     pub spi_in: Option<u32>,
@@ -193,12 +194,27 @@ fn child(key: &str, section: &Message) -> ChildSa {
     }
 }
 
-/// A selector may be followed by protocol and ports: "10.0.0.0/8[tcp/80]".
+/// Those that charon makes policies of: the two of a pair have one family and one protocol, unless one
+/// of them has any.
 fn selectors(section: &Message) -> usize {
-    let (local, remote) = (section.get_list("local-ts"), section.get_list("remote-ts"));
-    let v6 = |text: &String| text.contains(':');
-    let pairs = |one: &String| remote.iter().filter(|it| v6(it) == v6(one)).count();
+    let side = |name| -> BTreeSet<&String> { section.get_list(name).iter().collect() };
+    let (local, remote) = (side("local-ts"), side("remote-ts"));
+    let v6 = |text: &str| text.contains(':');
+    let fits = |one: &str, other: &str| {
+        let protocols = [protocol(one), protocol(other)];
+        let same = protocols[0] == protocols[1] || protocols.contains(&None);
+        same && v6(one) == v6(other)
+    };
+    let pairs = |one: &&String| remote.iter().filter(|it| fits(one, it)).count();
     local.iter().map(pairs).sum()
+}
+
+/// A selector may be followed by protocol and ports: "10.0.0.0/8[tcp/80]".
+fn protocol(selector: &str) -> Option<&str> {
+    let (_, after) = selector.split_once('[')?;
+    let after = after.trim_end_matches(']');
+    let (protocol, _) = after.split_once('/').unwrap_or((after, ""));
+    Some(protocol).filter(|it| !it.is_empty() && *it != "0")
 }
 
 /// What a CHILD_SA is bound to. All these are hexadecimal and left out if they are zero.
@@ -281,6 +297,29 @@ mod tests {
         assert_eq!((child.bytes_in, child.bytes_out), (10, 0));
         assert_eq!(child.rekey_in, None, "overdue");
         assert_eq!(child.selectors, 3);
+    }
+
+    #[test]
+    fn pairs_of_selectors_are_counted_as_charon_makes_policies_of_them() {
+        let table: [(&[&str], &[&str], usize); 7] = [
+            (&[], &["10.0.0.0/8"], 0),
+            (&["10.0.0.0/8"], &["10.0.0.0/8", "10.0.0.0/8"], 1),
+            (&["10.0.0.0/8", "10.0.0.0/8"], &["10.9.0.0/16", "::/0"], 1),
+            (&["10.0.0.0/8[tcp]"], &["10.9.0.0/16[udp/53]"], 0),
+            (
+                &["10.0.0.0/8[tcp]"],
+                &["10.9.0.0/16[tcp/80]", "10.8.0.0/16"],
+                2,
+            ),
+            (&["10.0.0.0/8[tcp]", "10.0.0.0/8[udp]"], &["10.9.0.0/16"], 2),
+            (&["10.0.0.0/8"], &["::/0"], 0),
+        ];
+        for (local, remote, expected) in table {
+            let section = Message::new()
+                .list("local-ts", local.iter().copied())
+                .list("remote-ts", remote.iter().copied());
+            assert_eq!(selectors(&section), expected, "{local:?} {remote:?}");
+        }
     }
 
     #[test]

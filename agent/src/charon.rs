@@ -82,7 +82,7 @@ pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
         let definition = definitions
             .entry(tunnel.connection())
             .or_insert_with(of_new);
-        definition.children.push(child(tunnel));
+        definition.children.push(child(config, tunnel));
     }
     definitions
 }
@@ -112,7 +112,7 @@ fn define(config: &Config, identity: &Identity, tunnel: &Tunnel) -> Definition {
     }
 }
 
-fn child(tunnel: &Tunnel) -> Child {
+fn child(config: &Config, tunnel: &Tunnel) -> Child {
     let all = Child::of_all(tunnel.name(), bind(tunnel));
     let texts = |prefixes: &[IpNet], all: Vec<String>| match prefixes {
         [] => all,
@@ -121,7 +121,7 @@ fn child(tunnel: &Tunnel) -> Child {
     match tunnel.abroad() {
         None => all,
         Some(abroad) => Child {
-            is_static: abroad.session.is_none(),
+            reached: abroad.session.is_none().then(|| config.statics(tunnel)),
             local: texts(&abroad.local_selectors, all.local),
             remote: texts(&abroad.remote_selectors, all.remote),
             ..all
@@ -255,7 +255,9 @@ impl Keeper {
             };
             for child in &definition.children {
                 let there = charon.sas.iter().flat_map(|sa| bound(sa, child.bind));
-                let mut whole = there.filter(|it| !audit.broken.contains(&it.unique_id));
+                let mut whole = there
+                    .filter(|it| !audit.broken.contains(&it.unique_id))
+                    .filter(|it| it.takes(child.reached.iter().flatten()));
                 let there = whole.next().is_some();
                 self.bgp.sign(&child.way, Sign::Sa(there)).await;
                 if !there {
@@ -301,6 +303,7 @@ impl Keeper {
             Err(error) => return (unreachable(&error), None),
         }
         problems.extend(weaker(wanted, &charon.sas));
+        problems.extend(narrowed(wanted, &charon.sas));
         for (name, reason) in &refused {
             problems.push(remark(format!("connection {name}"), reason));
         }
@@ -492,9 +495,24 @@ fn broken(wanted: &Definitions, sas: &[IkeSa], audit: &Audit) -> Vec<String> {
 
 /// The connections with ways of which only the SA says whether they are alive.
 fn statics(wanted: &Definitions) -> impl Iterator<Item = String> {
-    let any = |it: &Definition| it.children.iter().any(|child| child.is_static);
+    let any = |it: &Definition| it.children.iter().any(|child| child.reached.is_some());
     let some = wanted.iter().filter(move |(_, it)| any(it));
     some.map(|(name, _)| name.clone())
+}
+
+/// Ways without BGP whose far end has agreed to less than what is to be reached by them.
+fn narrowed(wanted: &Definitions, sas: &[IkeSa]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for child in wanted.values().flat_map(|it| &it.children) {
+        let mut installed = sas.iter().flat_map(|sa| bound(sa, child.bind)).peekable();
+        let any = installed.peek().is_some();
+        if any && !installed.any(|it| it.takes(child.reached.iter().flatten())) {
+            let reason = "the far end has agreed to a part of its prefixes only, so it is not used: let the selectors \
+                          of both ends, and the foreign peer's prefixes, be the same";
+            problems.push(remark(format!("tunnel {}", child.way), reason));
+        }
+    }
+    problems
 }
 
 /// Tunnels whose peer does not do IP-TFS: charon then makes an SA in tunnel mode by itself.

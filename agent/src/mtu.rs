@@ -166,6 +166,7 @@ mod tests {
             state: ChildState::Installed,
             bind: Some(Bind::IfId(IF_ID)),
             selectors: 2,
+            remote: Vec::new(),
             spi_in: None,
             spi_out: None,
             bytes_in: 0,

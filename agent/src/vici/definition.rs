@@ -22,7 +22,9 @@
 use super::message::{Message, Value};
 use crate::config::{EspOptions, IkeOptions, Offload};
 use crate::state::ours;
+use ipnet::IpNet;
 use routemesh_proto::Secret;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Packets after which a CHILD_SA is rekeyed, well before 2^32: without extended sequence
@@ -84,8 +86,8 @@ pub enum Auth {
 pub struct Child {
     /// The BGP peer's name, or that of the way where there is no BGP.
     pub way: String,
-    /// There is none: whether the way is alive, the SA says.
-    pub is_static: bool,
+    /// What is reached by it without BGP: whether the way is alive, an SA that takes all of it says.
+    pub reached: Option<BTreeSet<IpNet>>,
     /// The interface.
     pub bind: Bind,
     /// Traffic selectors of this side.
@@ -100,7 +102,7 @@ impl Child {
         let any = || vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
         Self {
             way,
-            is_static: false,
+            reached: None,
             bind,
             local: any(),
             remote: any(),
@@ -454,7 +456,7 @@ rm3-V2-1 {
     fn a_foreign_peers_connection_has_a_child_per_interface_and_shows_no_key() {
         let child = |number: u32, local: &str, remote: &str| Child {
             way: format!("rm{number}-oracle"),
-            is_static: true,
+            reached: Some(BTreeSet::new()),
             bind: Bind::IfId(ours::IF_ID + number),
             local: vec![local.into()],
             remote: vec![remote.into()],

@@ -45,6 +45,7 @@ fn child(unique_id: u32, name: &str, state: ChildState) -> ChildSa {
         state,
         bind: Some(BIND),
         selectors: 2,
+        remote: Vec::new(),
         spi_in: None,
         spi_out: None,
         bytes_in: 0,

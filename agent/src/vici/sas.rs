@@ -3,6 +3,7 @@
 use super::definition::Bind;
 use super::message::Message;
 use crate::state::ours;
+use ipnet::IpNet;
 use routemesh_proto::Esp;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -65,6 +66,8 @@ pub struct ChildSa {
     /// Different pairs of traffic selectors of one family and protocol, one of each side: each has its
     /// policies.
     pub selectors: usize,
+    /// What it takes of the far side, in every protocol.
+    pub remote: Vec<IpNet>,
     /// SPI of what comes in.
     pub spi_in: Option<u32>,
     /// SPI of what goes out.
@@ -179,6 +182,7 @@ fn child(key: &str, section: &Message) -> ChildSa {
         iptfs: section.get_text("mode") == Some("IPTFS"),
         bind: bind(section),
         selectors: selectors(section),
+        remote: remote(section),
         spi_in: hexadecimal(section, "spi-in"),
         spi_out: hexadecimal(section, "spi-out"),
         bytes_in: number(section, "bytes-in").unwrap_or(0),
@@ -192,6 +196,20 @@ fn child(key: &str, section: &Message) -> ChildSa {
             .get_text("encr-alg")
             .and_then(|cipher| Esp::negotiated(cipher, section.get_text("integ-alg"))),
     }
+}
+
+impl ChildSa {
+    /// It takes all of these prefixes: the far end may have agreed to less than it was asked.
+    pub fn takes<'a>(&self, mut prefixes: impl Iterator<Item = &'a IpNet>) -> bool {
+        prefixes.all(|prefix| self.remote.iter().any(|it| it.contains(prefix)))
+    }
+}
+
+/// Neighbouring ones are taken together.
+fn remote(section: &Message) -> Vec<IpNet> {
+    let texts = section.get_list("remote-ts").iter();
+    let nets: Vec<IpNet> = texts.filter_map(|it| it.parse().ok()).collect();
+    IpNet::aggregate(&nets)
 }
 
 /// Those that charon makes policies of: the two of a pair have one family and one protocol, unless one
@@ -297,6 +315,32 @@ mod tests {
         assert_eq!((child.bytes_in, child.bytes_out), (10, 0));
         assert_eq!(child.rekey_in, None, "overdue");
         assert_eq!(child.selectors, 3);
+        assert_eq!(child.remote, [], "all of one protocol is not all");
+    }
+
+    #[test]
+    fn an_sa_takes_what_the_far_end_has_agreed_to() {
+        let takes = |agreed: &[&str], wanted: &[&str]| {
+            let section = Message::new().list("remote-ts", agreed.iter().copied());
+            let wanted: Vec<IpNet> = wanted.iter().map(|it| it.parse().unwrap()).collect();
+            child("a", &section).takes(wanted.iter())
+        };
+        assert!(takes(
+            &["0.0.0.0/0", "::/0"],
+            &["10.9.0.0/16", "2001:db8:9::/48"]
+        ));
+        assert!(takes(&["10.9.0.0/17", "10.9.128.0/17"], &["10.9.0.0/16"]));
+        assert!(takes(&["10.9.0.0/16"], &["10.9.1.0/24"]));
+        assert!(takes(&[], &[]));
+        for agreed in [
+            &["10.9.0.0/17"][..],
+            &["::/0"],
+            &["10.9.0.0/16[tcp]"],
+            &["odd"],
+            &[],
+        ] {
+            assert!(!takes(agreed, &["10.9.0.0/16"]), "{agreed:?}");
+        }
     }
 
     #[test]

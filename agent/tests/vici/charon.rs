@@ -2,6 +2,7 @@
 
 use routemesh_agent::config::{EspOptions, IkeOptions, Offload};
 use routemesh_agent::vici::{self, Auth, Bind, Definition, Error, Event, Secret, Vici, events};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -345,7 +346,7 @@ async fn charon_takes_what_foreign_peers_need() {
     // Two children in one connection, which are recognised.
     let child = |number: u32, local: &str, remote: &str| vici::Child {
         way: format!("rm{number}-oracle"),
-        is_static: true,
+        reached: Some(BTreeSet::new()),
         bind: Bind::IfId(0x5200_0000 + number),
         local: vec![local.into()],
         remote: vec![remote.into()],

@@ -4,6 +4,7 @@
 const OPTIONAL: &[&str] = &[
     "Config.bfd",
     "Router.bfd",
+    "Site.barred",
     "Router.address",
     "Router.interface",
     "Router.range",

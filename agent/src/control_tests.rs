@@ -39,6 +39,7 @@ fn config(generation: u64) -> proto::Config {
         sites: vec![proto::Site {
             name: "one".into(),
             prefixes: vec!["10.0.0.0/24".into()],
+            ..proto::Site::default()
         }],
         ..proto::Config::default()
     }

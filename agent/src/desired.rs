@@ -374,6 +374,7 @@ mod tests {
         let site = |name: &str, prefixes: &[&str]| proto::Site {
             name: name.into(),
             prefixes: prefixes.iter().map(ToString::to_string).collect(),
+            ..proto::Site::default()
         };
         let tunnel = |number: u32| proto::Tunnel {
             number,

@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Parser, Subcommand};
 use routemesh_agent::config::Config;
 use routemesh_agent::control::{self, InForce};
+use routemesh_agent::kernel::Kernel;
 use routemesh_agent::memory;
 use routemesh_agent::preflight::{self, Needs};
 use routemesh_agent::reconcile;
@@ -241,6 +242,8 @@ async fn leave_old_overlay(
     if old.config.overlay == new.config.overlay {
         return Ok(());
     }
+    // Not before the new one is there: until then the old one's routes keep traffic from the default route.
+    Kernel::open(&new.config.overlay)?;
     info!("the overlay has changed: leaving {}", old.config.overlay);
     let vici = Vici::new(vici.to_owned());
     match reconcile::down(&old.config, &vici, state_dir)

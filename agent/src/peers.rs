@@ -323,6 +323,7 @@ mod tests {
         let site = |name: &str, prefix: &str| proto::Site {
             name: name.into(),
             prefixes: vec![prefix.into()],
+            ..proto::Site::default()
         };
         let router = |address: &str, asn| proto::Router {
             address: address.into(),
@@ -439,6 +440,7 @@ mod tests {
         let site = |name: &str, prefix: &str| proto::Site {
             name: name.into(),
             prefixes: vec![prefix.into()],
+            ..proto::Site::default()
         };
         let mesh = proto::Tunnel {
             number: 1,
@@ -524,15 +526,9 @@ mod tests {
         };
         let exports = |ours: bool, theirs: bool| {
             let mut raw = config_with_foreign_peers();
-            let Far::Abroad(abroad) = &mut raw.tunnels.get_mut(&4).unwrap().far else {
-                panic!("it is foreign")
-            };
-            if !ours {
-                abroad.sites.remove("one");
-            }
-            if !theirs {
-                raw.tunnels.get_mut(&1).unwrap().behind_there.clear();
-            }
+            let barred = [(ours, "oracle"), (theirs, "partner")];
+            let barred = barred.into_iter().filter(|(open, _)| !open);
+            raw.barred = barred.map(|(_, name)| name.to_owned()).collect();
             let with = proto::Config {
                 gateway: "V1-1".into(),
                 site: "one".into(),

@@ -3,7 +3,7 @@
 use crate::charon::{Keeper, Seen};
 use crate::control::InForce;
 use crate::drain::Leaving;
-use crate::kernel::{self, Event};
+use crate::kernel::{self, Event, Kernel};
 use crate::preflight::{self, Release};
 use crate::problem::problem;
 use crate::reconcile::{self, Gateway, Pass};
@@ -73,9 +73,13 @@ pub async fn run(
                 continue;
             }
         };
-        if let Ended::Failed = live(&host, gateway, &mut in_force, &refused, &status).await {
-            sleep(Duration::from_secs(2)).await;
-            continue;
+        match live(&host, gateway, &mut in_force, &refused, &status).await {
+            Ended::Moved => {}
+            Ended::Orphaned => continue,
+            Ended::Failed => {
+                sleep(Duration::from_secs(2)).await;
+                continue;
+            }
         }
         // The private side is now another namespace: what is in the old one is of no use there.
         info!("the overlay has changed: leaving {}", config.overlay);
@@ -91,8 +95,10 @@ pub async fn run(
 
 /// Why a gateway's passes came to an end.
 enum Ended {
-    /// The private side is to be in another namespace.
+    /// The private side is to be elsewhere.
     Moved,
+    /// The private side was deleted. What is left of ours is among the public interfaces: no time is to be lost.
+    Orphaned,
     /// The kernel cannot be watched, or the daemon ends.
     Failed,
 }
@@ -145,15 +151,25 @@ async fn live(
         };
         let drained = host.state_dir.drained();
         config.drain |= drained;
-        if Some(&config.overlay) != overlay.as_ref() {
-            gateway.bgp().shutdown("overlay changed").await;
-            // What is on its way to charon arrives before the clean-up looks.
-            tasks.shutdown().await;
-            return Ended::Moved;
+        let mut nowhere = None;
+        if let Some(overlay) = overlay.as_ref().filter(|it| **it != config.overlay) {
+            match Kernel::open(&config.overlay) {
+                Ok(_) => {
+                    gateway.bgp().shutdown("overlay changed").await;
+                    // What is on its way to charon arrives before the clean-up looks.
+                    tasks.shutdown().await;
+                    return Ended::Moved;
+                }
+                // What keeps the mesh's traffic from the default route is not given up for a place that is not there.
+                Err(failure) => {
+                    nowhere = Some(problem(&config.overlay, &failure));
+                    config.overlay = overlay.clone();
+                }
+            }
         }
         if gateway.kernel().is_orphaned() {
             error!("the overlay was deleted, and perhaps made again");
-            return Ended::Failed;
+            return Ended::Orphaned;
         }
         let seen = charon.borrow_and_update().clone();
         let now = std::time::Instant::now();
@@ -169,6 +185,7 @@ async fn live(
             }) => {
                 due = due.min(again.map_or(due, Instant::from_std));
                 report.problems.extend(refused.borrow().clone());
+                report.problems.extend(nowhere);
                 report.findings.clone_from(&findings.borrow_and_update());
                 status.send_replace(report);
             }

@@ -82,6 +82,7 @@ impl Lan {
         let site = |name: &str| Site {
             name: name.into(),
             prefixes: PREFIXES.map(Into::into).into(),
+            ..Site::default()
         };
         let number = |n: usize| u32::try_from(n).expect("small");
         let config = Config {

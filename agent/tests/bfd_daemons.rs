@@ -101,6 +101,7 @@ impl Lan {
             sites: vec![Site {
                 name: "one".into(),
                 prefixes: vec![PREFIX.into()],
+                ..Site::default()
             }],
             routers: vec![Router {
                 address: "fd00:1::2".into(),

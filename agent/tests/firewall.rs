@@ -157,6 +157,7 @@ fn raw() -> proto::Config {
     let site = |name: &str, number: u8| proto::Site {
         name: name.into(),
         prefixes: vec![format!("10.0.{number}.0/24"), format!("fd00:{number}::/64")],
+        ..proto::Site::default()
     };
     proto::Config {
         gateway: "V1-1".into(),
@@ -471,6 +472,7 @@ async fn five_hundred_tunnels() {
                 prefixes: (0..8)
                     .map(|i| format!("10.{}.{}.0/24", site + 1, 2 * i))
                     .collect(),
+                ..proto::Site::default()
             });
         }
         it.tunnels.extend((4..504).map(|number| proto::Tunnel {

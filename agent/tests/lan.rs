@@ -90,6 +90,7 @@ impl Lan {
         let site = |name: &str, prefixes: [&str; 2]| Site {
             name: name.into(),
             prefixes: prefixes.map(Into::into).into(),
+            ..Site::default()
         };
         let mut config = Config {
             gateway: "V1-1".into(),
@@ -347,13 +348,17 @@ fn another_table_takes_over_and_asks_for_rules_that_lead_there() {
     drop(agent);
     let agent = lan.agent_with(|config| (config.table, config.metric) = (1234, 77));
     lan.wait_for("the table", || lan.routes_in("1234") == ALL);
-    lan.wait_for("nothing else", || lan.routes().is_empty());
     let route = &lan.gateway.json("route show table 1234 10.0.1.0/24")[0];
     assert_eq!(route["metric"], 77, "{route}");
     let log = || fs::read_to_string(lan.file("agent.log")).unwrap_or_default();
     lan.wait_for("no rule yet", || {
         log().contains("table 1234: no IPv4 and no IPv6 rule leads there")
     });
+    // Nothing is looked up in the table: what keeps traffic from the default route stays where it was.
+    assert_eq!(lan.routes(), ALL);
+    lan.gateway.ip("-4 rule add lookup 1234");
+    lan.gateway.ip("-6 rule add lookup 1234");
+    lan.wait_for("nothing else", || lan.routes().is_empty());
     assert!(!log().contains("undone by others"), "{}", log());
     lan.gateway.ip("route del 10.0.1.0/24 metric 77 table 1234");
     lan.wait_for("repaired", || log().contains("repaired so far: 1 route"));

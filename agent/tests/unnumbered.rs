@@ -83,6 +83,7 @@ impl Lans {
         let site = |name: &str, own: [&str; 2]| Site {
             name: name.into(),
             prefixes: ["10.5.0.0/24", own[0], own[1]].map(Into::into).into(),
+            ..Site::default()
         };
         let config = Config {
             gateway: "V1-1".into(),

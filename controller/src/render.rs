@@ -76,7 +76,7 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         announce: gateway.announce.clone(),
         hold_time: u32::from(spec.hold_time),
         bfd: spec.bfd,
-        sites: owners(spec),
+        sites: owners(spec, site),
         routers: gateway
             .routers
             .iter()
@@ -99,16 +99,18 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
 }
 
 /// Sites, and what else owns prefixes: to those who may not reach them they are barred as well.
-fn owners(spec: &MeshSpec) -> Vec<proto::Site> {
-    let sites = spec.sites.iter().map(|it| (&it.name, &it.prefixes));
-    let foreign = spec.foreign.iter().map(|it| (&it.name, &it.prefixes));
-    let owners = sites.chain(foreign);
-    owners
-        .map(|(name, prefixes)| proto::Site {
-            name: name.value.clone(),
-            prefixes: texts(prefixes),
-        })
-        .collect()
+fn owners(spec: &MeshSpec, site: &Site) -> Vec<proto::Site> {
+    let sites = spec.sites.iter().map(|it| proto::Site {
+        name: it.name.value.clone(),
+        prefixes: texts(&it.prefixes),
+        barred: false,
+    });
+    let foreign = spec.foreign.iter().map(|it| proto::Site {
+        name: it.name.value.clone(),
+        prefixes: texts(&it.prefixes),
+        barred: !it.admits(&site.name),
+    });
+    sites.chain(foreign).collect()
 }
 
 fn texts(prefixes: &[At<IpNet>]) -> Vec<String> {

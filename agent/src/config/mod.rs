@@ -48,6 +48,8 @@ pub struct Config {
     pub bfd: Option<Timers>,
     /// Which site owns what; this site included.
     pub sites: BTreeMap<String, Vec<IpNet>>,
+    /// Those of them that are foreign peers which this site may not reach.
+    pub barred: BTreeSet<String>,
     /// Traffic is to leave the gateway (RFC 8326).
     pub drain: bool,
     /// BGP peers on the LAN.
@@ -232,21 +234,11 @@ impl Config {
         }
     }
 
-    /// What others own that this site may reach: the sites at the far ends of tunnels, and what is behind
-    /// those.
+    /// What others own that this site may reach.
     pub fn reachable(&self) -> Vec<IpNet> {
-        let of = |tunnel: &Tunnel| {
-            let here = tunnel
-                .abroad()
-                .is_none_or(|it| it.sites.contains(&self.site));
-            let far = Some(tunnel.peer_site.clone()).filter(|_| here);
-            let behind = tunnel.behind_there.iter().cloned();
-            far.into_iter().chain(behind).collect::<Vec<_>>()
-        };
-        let sites: BTreeSet<String> = self.tunnels.values().flat_map(of).collect();
-        let others = sites.iter().filter(|it| **it != self.site);
-        let prefixes = others.flat_map(|it| self.prefixes_of(it));
-        prefixes.copied().collect()
+        let others = self.sites.iter().filter(|(name, _)| **name != self.site);
+        let open = others.filter(|(name, _)| !self.barred.contains(*name));
+        open.flat_map(|(_, prefixes)| prefixes).copied().collect()
     }
 
     /// What is reached through a tunnel without anybody's saying so.
@@ -397,6 +389,10 @@ impl TryFrom<&proto::Config> for Config {
             hold_time: Duration::from_secs(u64::from(raw.hold_time)),
             bfd: bfd::parse(&fields, raw.bfd)?,
             sites,
+            barred: {
+                let barred = raw.sites.iter().filter(|it| it.barred);
+                barred.map(|it| it.name.clone()).collect()
+            },
             drain: raw.drain,
             routers,
             tunnels,

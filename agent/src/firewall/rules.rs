@@ -344,12 +344,12 @@ pub fn overlay(config: &Config, leftovers: &BTreeSet<String>) -> Table {
     ];
     let mut input = vec![format!("{came_by} @tunnel_links goto to_gateway")];
     if vrf {
-        // From a tunnel whose interface somebody has taken out of the VRF, nothing. Neighbour
-        // discovery comes by the interface itself at any time.
-        forward.push(format!("iifname @tunnel_links {refuse}"));
-        input.push(format!(
-            "iifname @tunnel_links meta l4proto != ipv6-icmp {refuse}"
-        ));
+        // From a tunnel whose interface somebody has taken out of the VRF, nothing, however the rest is
+        // judged: it is among the public ones. Neighbour discovery comes by the interface itself at any time.
+        forward.push("iifname @tunnel_links drop".to_owned());
+        let others = "icmpv6 type != { nd-neighbor-solicit, nd-neighbor-advert }";
+        input.push(format!("iifname @tunnel_links {others} drop"));
+        input.push("iifname @tunnel_links meta l4proto != ipv6-icmp drop".to_owned());
     }
     forward.push("oifname @tunnel_links jump to_tunnel".to_owned());
     table.base_chain("overlay_forward", "forward", &forward);

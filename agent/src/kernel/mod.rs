@@ -88,9 +88,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// The overlay is not there.
+    /// The overlay is not there. What else has a VRF's name is none.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Netns(netns::Error::Missing(_)) | Self::NoVrf(_))
+        matches!(
+            self,
+            Self::Netns(netns::Error::Missing(_)) | Self::NoVrf(_) | Self::NotVrf(_)
+        )
     }
 }
 

@@ -5,6 +5,7 @@ use super::socket::Request;
 use super::wire::{attribute, u32_at};
 use super::{Error, Kernel};
 use nix::libc;
+use routemesh_bgp::wire::Family;
 
 /// `struct fib_rule_hdr`.
 const HEADER: usize = 12;
@@ -14,9 +15,12 @@ const FRA_TABLE: u16 = 15;
 
 impl Kernel {
     /// The families of which no rule of the overlay leads to this table.
-    pub async fn without_rule(&self, table: u32) -> Result<Vec<&'static str>, Error> {
+    pub async fn without_rule(&self, table: u32) -> Result<Vec<Family>, Error> {
         let mut without = Vec::new();
-        for (family, name) in [(libc::AF_INET, "IPv4"), (libc::AF_INET6, "IPv6")] {
+        for (family, name) in [
+            (libc::AF_INET, Family::Ipv4),
+            (libc::AF_INET6, Family::Ipv6),
+        ] {
             let tables = list(&self.overlay, "list rules", dump(family), decode).await?;
             if !tables.contains(&table) {
                 without.push(name);

@@ -51,7 +51,7 @@ pub async fn down(
 /// public ones are set down: nothing is to pass them there.
 pub(super) async fn open(overlay: &Overlay) -> Result<Kernel, kernel::Error> {
     let opened = Kernel::open(overlay);
-    if matches!(opened, Err(kernel::Error::NoVrf(_))) {
+    if overlay.is_vrf() && opened.as_ref().is_err_and(kernel::Error::is_missing) {
         let kernel = Kernel::open(&Overlay::Own)?;
         let _claim = kernel.claim()?;
         let links = kernel.objects().await?.links.into_iter();

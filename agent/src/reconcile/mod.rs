@@ -33,6 +33,7 @@ use crate::vici::{Child, Definition};
 use ipnet::IpNet;
 use listing::{Listed, compare};
 use routemesh_bgp::PeerId;
+use routemesh_bgp::wire::Family;
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -245,7 +246,10 @@ impl Gateway {
         desired.links.retain(|link, _| may_be(link));
         let rest = self.dataplane.settled() && self.dataplane.at_rest();
         self.repairs += repairs::links(&known_links, &seen_links, &desired.links);
-        let ops = plan::plan(&desired, self.dataplane.state(), rest);
+        let mut ops = plan::plan(&desired, self.dataplane.state(), rest);
+        let (unled, reason) = self.table(config).await;
+        problems.extend(reason);
+        ops.retain(|op| !gives_up(op, place, &unled));
         let failed = self.perform(&ops).await;
         // Last: before the `unreachable` routes are there, nothing is forwarded.
         let kernel = self.kernel.clone();
@@ -276,7 +280,6 @@ impl Gateway {
         }
         let bgp = self.bgp.clone();
         let view = self.meanwhile(bgp.view()).await;
-        problems.extend(self.table(config).await);
         for next_hop in self.dataplane.unresolved() {
             let reason = "it is on no subnet of this gateway: give the interface an address there";
             problems.push(remark(format!("next hop {next_hop}"), reason));
@@ -377,30 +380,38 @@ impl Gateway {
         mtus
     }
 
-    /// What keeps packets from the table of the mesh's routes. The kernel has a rule for all VRFs; to
-    /// another table the operator's lead.
-    async fn table(&mut self, config: &Config) -> Option<Problem> {
+    /// What keeps packets from the table of the mesh's routes, and of which families. The kernel has a
+    /// rule for all VRFs; to another table the operator's lead.
+    async fn table(&mut self, config: &Config) -> (Vec<Family>, Option<Problem>) {
         let table = match (&config.overlay, config.place.table) {
-            (Overlay::Vrf(name), _) if self.usable.contains(name) => return None,
+            (Overlay::Vrf(name), _) if self.usable.contains(name) => return (Vec::new(), None),
             (Overlay::Vrf(name), _) => {
                 let reason = format!("is down, and carries nothing: `ip link set {name} up`");
-                return Some(remark(&config.overlay, &reason));
+                return (Vec::new(), Some(remark(&config.overlay, &reason)));
             }
-            (_, ours::TABLE) => return None,
+            (_, ours::TABLE) => return (Vec::new(), None),
             (_, table) => table,
         };
         let kernel = self.kernel.clone();
         let object = format!("table {table}");
         match self.meanwhile(kernel.without_rule(table)).await {
-            Ok(families) if families.is_empty() => None,
-            Ok(families) => Some(remark(
-                object,
-                &format!(
-                    "no {} rule leads there: add one, like `ip rule add lookup {table}`",
-                    families.join(" and no ")
-                ),
-            )),
-            Err(failure) => Some(problem(object, &failure)),
+            Ok(families) if families.is_empty() => (families, None),
+            Ok(families) => {
+                let name = |family: &Family| match family {
+                    Family::Ipv4 => "IPv4",
+                    Family::Ipv6 => "IPv6",
+                };
+                let names: Vec<&str> = families.iter().map(name).collect();
+                let reason = format!(
+                    "no {} rule leads there: add one, like `ip rule add lookup {table}`; what was in another table stays there until then",
+                    names.join(" and no ")
+                );
+                (families, Some(remark(object, &reason)))
+            }
+            Err(failure) => {
+                let both = vec![Family::Ipv4, Family::Ipv6];
+                (both, Some(problem(object, &failure)))
+            }
         }
     }
 
@@ -519,6 +530,15 @@ fn links(observed: &Observed) -> Links {
 }
 
 /// Adds the routers that made themselves known, where the configuration asks for them.
+/// Whether an operation takes away what keeps traffic from the default route, although nothing is looked
+/// up in the table that holds it now.
+fn gives_up(op: &Op, place: Place, unled: &[Family]) -> bool {
+    let Op::DelRoute { key } = op else {
+        return false;
+    };
+    key.table != place.table && unled.contains(&Family::of(&key.prefix))
+}
+
 async fn with_routers(
     links: Links,
     config: &Config,

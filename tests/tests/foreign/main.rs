@@ -296,7 +296,10 @@ impl Lab {
         let reports: Vec<_> = probes.into_iter().map(Probe::stop).collect::<Result<_>>()?;
         let lost: usize = reports.iter().map(|it| it.lost).sum();
         let sent: usize = reports.iter().map(|it| it.sent).sum();
-        measured(what, format_args!("{lost} of {sent} packets lost"));
+        measured(
+            &format!("a cloud, {what}"),
+            format_args!("{lost} of {sent} packets lost"),
+        );
         assert_eq!(lost, 0, "{what}: {reports:?}");
         let mut carried = self.home.counters()?;
         for (name, counts) in &mut carried {

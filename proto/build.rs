@@ -41,6 +41,8 @@ const OPTIONAL: &[&str] = &[
     "Tunnel.foreign",
     "Tunnel.behind_here",
     "Tunnel.behind_there",
+    "Tunnel.wireguard",
+    "WireGuard.public_key",
     "Foreign.local_selectors",
     "Foreign.remote_selectors",
     "Foreign.prefix_length",

@@ -167,6 +167,7 @@ impl Link<'_> {
             generation: held.map_or(0, |f| f.raw.generation),
             digest: held.map(|f| f.raw.digest()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            wireguard_key: String::new(),
         }
     }
 

@@ -99,6 +99,7 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         bfd: bfd(facts, &tunnel.name()),
         liveness: Some(liveness(facts, &tunnel.name())),
         mtu: observed.map_or(0, |link| link.mtu),
+        handshake: None,
         invalid: invalid(facts, Reason::ALL.map(of_link)),
     }
 }

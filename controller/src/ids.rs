@@ -176,6 +176,27 @@ pub fn interconnect(pool: Ipv6Net, tunnel: u32) -> (Ipv6Addr, Ipv6Addr) {
     (even.into(), (even + 1).into())
 }
 
+/// The first UDP port of WireGuard: below those that the kernel hands out by itself.
+const WIREGUARD_PORT: u32 = 20_000;
+/// As many as there can be far endpoints.
+const WIREGUARD_STRIDE: u32 = 6_000;
+
+/// The UDP port of a WireGuard tunnel at this end. A WireGuard interface has its port on all addresses
+/// of its host, so no two tunnels of a gateway may have the same. It derives from the far end's id, and
+/// from which of the gateway's endpoints of one family it is: first, second. `None` beyond the last port:
+/// [`MeshSpec`] has no gateway with so many endpoints, nor ids so high.
+pub fn wireguard_port(ids: &Ids, own: &End, far: &End) -> Option<u16> {
+    let family = own.endpoint.family();
+    let endpoints = own.gateway.endpoints.iter();
+    let of_family = endpoints.filter(|it| it.family() == family);
+    let before = of_family
+        .filter_map(|it| ids.get(&own.gateway.name, it))
+        .filter(|id| *id < own.id);
+    let rank = u32::try_from(before.count()).ok()?;
+    let within = Some(far.id).filter(|id| *id < WIREGUARD_STRIDE)?;
+    u16::try_from(WIREGUARD_PORT + rank.checked_mul(WIREGUARD_STRIDE)? + within).ok()
+}
+
 /// A gateway's BGP identifier, from 198.18.0.0/15, which nobody routes (RFC 2544). Another one would
 /// end all its sessions.
 pub fn router_id(lowest_id: u32) -> Ipv4Addr {

@@ -4,12 +4,15 @@ use crate::drain::Drains;
 use crate::ids::{Ids, gateway_names};
 use crate::render::render;
 use crate::spec::MeshSpec;
-use routemesh_proto::{Config, Secret};
+use routemesh_proto::{Config, PublicKey, Secret};
 use std::collections::BTreeMap;
 
 /// Gateways that left the specification, with what they last ran, less all that carries traffic:
 /// one that was away takes its tunnels down when it comes back.
 pub type Retired = BTreeMap<String, Config>;
+
+/// The gateways' public keys for WireGuard, as they told them.
+pub type Keys = BTreeMap<String, PublicKey>;
 
 /// A specification in force, and all that is rendered from besides it.
 #[derive(Clone, Debug)]
@@ -26,6 +29,8 @@ pub struct Mesh {
     pub retired: Retired,
     /// What is drained.
     pub drains: Drains,
+    /// Whose public keys are known. They change without a new generation.
+    pub keys: Keys,
 }
 
 /// Who is retired once `spec` follows `before`.

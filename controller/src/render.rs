@@ -1,7 +1,9 @@
 //! (mesh, gateway) -> exactly what that gateway must run. Pure: equal in, equal out.
 
 use crate::drain::Drain;
-use crate::ids::{Abroad, End, abroad, ends, interconnect, joined, router_id, tunnel_number};
+use crate::ids::{
+    Abroad, End, abroad, ends, interconnect, joined, router_id, tunnel_number, wireguard_port,
+};
 use crate::mesh::Mesh;
 use crate::spec::{
     At, Foreign, Gateway, Hash, MeshSpec, PREFERENCE, Router, Site, TunnelKind, Whereabouts,
@@ -194,27 +196,45 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
     let initiate = pair.a.id == own.id;
     let (even, odd) = interconnect(spec.interconnect.value, pair.number);
     let ends = [(own.site, own.gateway), (far.site, far.gateway)];
-    let (ike, esp) = render_options(&spec.options(ends));
+    let kind = spec.kind(own.gateway, far.gateway);
+    let ipsec = kind != TunnelKind::WireGuard;
+    let options = ipsec.then(|| render_options(&spec.options(ends)));
+    let (ike, esp) = options.unzip();
+    let wireguard = match ipsec {
+        true => None,
+        false => Some(wireguard(mesh, own, far)?),
+    };
     let (local, remote) = if initiate { (even, odd) } else { (odd, even) };
     Some(proto::Tunnel {
         number: pair.number,
         peer: far.gateway.name.value.clone(),
         peer_site: far.site.name.value.clone(),
         peer_asn: far.site.asn,
-        kind: spec.tunnel.to_string(),
+        kind: kind.to_string(),
         local_endpoint: own.endpoint.text(),
         remote_endpoint: far.endpoint.text(),
         local_address: local.to_string(),
         remote_address: remote.to_string(),
         initiate,
         drain: mesh.drains.contains(&drain),
-        ike: Some(ike),
-        esp: Some(esp),
+        ike,
+        esp,
         preference: preference(far.site, far.gateway),
         weight: weight(far.site, far.gateway),
         foreign: None,
         behind_here: behind_gateway(spec, own.gateway, far.site),
         behind_there: behind_gateway(spec, far.gateway, own.site),
+        wireguard,
+    })
+}
+
+/// A tunnel whose far end has told no key yet is rendered all the same, and waits.
+fn wireguard(mesh: &Mesh, own: &End, far: &End) -> Option<proto::WireGuard> {
+    let key = mesh.keys.get(&far.gateway.name.value);
+    Some(proto::WireGuard {
+        public_key: key.map_or(String::new(), ToString::to_string),
+        listen_port: wireguard_port(&mesh.ids, own, far)?.into(),
+        remote_port: wireguard_port(&mesh.ids, far, own)?.into(),
     })
 }
 

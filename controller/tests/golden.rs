@@ -9,7 +9,7 @@ use routemesh_controller::ids::{self, Ids};
 use routemesh_controller::mesh::{Mesh, Retired};
 use routemesh_controller::render::render;
 use routemesh_controller::spec;
-use routemesh_proto::Secret;
+use routemesh_proto::{PublicKey, Secret};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,6 +69,20 @@ fn golden(dir: &Path, extension: &str, now: &BTreeMap<String, String>) {
 fn examples_render_as_before() {
     for (example, text) in files(&workspace().join("examples"), "toml") {
         let spec = spec::parse(&format!("{example}.toml"), &text).unwrap_or_else(|e| panic!("{e}"));
+        // Those of a site's second gateways have not come yet.
+        let names = spec
+            .gateways()
+            .map(|(_, gateway)| gateway.name.value.clone());
+        let first = names.filter(|name| !name.ends_with("-2"));
+        let key = |name: String| {
+            let mut bytes = [b'='; 32];
+            bytes
+                .iter_mut()
+                .zip(name.bytes())
+                .for_each(|(to, from)| *to = from);
+            (name, PublicKey::from(bytes))
+        };
+        let keys = first.map(key).collect();
         let mesh = Mesh {
             generation: 1,
             ids: ids::assign(&Ids::default(), &spec).unwrap(),
@@ -76,6 +90,7 @@ fn examples_render_as_before() {
             spec,
             retired: Retired::new(),
             drains: Default::default(),
+            keys,
         };
         let rendered = mesh.spec.gateways().map(|(_, gateway)| {
             let mut config = render(&mesh, &gateway.name).unwrap();

@@ -19,7 +19,9 @@ fn sites() -> impl Strategy<Value = Sites> {
 }
 
 fn text(sites: &Sites) -> String {
+    let kind = ["xfrm", "wireguard"][sites.len() % 2];
     let mut text = "[mesh]\nas = 65000\ninterconnect = \"fd00:ff::/64\"\n".to_owned();
+    text += &format!("tunnel = \"{kind}\"\n");
     for (s, gateways) in sites.iter().enumerate() {
         text += &format!("[sites.s{s}]\nprefixes = [\"10.{s}.0.0/16\"]\n");
         for (g, (ipv6, ipv4)) in gateways.iter().enumerate() {
@@ -43,6 +45,7 @@ fn mesh(known: &Ids, sites: &Sites) -> Mesh {
         spec,
         retired: Retired::new(),
         drains: Default::default(),
+        keys: Default::default(),
     }
 }
 
@@ -98,6 +101,9 @@ proptest! {
                 prop_assert_eq!(&far.remote_endpoint, &near.local_endpoint);
                 prop_assert_eq!(&far.local_endpoint, &near.remote_endpoint);
                 prop_assert_eq!(&far.kind, &near.kind);
+                let ports = |it: &Tunnel| it.wireguard.clone().map(|it| (it.listen_port, it.remote_port));
+                prop_assert_eq!(ports(&far).map(|(a, b)| (b, a)), ports(near));
+                prop_assert_eq!(near.kind == "wireguard", near.wireguard.is_some() && near.esp.is_none());
                 prop_assert!(far.initiate != near.initiate);
                 ends += 1;
             }
@@ -119,6 +125,11 @@ proptest! {
         prop_assert_eq!(routers.len(), configs.len());
         for config in configs.values() {
             prop_assert!(config.tunnels.is_sorted_by_key(|t| t.number));
+            let ports = config.tunnels.iter().filter_map(|t| Some(t.wireguard.as_ref()?.listen_port));
+            let ports: Vec<u32> = ports.collect();
+            let different: BTreeSet<u32> = ports.iter().copied().collect();
+            prop_assert_eq!(different.len(), ports.len());
+            prop_assert!(different.iter().all(|port| (20_000..62_000).contains(port)));
         }
     }
 

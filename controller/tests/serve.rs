@@ -10,8 +10,8 @@ use routemesh_proto::controller_message::Message;
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
     AgentMessage, ApplyReply, ApplyRequest, BgpStatus, Change, Config, ControllerMessage,
-    DrainRequest, GetRoutesRequest, GetTopologyRequest, Hello, Identity, Route, Status, Topology,
-    TunnelStatus, agent_message, patch,
+    DrainRequest, GetRoutesRequest, GetTopologyRequest, Hello, Identity, PublicKey, Route, Status,
+    Topology, TunnelStatus, agent_message, patch,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -148,11 +148,21 @@ impl Agent {
         url: &str,
         has: Option<Config>,
     ) -> Result<Self, tonic::Status> {
+        Self::attach_with_key(identity, url, has, "").await
+    }
+
+    async fn attach_with_key(
+        identity: &Identity,
+        url: &str,
+        has: Option<Config>,
+        key: &str,
+    ) -> Result<Self, tonic::Status> {
         let (say, said) = mpsc::channel(4);
         let hello = agent_message::Message::Hello(Hello {
             generation: has.as_ref().map_or(0, |config| config.generation),
             digest: has.as_ref().map_or(String::new(), Config::digest),
             version: "test".to_owned(),
+            wireguard_key: key.to_owned(),
         });
         let hello = AgentMessage {
             message: Some(hello),
@@ -269,6 +279,56 @@ async fn a_gateway_gets_its_config_and_then_what_changes() {
     assert_eq!((change.generation, change.tunnels.len()), (3, 0));
     assert_eq!(change.header, None);
     assert_eq!(a.change().await.header.unwrap().overlay, "inside");
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_is_passed_to_the_far_end_and_kept() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    let spec = TWO_SITES.replacen("[mesh]", "[mesh]\ntunnel = \"wireguard\"", 1);
+    controller.apply(&pki, &spec).await.unwrap();
+    let [first, second] = [7, 8].map(|byte| PublicKey::from([byte; 32]).to_string());
+    let far_key = |config: &Config| {
+        let wireguard = config.tunnels[0].wireguard.as_ref();
+        wireguard.unwrap().public_key.clone()
+    };
+    let of_a = async |url: &str, key: &str| {
+        let attached = Agent::attach_with_key(&pki.gateway("A"), url, None, key).await;
+        let mut a = attached.unwrap();
+        a.config().await;
+        a
+    };
+    let a = of_a(&controller.url, "no key").await;
+    let mut b = Agent::attach(&pki.gateway("B"), &controller.url, None)
+        .await
+        .unwrap();
+    let config = b.config().await;
+    assert_eq!(far_key(&config), "");
+    drop(a);
+    let a = of_a(&controller.url, &first).await;
+    let change = b.change().await;
+    assert_eq!(
+        (change.from, change.generation, change.tunnels.len()),
+        (1, 1, 1)
+    );
+    assert_eq!(far_key(b.has.as_ref().unwrap()), first);
+    // The same once more is nothing new.
+    drop(a);
+    let a = of_a(&controller.url, &first).await;
+    b.hears_nothing().await;
+    drop((a, b));
+    controller.stop().await;
+
+    // As far as agents are concerned, nothing happened.
+    let controller = Controller::start(&pki.controller()).await;
+    let mut b = Agent::attach(&pki.gateway("B"), &controller.url, None)
+        .await
+        .unwrap();
+    assert_eq!(far_key(&b.config().await), first);
+    let _a = of_a(&controller.url, &second).await;
+    b.change().await;
+    assert_eq!(far_key(b.has.as_ref().unwrap()), second);
     controller.stop().await;
 }
 

@@ -7,6 +7,7 @@
 mod change;
 mod esp;
 mod identity;
+mod key;
 mod policy;
 mod proposal;
 mod route_protocol;
@@ -16,6 +17,7 @@ mod service;
 pub use change::{ChangeError, diff, patch};
 pub use esp::{Esp, Outer};
 pub use identity::{Identity, IdentityError};
+pub use key::{NoKey, PublicKey};
 pub use policy::{Community, PrefixRange, TextError};
 pub use proposal::{ProposalError, check_ike};
 pub use route_protocol::route_protocol;
@@ -39,7 +41,7 @@ fn unset<T: Default + PartialEq>(value: &T) -> bool {
 /// dial whatever address they were given and expect this name there.
 pub const CONTROLLER_NAME: &str = "controller.routemesh";
 
-/// `if_id` (XFRM) or key and mark (VTI) of tunnel 0; a tunnel's own is this plus its number.
+/// `if_id` (XFRM), key and mark (VTI) or interface group (WireGuard) of tunnel 0; a tunnel's own is this plus its number.
 pub const FIRST_KEY: u32 = 0x5200_0000;
 
 /// What IKE proposes where nothing else is asked for, in strongSwan's words.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
-use tracing::info;
+use tracing::{info, warn};
 
 /// An agent that does not say Hello by then is none.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -156,6 +156,12 @@ impl Stream {
             }
         );
         self.sent = current;
+        if !hello.wireguard_key.is_empty() {
+            match hello.wireguard_key.parse() {
+                Ok(key) => self.state.key(&self.gateway, key),
+                Err(error) => warn!("{} told a key that is none: {error}", self.gateway),
+            }
+        }
     }
 
     fn next(&mut self) -> Option<ControllerMessage> {

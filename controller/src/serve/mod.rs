@@ -23,7 +23,7 @@ use tonic::transport::Server;
 use tonic::{Request, Status};
 use tracing::{info, warn};
 
-/// Reports go to disk this often; agents repeat what a crash loses.
+/// Reports and new keys go to disk this often; agents repeat what a crash loses.
 const FLUSH: Duration = Duration::from_secs(1);
 /// How long connections may take to end once we stop.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -107,9 +107,14 @@ async fn flush(state: Arc<State>, mut stopped: watch::Receiver<bool>) {
             _ = stopped.wait_for(|stopped| *stopped) => true,
         };
         let state = state.clone();
-        let flushed = tokio::task::spawn_blocking(move || state.flush()).await;
-        if let Ok(Err(error)) = flushed {
-            warn!("reports are not kept on disk: {error}");
+        let flush = move || (state.tell_keys(), state.flush());
+        if let Ok((told, flushed)) = tokio::task::spawn_blocking(flush).await {
+            if let Err(error) = told {
+                warn!("new keys for WireGuard are not passed on: {error}");
+            }
+            if let Err(error) = flushed {
+                warn!("reports are not kept on disk: {error}");
+            }
         }
         if last {
             return;

@@ -2,11 +2,11 @@
 
 use crate::drain::{Drain, staying};
 use crate::ids::{self, tunnel_count};
-use crate::mesh::{Mesh, retire};
-use crate::spec::{self, SpecErrors};
+use crate::mesh::{Keys, Mesh, retire};
+use crate::spec::{self, SpecErrors, TunnelKind};
 use crate::store::{Store, StoreError, StoredReport};
 use crate::topology::{Report, Reports};
-use routemesh_proto as proto;
+use routemesh_proto::{self as proto, PublicKey};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -30,6 +30,8 @@ pub struct State {
     store: Mutex<Store>,
     mesh: watch::Sender<Option<Arc<Mesh>>>,
     reports: Mutex<BTreeMap<String, Received>>,
+    /// Keys for WireGuard that gateways told and that are not on disk yet.
+    told: Mutex<Keys>,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,7 @@ impl State {
         Ok(Self {
             reports: Mutex::new(received.collect()),
             mesh: watch::Sender::new(mesh.map(Arc::new)),
+            told: Mutex::default(),
             store: Mutex::new(store),
         })
     }
@@ -99,6 +102,7 @@ impl State {
             ids,
             retired,
             drains,
+            keys: store.keys()?,
         };
         let reply = reply(&mesh, false);
         info!(
@@ -170,6 +174,40 @@ impl State {
         }
     }
 
+    /// Notes a gateway's key for WireGuard; [`State::tell_keys`] passes it on.
+    pub fn key(&self, gateway: &str, key: PublicKey) {
+        let mesh = self.mesh.borrow().clone();
+        let known = mesh.as_ref().and_then(|mesh| mesh.keys.get(gateway));
+        let mut told = lock(&self.told);
+        if known == Some(&key) {
+            told.remove(gateway);
+        } else {
+            told.insert(gateway.to_owned(), key);
+        }
+    }
+
+    /// Brings the keys that were told to disk, and then to the gateways' peers: all of a while at once, as
+    /// in a new mesh every gateway tells one. Blocks on the disk.
+    pub fn tell_keys(&self) -> Result<(), StoreError> {
+        // Nobody applies a specification meanwhile.
+        let mut store = lock(&self.store);
+        let told = lock(&self.told).clone();
+        if told.is_empty() {
+            return Ok(());
+        }
+        store.save_keys(&told)?;
+        // One that was told since is other than this, and stays for the next time.
+        lock(&self.told).retain(|gateway, key| told.get(gateway) != Some(key));
+        self.mesh.send_if_modified(|mesh| {
+            let Some(mesh) = mesh.as_mut().map(Arc::make_mut) else {
+                return false;
+            };
+            mesh.keys.extend(told);
+            mesh.spec.has(TunnelKind::WireGuard)
+        });
+        Ok(())
+    }
+
     /// The last report of every gateway.
     pub fn reports(&self) -> Reports {
         let reports = lock(&self.reports);
@@ -232,6 +270,7 @@ fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
             ids,
             retired: store.retired()?,
             drains: store.drains()?,
+            keys: store.keys()?,
         })),
         Err(errors) => {
             error!(

@@ -3,8 +3,7 @@
 use super::place::{At, Place, SpecError};
 use super::tunnel;
 use super::{
-    Family, Foreign, Gateway, MeshSpec, OuterAddress, Router, Site, TunnelKind, Whereabouts,
-    foreign_check,
+    Family, Foreign, Gateway, MeshSpec, OuterAddress, Router, Site, Whereabouts, foreign_check,
 };
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -17,7 +16,6 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     errors.extend(endpoints_twice(spec));
     errors.extend(endpoints_inside(spec, &claims));
     errors.extend(no_common_family(spec));
-    errors.extend(hosts_of_vti(spec));
     errors.extend(tables_of_vrfs(spec));
     errors.extend(routers(spec, &claims));
     errors.extend(tunnel::check(spec));
@@ -257,22 +255,6 @@ fn no_common_family(spec: &MeshSpec) -> Vec<SpecError> {
         }
     }
     errors
-}
-
-fn hosts_of_vti(spec: &MeshSpec) -> Vec<SpecError> {
-    if spec.tunnel != TunnelKind::Vti {
-        return Vec::new();
-    }
-    let hosts = endpoints(spec).filter(|(_, _, e)| matches!(e.value, OuterAddress::Host(..)));
-    hosts
-        .map(|(_, _, endpoint)| {
-            let reason = format!(
-                "{} is a host name, and VTI needs addresses: write one, or use tunnel = \"xfrm\"",
-                endpoint.value
-            );
-            error(endpoint.place, reason)
-        })
-        .collect()
 }
 
 /// A VRF has a routing table of its own.

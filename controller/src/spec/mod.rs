@@ -41,7 +41,7 @@ pub struct MeshSpec {
     pub asn: u32,
     /// Where tunnels take their inner addresses from.
     pub interconnect: At<Ipv6Net>,
-    /// How tunnels are made.
+    /// How tunnels are made, where it is not said of those between two gateways.
     pub tunnel: TunnelKind,
     /// How SAs are made and kept.
     pub options: Options,
@@ -64,6 +64,8 @@ pub enum TunnelKind {
     Xfrm,
     /// VTI, for kernels before 4.19.
     Vti,
+    /// WireGuard instead of IPsec.
+    WireGuard,
 }
 
 /// A place that owns prefixes.
@@ -216,6 +218,7 @@ impl fmt::Display for TunnelKind {
         f.write_str(match self {
             Self::Xfrm => "xfrm",
             Self::Vti => "vti",
+            Self::WireGuard => "wireguard",
         })
     }
 }

@@ -83,16 +83,7 @@ impl<'t> Reader<'t> {
         );
         let interconnect: Option<At<Ipv6Net>> =
             pool.and_then(|value| self.text("interconnect", value, values::interconnect));
-        let tunnel = mesh.get("tunnel").and_then(|value| {
-            self.text("tunnel", value, |text| match text {
-                "xfrm" => Ok(TunnelKind::Xfrm),
-                "vti" => Ok(TunnelKind::Vti),
-                other => Err(format!(
-                    "{} is not a kind of tunnel: write \"xfrm\" or \"vti\"",
-                    quote(other)
-                )),
-            })
-        });
+        let tunnel = self.tunnel_kind(&mesh);
         let options = self.options(&mesh);
         let hold_time = mesh.get("hold_time");
         let hold_time = hold_time.and_then(|value| self.hold_time(value));

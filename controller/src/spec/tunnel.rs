@@ -2,10 +2,10 @@
 
 use super::check::error;
 use super::options;
-use super::place::{At, Place, SpecError};
-use super::reader::{Reader, Value};
+use super::place::{At, SpecError, quote};
+use super::reader::{Reader, Table, Value};
 use super::values;
-use super::{Gateway, MeshSpec, Options, Setting, Site, TunnelKind};
+use super::{Family, Gateway, MeshSpec, Options, OuterAddress, Setting, Site, TunnelKind};
 use std::collections::{BTreeMap, BTreeSet};
 use toml::de::DeTable;
 
@@ -14,12 +14,19 @@ use toml::de::DeTable;
 pub struct Tunnels {
     /// The gateways.
     pub between: [At<String>; 2],
+    /// How they are made.
+    pub tunnel: Option<At<TunnelKind>>,
     /// What is written of their SAs.
     pub options: Options,
 }
 
 /// So many may be written.
 const MOST: usize = 4096;
+/// What an entry may say.
+const KNOWN: [&str; 4] = ["between", "tunnel", "ike", "esp"];
+/// So many endpoints of one family have UDP ports of their own for every far end
+/// ([`crate::ids::wireguard_port`]).
+const WIREGUARD_ENDPOINTS: usize = 7;
 
 impl MeshSpec {
     /// What holds for the tunnels between two gateways: what is written of them, else at their sites,
@@ -34,6 +41,18 @@ impl MeshSpec {
             options.extend(tunnels.options.clone());
         }
         options
+    }
+
+    /// How the tunnels between two gateways are made.
+    pub fn kind(&self, a: &Gateway, b: &Gateway) -> TunnelKind {
+        let own = self.tunnels_between(a, b).and_then(|it| it.tunnel.as_ref());
+        own.map_or(self.tunnel, |tunnel| tunnel.value)
+    }
+
+    /// Whether any tunnel is made so.
+    pub fn has(&self, kind: TunnelKind) -> bool {
+        let mut own = self.tunnels.values().filter_map(|it| it.tunnel.as_ref());
+        self.tunnel == kind || own.any(|it| it.value == kind)
     }
 
     fn tunnels_between(&self, a: &Gateway, b: &Gateway) -> Option<&Tunnels> {
@@ -76,11 +95,26 @@ impl<'t> Reader<'t> {
         all
     }
 
+    /// What a table says of how tunnels are made.
+    pub(super) fn tunnel_kind(&mut self, of: &Table<'_, 't>) -> Option<At<TunnelKind>> {
+        let value = of.get("tunnel")?;
+        self.text("tunnel", value, |text| match text {
+            "xfrm" => Ok(TunnelKind::Xfrm),
+            "vti" => Ok(TunnelKind::Vti),
+            "wireguard" => Ok(TunnelKind::WireGuard),
+            other => Err(format!(
+                "{} is not a kind of tunnel: write \"xfrm\", \"vti\" or \"wireguard\"",
+                quote(other)
+            )),
+        })
+    }
+
     fn tunnels_of(&mut self, value: &Value<'t>) -> Option<Tunnels> {
         let place = self.lines.place(value.span().start);
         let what = "an entry of tunnels".to_owned();
-        let table = self.table(what, place, value.get_ref(), &["between", "ike", "esp"])?;
+        let table = self.table(what, place, value.get_ref(), &KNOWN)?;
         let options = self.options(&table);
+        let tunnel = self.tunnel_kind(&table);
         let cure = "name two gateways, like between = [\"paris-1\", \"rome-1\"]";
         let value = self.required(&table, "between", cure)?;
         let place = self.lines.place(value.span().start);
@@ -89,7 +123,11 @@ impl<'t> Reader<'t> {
         let complete = written.len() == 2;
         let named = written.into_iter().map(|it| self.text("a name", it, name));
         match <[At<String>; 2]>::try_from(named.collect::<Option<Vec<_>>>()?) {
-            Ok(between) => Some(Tunnels { between, options }),
+            Ok(between) => Some(Tunnels {
+                between,
+                tunnel,
+                options,
+            }),
             Err(_) => {
                 if !complete {
                     self.wrong(place, format!("between is one gateway: {cure}"));
@@ -104,7 +142,10 @@ impl<'t> Reader<'t> {
 pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     let mut errors = gateways(spec);
     errors.extend(sites_that_differ(spec));
+    errors.extend(hosts(spec));
     errors.extend(mobike_of_vti(spec));
+    errors.extend(wireguard_with_options(spec));
+    errors.extend(wireguard_ports(spec));
     errors.extend(clashes(spec));
     errors
 }
@@ -127,7 +168,8 @@ fn clashes(spec: &MeshSpec) -> Vec<SpecError> {
     let mut found = BTreeMap::new();
     for (i, a) in gateways.iter().enumerate() {
         let others = gateways.iter().skip(i + 1);
-        for b in others.filter(|b| b.0.name != a.0.name) {
+        let ipsec = |b: &&(&Site, &Gateway)| spec.kind(a.1, b.1) != TunnelKind::WireGuard;
+        for b in others.filter(|b| b.0.name != a.0.name).filter(ipsec) {
             let clash = options::clash(&spec.options([*a, *b]));
             found.extend(clash.map(|error| (error.place, error)));
         }
@@ -211,23 +253,124 @@ fn undecided<'s>(
         .flat_map(|x| b.gateways.iter().map(move |y| (x, y)));
     let decided = |x: &Gateway, y: &Gateway| {
         let tunnels = spec.tunnels_between(x, y);
-        tunnels.is_some_and(|tunnels| tunnels.options.contains_key(key))
+        spec.kind(x, y) == TunnelKind::WireGuard
+            || tunnels.is_some_and(|tunnels| tunnels.options.contains_key(key))
     };
     pairs.into_iter().find(|(x, y)| !decided(x, y))
 }
 
+/// The gateways that have tunnels of a kind, as far as it is known without looking at every pair.
+fn gateways_with(spec: &MeshSpec, kind: TunnelKind) -> Vec<&Gateway> {
+    let entries = spec.tunnels.values();
+    let entries = entries.filter(|it| it.tunnel.as_ref().is_some_and(|it| it.value == kind));
+    let named: BTreeSet<&str> = entries
+        .flat_map(|it| &it.between)
+        .map(|name| name.value.as_str())
+        .collect();
+    let all = spec.tunnel == kind;
+    let gateways = spec.gateways().map(|(_, gateway)| gateway);
+    gateways
+        .filter(|it| all || named.contains(it.name.as_str()))
+        .collect()
+}
+
+/// VTI and WireGuard interfaces are given addresses; charon is the one that looks names up.
+fn hosts(spec: &MeshSpec) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    for (kind, name) in [
+        (TunnelKind::Vti, "VTI"),
+        (TunnelKind::WireGuard, "WireGuard"),
+    ] {
+        let endpoints = gateways_with(spec, kind).into_iter();
+        let endpoints = endpoints.flat_map(|it| &it.endpoints);
+        for endpoint in endpoints.filter(|it| matches!(it.value, OuterAddress::Host(..))) {
+            let reason = format!(
+                "{} is a host name, and {name} needs addresses: write one, or use tunnel = \"xfrm\"",
+                endpoint.value
+            );
+            errors.push(error(endpoint.place, reason));
+        }
+    }
+    errors
+}
+
 /// A VTI interface has the endpoints' addresses.
 fn mobike_of_vti(spec: &MeshSpec) -> Vec<SpecError> {
-    if spec.tunnel != TunnelKind::Vti {
+    if !spec.has(TunnelKind::Vti) {
         return Vec::new();
     }
-    let places: BTreeSet<Place> = settings(spec)
-        .filter(|setting| setting.value == Setting::Mobike(true))
-        .map(|setting| setting.place)
-        .collect();
+    let mut places = BTreeSet::new();
+    let mut note = |setting: Option<&At<Setting>>| {
+        let mobike = setting.filter(|it| it.value == Setting::Mobike(true));
+        places.extend(mobike.map(|it| it.place));
+    };
+    let key = ("ike", "mobike");
+    for Tunnels {
+        between: [a, b], ..
+    } in spec.tunnels.values()
+    {
+        if let (Some(a), Some(b)) = (spec.gateway(a), spec.gateway(b))
+            && spec.kind(a.1, b.1) == TunnelKind::Vti
+        {
+            note(spec.options([a, b]).get(&key));
+        }
+    }
+    if spec.tunnel == TunnelKind::Vti {
+        let sites = spec.sites.iter().map(|site| &site.options);
+        let all = sites.chain([&spec.options]);
+        all.for_each(|options| note(options.get(&key)));
+    }
     let reason = "MOBIKE changes the addresses of a tunnel, and a VTI interface has fixed ones: use tunnel = \"xfrm\"";
     places
         .into_iter()
         .map(|place| error(place, reason.to_owned()))
         .collect()
+}
+
+/// Options of SAs where no tunnel has any.
+fn wireguard_with_options(spec: &MeshSpec) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    let mut refuse = |options: &Options, whose: &str, cure: &str| {
+        for ((table, key), setting) in options {
+            let reason = format!(
+                "{table}.{key} is IPsec's, and {whose} WireGuard's, which has nothing to choose from: remove it, or {cure}"
+            );
+            errors.push(error(setting.place, reason));
+        }
+    };
+    let mut ipsec = spec.tunnel != TunnelKind::WireGuard;
+    for tunnels in spec.tunnels.values() {
+        let kind = tunnels.tunnel.as_ref().map_or(spec.tunnel, |it| it.value);
+        if kind == TunnelKind::WireGuard {
+            let [a, b] = &tunnels.between;
+            let whose = format!("the tunnels between {} and {} are", a.value, b.value);
+            refuse(&tunnels.options, &whose, "write tunnel = \"xfrm\" for them");
+        } else {
+            ipsec = true;
+        }
+    }
+    if !ipsec {
+        let written = spec.sites.iter().map(|site| &site.options);
+        for options in written.chain([&spec.options]) {
+            refuse(options, "all tunnels are", "use tunnel = \"xfrm\"");
+        }
+    }
+    errors
+}
+
+fn wireguard_ports(spec: &MeshSpec) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    for gateway in gateways_with(spec, TunnelKind::WireGuard) {
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let mut endpoints = gateway.endpoints.iter().filter(|it| it.family() == family);
+            if let Some(beyond) = endpoints.nth(WIREGUARD_ENDPOINTS) {
+                let reason = format!(
+                    "gateway {} has more than {WIREGUARD_ENDPOINTS} {family} endpoints, and WireGuard needs a UDP port for every two endpoints, of which there are not so many: remove one, or use tunnel = \"xfrm\"",
+                    gateway.name.value
+                );
+                errors.push(error(beyond.place, reason));
+            }
+        }
+    }
+    errors
 }

@@ -6,7 +6,7 @@ mod schema;
 
 use crate::drain::{Drain, Drains};
 use crate::ids::Ids;
-use crate::mesh::Retired;
+use crate::mesh::{Keys, Retired};
 use prost::Message;
 use routemesh_proto::{Config, Secret, Status};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -181,6 +181,39 @@ impl Store {
             rows.collect::<rusqlite::Result<_>>()
         };
         fill().map_err(self.fail())
+    }
+
+    /// The gateways' public keys for WireGuard.
+    pub fn keys(&self) -> Result<Keys, StoreError> {
+        let fill = || {
+            let mut statement = self
+                .connection
+                .prepare("SELECT gateway, key FROM wireguard")?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect::<rusqlite::Result<Vec<(String, String)>>>()
+        };
+        let rows = fill().map_err(self.fail())?;
+        let parsed = rows.into_iter();
+        Ok(parsed
+            .filter_map(|(gateway, key)| Some((gateway, key.parse().ok()?)))
+            .collect())
+    }
+
+    /// Keeps keys, each instead of that gateway's one before.
+    pub fn save_keys(&mut self, keys: &Keys) -> Result<(), StoreError> {
+        let fail = self.fail();
+        let save = |transaction: Transaction| {
+            for (gateway, key) in keys {
+                transaction
+                    .prepare_cached(
+                        "INSERT INTO wireguard (gateway, key) VALUES (?, ?)
+                         ON CONFLICT (gateway) DO UPDATE SET key = excluded.key",
+                    )?
+                    .execute(params![gateway, key.to_string()])?;
+            }
+            transaction.commit()
+        };
+        self.connection.transaction().and_then(save).map_err(fail)
     }
 
     /// Keeps a specification and what came with it, all or nothing, and numbers it. On disk when

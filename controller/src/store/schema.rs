@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Steps from nothing to the present. A step that was released never changes: add another.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
     CREATE TABLE spec (
         generation INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -33,6 +33,12 @@ const STEPS: [&str; 2] = [
         gateway TEXT NOT NULL,
         peer TEXT NOT NULL, -- empty: the whole gateway
         PRIMARY KEY (gateway, peer)
+    ) STRICT;
+",
+    "
+    CREATE TABLE wireguard (
+        gateway TEXT PRIMARY KEY,
+        key TEXT NOT NULL -- public, in base64
     ) STRICT;
 ",
 ];

@@ -33,6 +33,9 @@ fn everything_is_there_after_opening_again() {
         at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
     };
     store.save_reports(std::slice::from_ref(&report)).unwrap();
+    let keys = |byte: u8| Keys::from([("V1".to_owned(), [byte; 32].into())]);
+    store.save_keys(&keys(7)).unwrap();
+    store.save_keys(&keys(8)).unwrap();
     drop(store);
 
     let mut store = Store::open(dir.path()).unwrap();
@@ -41,6 +44,7 @@ fn everything_is_there_after_opening_again() {
     assert_eq!(store.ids().unwrap(), ids(7));
     assert_eq!(store.retired().unwrap(), retired);
     assert_eq!(store.drains().unwrap(), drains);
+    assert_eq!(store.keys().unwrap(), keys(8));
     assert_eq!(store.reports().unwrap(), [report]);
     assert_eq!(
         store

@@ -24,6 +24,9 @@ enum Fault {
     },
 }
 
+/// What an end says of its keys that is not a state of IKE.
+const NOT_OF_IKE: [&str; 3] = ["charon unreachable", "no handshake", "no key"];
+
 impl Fault {
     fn words(&self) -> String {
         match self {
@@ -33,7 +36,7 @@ impl Fault {
                 format!("does not run this tunnel (generation {generation})")
             }
             Self::Interface(state) => format!("interface {state}"),
-            Self::Ike(state) if state == "charon unreachable" => state.clone(),
+            Self::Ike(state) if NOT_OF_IKE.contains(&state.as_str()) => state.clone(),
             Self::Ike(state) => format!("IKE {state}"),
             Self::Way(words) => words.clone(),
             Self::Bgp { state, last_error } if last_error.is_empty() => format!("BGP {state}"),
@@ -160,7 +163,7 @@ pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
         b: Some(view(pair.number, &pair.b, odd, reports)),
         drain: drain.to_owned(),
         drain_reason,
-        kind: mesh.spec.tunnel.to_string(),
+        kind: mesh.spec.kind(pair.a.gateway, pair.b.gateway).to_string(),
     }
 }
 

@@ -24,6 +24,7 @@ fn mesh() -> Mesh {
         spec,
         retired: BTreeMap::new(),
         drains: Default::default(),
+        keys: Default::default(),
     }
 }
 

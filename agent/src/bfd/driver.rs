@@ -36,7 +36,7 @@ pub(super) struct Driver {
     woken: UnixStream,
     reported: watch::Sender<Arc<Reports>>,
     sockets: Vec<Sockets>,
-    /// When they were last read.
+    /// Up to when they were read.
     read: Duration,
     /// For which sockets are wanted.
     families: BTreeSet<Family>,
@@ -77,9 +77,10 @@ impl Driver {
         let mut out = Vec::new();
         while self.obey() {
             self.look();
-            // What has come counts before the clock: a thread that was kept waiting is nobody's death.
+            // What has come counts before the clock, and the clock no further than the sockets were read:
+            // a thread that was kept waiting is nobody's death.
             self.receive();
-            self.sessions.due(self.now(), &mut out);
+            self.sessions.due(self.read, &mut out);
             for (peer, outgoing) in out.drain(..) {
                 let problem = send(&self.sockets, &outgoing);
                 self.sessions.sent(&peer, problem);
@@ -153,17 +154,24 @@ impl Driver {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let wall = wall.unwrap_or_default();
         let mut arrivals = Vec::new();
+        let mut read = now;
         for sockets in &mut self.sockets {
-            let received = std::iter::from_fn(|| sockets.receive()).take(PACKETS);
+            let received: Vec<_> = std::iter::from_fn(|| sockets.receive())
+                .take(PACKETS)
+                .collect();
+            let all = received.len() < PACKETS;
             let at = |it: Arrival| (moment(it.stamp, wall, self.read, now), it);
-            arrivals.extend(received.flatten().map(at));
+            arrivals.extend(received.into_iter().flatten().map(at));
+            if !all && let Some((last, _)) = arrivals.last() {
+                read = read.min(*last);
+            }
         }
         // As they came, whatever the socket.
         arrivals.sort_by_key(|(at, _)| *at);
         for (at, Arrival { packet, origin, .. }) in arrivals {
             self.sessions.receive(&packet, origin, at);
         }
-        self.read = now;
+        self.read = read;
     }
 
     fn report(&mut self) {

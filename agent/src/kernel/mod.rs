@@ -29,6 +29,7 @@ pub use observe::{Foreign, Observed};
 pub use op::Op;
 pub use path::{Ends, Paths};
 pub use route::Route;
+pub use rule::Lookup;
 pub use socket::Refusal;
 pub use sysctl::{Setting, forwarding, in_full, tunnels};
 pub use xfrm::{Deletions, Policy, Sa, Xfrm};

@@ -34,8 +34,10 @@ const PROTOCOL: usize = 5;
 const LINK: u32 = 1;
 const IPV4_ADDRESS: u32 = 5;
 const IPV4_ROUTE: u32 = 7;
+const IPV4_RULE: u32 = 8;
 const IPV6_ADDRESS: u32 = 9;
 const IPV6_ROUTE: u32 = 11;
+const IPV6_RULE: u32 = 19;
 const NEXTHOP: u32 = 32;
 
 /// Something changed that we did not change.
@@ -52,7 +54,7 @@ pub enum Event {
     Routes,
     /// Other routes changed.
     Foreign,
-    /// Links, addresses or nexthops changed.
+    /// Links, addresses, nexthops or rules changed.
     Changed,
 }
 
@@ -95,8 +97,10 @@ impl Kernel {
             LINK,
             IPV4_ADDRESS,
             IPV4_ROUTE,
+            IPV4_RULE,
             IPV6_ADDRESS,
             IPV6_ROUTE,
+            IPV6_RULE,
             NEXTHOP,
         ];
         let overlay = Monitor {

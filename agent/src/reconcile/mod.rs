@@ -7,6 +7,7 @@
 
 mod down;
 mod listing;
+mod unled;
 mod work;
 
 pub use down::down;
@@ -27,7 +28,7 @@ use crate::plan;
 use crate::probe::{self, Probe};
 use crate::problem::{problem, remark};
 use crate::repairs::{self, Repairs};
-use crate::state::{Place, RouteKey, State, Target, ours};
+use crate::state::{Place, RouteKey, State, Target};
 use crate::status::{self, Facts};
 use crate::vici::{Child, Definition};
 use ipnet::IpNet;
@@ -40,6 +41,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
+use unled::{lookup, unled};
 
 /// One gateway's kernel and its BGP speaker.
 pub struct Gateway {
@@ -247,7 +249,7 @@ impl Gateway {
         let rest = self.dataplane.settled() && self.dataplane.at_rest();
         self.repairs += repairs::links(&known_links, &seen_links, &desired.links);
         let mut ops = plan::plan(&desired, self.dataplane.state(), rest);
-        let (unled, reason) = self.table(config).await;
+        let (unled, reason) = self.unled(config).await;
         problems.extend(reason);
         ops.retain(|op| !gives_up(op, place, &unled));
         let failed = self.perform(&ops).await;
@@ -380,37 +382,26 @@ impl Gateway {
         mtus
     }
 
-    /// What keeps packets from the table of the mesh's routes, and of which families. The kernel has a
-    /// rule for all VRFs; to another table the operator's lead.
-    async fn table(&mut self, config: &Config) -> (Vec<Family>, Option<Problem>) {
-        let table = match (&config.overlay, config.place.table) {
-            (Overlay::Vrf(name), _) if self.usable.contains(name) => return (Vec::new(), None),
-            (Overlay::Vrf(name), _) => {
-                let reason = format!("is down, and carries nothing: `ip link set {name} up`");
-                return (Vec::new(), Some(remark(&config.overlay, &reason)));
-            }
-            (_, ours::TABLE) => return (Vec::new(), None),
-            (_, table) => table,
+    /// Of which families no packet gets to the table of the mesh's routes, and what to do about it.
+    async fn unled(&mut self, config: &Config) -> (Vec<Family>, Option<Problem>) {
+        if let Overlay::Vrf(name) = &config.overlay
+            && !self.usable.contains(name)
+        {
+            let reason = format!("is down, and carries nothing: `ip link set {name} up`");
+            return (Vec::new(), Some(remark(&config.overlay, &reason)));
+        }
+        let Some(lookup) = lookup(config) else {
+            return (Vec::new(), None);
         };
         let kernel = self.kernel.clone();
-        let object = format!("table {table}");
-        match self.meanwhile(kernel.without_rule(table)).await {
-            Ok(families) if families.is_empty() => (families, None),
+        match self.meanwhile(kernel.without_rule(lookup)).await {
             Ok(families) => {
-                let name = |family: &Family| match family {
-                    Family::Ipv4 => "IPv4",
-                    Family::Ipv6 => "IPv6",
-                };
-                let names: Vec<&str> = families.iter().map(name).collect();
-                let reason = format!(
-                    "no {} rule leads there: add one, like `ip rule add lookup {table}`; what was in another table stays there until then",
-                    names.join(" and no ")
-                );
-                (families, Some(remark(object, &reason)))
+                let reason = unled(&config.overlay, lookup, &families);
+                (families, reason)
             }
             Err(failure) => {
                 let both = vec![Family::Ipv4, Family::Ipv6];
-                (both, Some(problem(object, &failure)))
+                (both, Some(problem(&config.overlay, &failure)))
             }
         }
     }
@@ -572,6 +563,7 @@ fn state(observed: &Observed, place: Place) -> State {
 mod tests {
     use super::*;
     use crate::config::{EspOptions, IkeOptions};
+    use crate::state::ours;
     use crate::state::{Group, Link, LinkKind, Member, Nexthop, NexthopId, Side};
     use crate::vici::{Auth, Bind};
     use routemesh_proto::Secret;

@@ -54,6 +54,15 @@ fn what_does_not_belong_to_the_mesh_is_dropped_and_told() -> Result<()> {
         }
     })?;
     lab.ping(1, 2)?;
+
+    // Without it, what a VRF forwards is looked up in the public side's table.
+    victim.run(&["ip", "-6", "rule", "del", "l3mdev", "pref", "1000"])?;
+    wait_until("a VRF's deleted rule is told", SETTLE, || {
+        match mesh.meshctl(&["get", "gateways"])? {
+            text if text.contains("no IPv6 rule leads to the tables of VRFs") => Ok(()),
+            text => Err(LabError::Unexpected(text)),
+        }
+    })?;
     lab.passed();
     Ok(())
 }

@@ -6,7 +6,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`config`], [`peers`], [`mtu`], [`drain`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`vici::audit()`], [`vici::heal`] | decide: pure functions over values |
+//! | [`config`], [`peers`], [`mtu`], [`drain`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`metrics`], [`vici::audit()`], [`vici::heal`] | decide: pure functions over values |
 //! | [`kernel`], [`ipsec`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
@@ -24,6 +24,7 @@ pub mod ipsec;
 pub mod kernel;
 pub mod liveness;
 pub mod memory;
+pub mod metrics;
 #[cfg(test)]
 mod model;
 pub mod mtu;

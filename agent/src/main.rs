@@ -5,6 +5,7 @@ use routemesh_agent::config::Config;
 use routemesh_agent::control::{self, InForce};
 use routemesh_agent::kernel::Kernel;
 use routemesh_agent::memory;
+use routemesh_agent::metrics;
 use routemesh_agent::preflight::{self, Needs};
 use routemesh_agent::reconcile;
 use routemesh_agent::run::{self, Host};
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -49,6 +51,9 @@ enum Command {
         /// Directory with ca.pem, cert.pem and key.pem, as `mesh-controller issue` writes it.
         #[arg(long, default_value = "/etc/routemesh/identity")]
         identity: PathBuf,
+        /// Serve figures for Prometheus at this address and port, e.g. [::1]:7180; without it, nowhere.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        metrics: Option<String>,
         #[command(flatten)]
         host: HostArgs,
     },
@@ -149,8 +154,15 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             controller,
             config,
             identity,
+            metrics,
             host,
-        } => run(controller, config.as_deref(), &identity, host).await,
+        } => {
+            let figures = match metrics {
+                Some(address) => Some(routemesh_metrics::listen(&address).await?),
+                None => None,
+            };
+            run(controller, config.as_deref(), &identity, figures, host).await
+        }
         Command::Preflight { config, vici } => preflight(config.as_deref(), vici).await,
         Command::Down { host } => down(host).await,
         Command::Drain { state_dir, wait } => {
@@ -175,6 +187,7 @@ async fn run(
     controller: Option<String>,
     config: Option<&Path>,
     identity: &Path,
+    figures: Option<TcpListener>,
     host: HostArgs,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let identity = Identity::load(identity)?;
@@ -200,6 +213,11 @@ async fn run(
         vici: host.vici,
         state_dir: state_dir.clone(),
     };
+    if let Some(listener) = figures {
+        let reports = reports.clone();
+        let page = move || metrics::page(&reports.borrow());
+        tokio::spawn(routemesh_metrics::serve(listener, page));
+    }
     let gateway = run::run(host, configs, refusals, status);
     let stream = async {
         match &controller {

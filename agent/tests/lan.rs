@@ -119,6 +119,7 @@ impl Lan {
             .args(["--identity", &self.file("")])
             .args(["--state-dir", &self.file("state")])
             .args(["--vici", &self.file("no.vici")])
+            .args(["--metrics", "127.0.0.1:7180"])
             .stderr(fs::File::create(self.file("agent.log")).expect("a log"));
         Daemon(command.spawn().expect("the agent runs"))
     }
@@ -370,6 +371,48 @@ fn another_table_takes_over_and_asks_for_rules_that_lead_there() {
     lan.wait_for("routes of both families", || lan.routes() == ALL);
     lan.wait_for("nothing in the table", || lan.routes_in("1234").is_empty());
     drop(agent);
+}
+
+#[test]
+fn prometheus_reads_the_figures_and_understands_the_dashboard() {
+    let lan = Lan::up();
+    let _agent = lan.agent();
+    let config = "scrape_configs: [{ job_name: mesh, scrape_interval: 1s, static_configs: [{ targets: ['127.0.0.1:7180'] }] }]";
+    fs::write(lan.file("prometheus.yml"), config).expect("written");
+    let server = "--web.listen-address=127.0.0.1:9090";
+    let mut prometheus = lan.gateway.command("prometheus");
+    prometheus
+        .args(["--config.file", &lan.file("prometheus.yml"), server])
+        .args(["--storage.tsdb.path", &lan.file("tsdb")])
+        .stderr(fs::File::create(lan.file("prometheus.log")).expect("a log"));
+    let _prometheus = Daemon(prometheus.spawn().expect("prometheus runs"));
+    let query = |query: &str| {
+        let mut promtool = lan.gateway.command("promtool");
+        promtool.args(["query", "instant", "http://127.0.0.1:9090", query]);
+        promtool.output().expect("promtool runs")
+    };
+    // BIRD announces one prefix that is not the site's.
+    for holds in [
+        r#"routemesh_bgp_up{peer="fd00:1::254"} == 1"#,
+        "routemesh_rejected_prefixes == 1",
+        r#"increase(routemesh_bgp_received_messages_total{peer="fd00:1::254"}[1m]) >= 0"#,
+    ] {
+        lan.wait_for(holds, || !query(holds).stdout.is_empty());
+    }
+
+    let packaging = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging");
+    let dashboard = fs::read_to_string(format!("{packaging}/grafana/routemesh.json"));
+    let dashboard: Value = serde_json::from_str(&dashboard.expect("read")).expect("JSON");
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        let asked = panel["targets"][0]["expr"].as_str().expect("a query");
+        let filled = asked.replace("$instance", ".*");
+        let answer = query(&filled.replace("$__rate_interval", "1m"));
+        let error = String::from_utf8_lossy(&answer.stderr);
+        assert!(answer.status.success(), "{asked}: {error}");
+    }
+    let rules = format!("{packaging}/prometheus/routemesh");
+    space::run("promtool", &["check", "rules", &format!("{rules}.yml")]);
+    space::run("promtool", &["test", "rules", &format!("{rules}.test.yml")]);
 }
 
 #[test]

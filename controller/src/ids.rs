@@ -5,7 +5,7 @@ use crate::spec::{
     At, Family, Foreign, ForeignTunnel, Gateway, MeshSpec, OuterAddress, Selectors, Site, SpecError,
 };
 use ipnet::Ipv6Net;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Tunnel numbers stay below this: 24 bits of `if_id`.
@@ -45,6 +45,11 @@ impl Ids {
         self.given.get(gateway)?.values().min().copied()
     }
 
+    /// The ids of an owner's ends: of a gateway, or of a foreign peer as [`Ids::iter`] names it.
+    pub(crate) fn of(&self, owner: &str) -> Option<&BTreeMap<String, u32>> {
+        self.given.get(owner)
+    }
+
     /// Notes an id given earlier.
     pub fn insert(&mut self, gateway: String, address: String, id: u32) {
         self.next = self.next.max(id.saturating_add(1));
@@ -60,14 +65,19 @@ impl Ids {
     }
 }
 
-/// As the far end of a CHILD_SA to a foreign peer is remembered: no gateway's name has a space. Its
-/// selectors say which it is, in whatever order they stand.
+/// As the far end of a CHILD_SA to a foreign peer is remembered. Its selectors say which it is, in
+/// whatever order they stand.
 fn foreign_end(peer: &str, remote: &OuterAddress, selectors: &Selectors) -> (String, String) {
     let address = match selectors.text() {
         text if text.is_empty() => remote.to_string(),
         text => format!("{remote} {text}"),
     };
-    (format!("foreign {peer}"), address)
+    (foreign_owner(peer), address)
+}
+
+/// No gateway's name has a space.
+pub(crate) fn foreign_owner(peer: &str) -> String {
+    format!("foreign {peer}")
 }
 
 /// A CHILD_SA between an endpoint of ours and a foreign peer.
@@ -94,10 +104,36 @@ impl Abroad<'_> {
 
 /// Every CHILD_SA to foreign peers whose ends have ids, in the order of the file.
 pub fn abroad<'m>(spec: &'m MeshSpec, ids: &Ids) -> Vec<Abroad<'m>> {
+    let tunnels = spec.foreign.iter().flat_map(|peer| &peer.tunnels);
+    let holders: HashSet<&str> = tunnels.map(|it| it.gateway.as_str()).collect();
+    let gateways = spec.gateways();
+    let holders: HashMap<&str, (&Site, &Gateway)> = gateways
+        .map(|(site, gateway)| (gateway.name.as_str(), (site, gateway)))
+        .filter(|(name, _)| holders.contains(name))
+        .collect();
+    children(spec, ids, |name| holders.get(name).copied())
+}
+
+/// Those of one gateway.
+pub fn abroad_of<'m>(
+    spec: &'m MeshSpec,
+    ids: &Ids,
+    (site, gateway): (&'m Site, &'m Gateway),
+) -> Vec<Abroad<'m>> {
+    children(spec, ids, |name| {
+        (name == gateway.name.value).then_some((site, gateway))
+    })
+}
+
+fn children<'m>(
+    spec: &'m MeshSpec,
+    ids: &Ids,
+    holder: impl Fn(&str) -> Option<(&'m Site, &'m Gateway)>,
+) -> Vec<Abroad<'m>> {
     let mut all = Vec::new();
     for peer in &spec.foreign {
         for tunnel in &peer.tunnels {
-            let Some((site, gateway)) = spec.gateway(&tunnel.gateway) else {
+            let Some((site, gateway)) = holder(&tunnel.gateway) else {
                 continue;
             };
             let Some(endpoint) = tunnel.endpoint(gateway) else {

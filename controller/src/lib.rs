@@ -6,7 +6,7 @@
 //!                                            agents --serve--> reports --topology--> operators
 //! ```
 //!
-//! [`spec`], [`ids`], [`render`] and [`topology`] are pure; [`store`], [`ca`] and [`serve`] do the
+//! [`spec`], [`ids`], [`render`], [`step`] and [`topology`] are pure; [`store`], [`ca`] and [`serve`] do the
 //! I/O.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -18,5 +18,6 @@ pub mod mesh;
 pub mod render;
 pub mod serve;
 pub mod spec;
+pub mod step;
 pub mod store;
 pub mod topology;

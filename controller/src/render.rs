@@ -2,7 +2,7 @@
 
 use crate::drain::Drain;
 use crate::ids::{
-    Abroad, End, abroad, ends, interconnect, joined, router_id, tunnel_number, wireguard_port,
+    Abroad, End, abroad_of, interconnect, joined, router_id, tunnel_number, wireguard_port,
 };
 use crate::mesh::Mesh;
 use crate::spec::{
@@ -34,7 +34,7 @@ fn pair<'m>(x: &End<'m>, y: &End<'m>) -> Option<Pair<'m>> {
 
 /// Every tunnel of the mesh, by number.
 pub fn pairs(mesh: &Mesh) -> Vec<Pair<'_>> {
-    let ends = ends(&mesh.spec, &mesh.ids);
+    let ends: Vec<End> = mesh.ends().collect();
     let mut pairs: Vec<Pair> = ends
         .iter()
         .enumerate()
@@ -47,8 +47,11 @@ pub fn pairs(mesh: &Mesh) -> Vec<Pair<'_>> {
 /// The config of one gateway: `None` for one that was never in a specification, and a config
 /// without tunnels for one that has left.
 pub fn render(mesh: &Mesh, gateway: &str) -> Option<proto::Config> {
-    match mesh.spec.gateway(gateway) {
-        Some((site, gateway)) => Some(config(mesh, site, gateway)),
+    match mesh.gateway(gateway) {
+        Some((site, gateway)) => Some(proto::Config {
+            tunnels: tunnels(mesh, site, gateway),
+            ..header(mesh, site, gateway)
+        }),
         None => mesh.retired.get(gateway).map(|idle| proto::Config {
             generation: mesh.generation,
             ..idle.clone()
@@ -56,18 +59,10 @@ pub fn render(mesh: &Mesh, gateway: &str) -> Option<proto::Config> {
     }
 }
 
-fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
+/// A gateway's config without its tunnels.
+pub(crate) fn header(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
     let spec = &mesh.spec;
-    let ends = ends(spec, &mesh.ids);
-    let is_own = |end: &&End| end.gateway.name == gateway.name;
-    let own: Vec<&End> = ends.iter().filter(is_own).collect();
     let lowest = mesh.ids.lowest(&gateway.name).unwrap_or_default();
-    let mut tunnels: Vec<proto::Tunnel> = own
-        .iter()
-        .flat_map(|own| ends.iter().filter_map(|far| tunnel(mesh, own, far)))
-        .collect();
-    tunnels.extend(foreign_tunnels(mesh, gateway));
-    tunnels.sort_by_key(|tunnel| tunnel.number);
     proto::Config {
         generation: mesh.generation,
         gateway: gateway.name.value.clone(),
@@ -84,7 +79,7 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
             .iter()
             .map(|it| router(it, behind(site, gateway)))
             .collect(),
-        tunnels,
+        tunnels: Vec::new(),
         firewall: gateway.firewall.to_string(),
         services: gateway.services.iter().map(ToString::to_string).collect(),
         ipsec_from: gateway.ipsec_from.iter().map(ToString::to_string).collect(),
@@ -98,6 +93,25 @@ fn config(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
         table: gateway.spread.table.unwrap_or_default(),
         metric: gateway.spread.metric.unwrap_or_default(),
     }
+}
+
+/// All tunnels of a gateway, by number.
+fn tunnels(mesh: &Mesh, site: &Site, gateway: &Gateway) -> Vec<proto::Tunnel> {
+    let mut tunnels = tunnels_to(mesh, gateway, mesh.ends());
+    tunnels.extend(foreign_tunnels(mesh, site, gateway));
+    tunnels.sort_by_key(|tunnel| tunnel.number);
+    tunnels
+}
+
+/// A gateway's tunnels to some of the mesh's ends.
+pub(crate) fn tunnels_to<'m>(
+    mesh: &'m Mesh,
+    gateway: &Gateway,
+    far: impl Iterator<Item = End<'m>>,
+) -> Vec<proto::Tunnel> {
+    let own: Vec<End> = mesh.ends_of(&gateway.name).collect();
+    far.flat_map(|far| own.iter().filter_map(move |own| tunnel(mesh, own, &far)))
+        .collect()
 }
 
 /// Sites, and what else owns prefixes: to those who may not reach them they are barred as well.
@@ -120,7 +134,7 @@ fn texts(prefixes: &[At<IpNet>]) -> Vec<String> {
 }
 
 /// How much less it is preferred than the best gateway of its site.
-fn behind(site: &Site, gateway: &Gateway) -> u32 {
+pub(crate) fn behind(site: &Site, gateway: &Gateway) -> u32 {
     let preference = |gateway: &Gateway| gateway.preference.unwrap_or(PREFERENCE);
     let best = site.gateways.iter().map(preference).max();
     best.map_or(0, |best| best.saturating_sub(preference(gateway)))
@@ -174,7 +188,7 @@ fn router(router: &Router, behind: u32) -> proto::Router {
 }
 
 /// Where one gateway of a site has a weight, the others have one as well.
-fn weight(site: &Site, gateway: &Gateway) -> u32 {
+pub(crate) fn weight(site: &Site, gateway: &Gateway) -> u32 {
     match site.gateways.iter().any(|it| it.weight.is_some()) {
         true => gateway.weight.unwrap_or(1).into(),
         false => 0,
@@ -182,7 +196,7 @@ fn weight(site: &Site, gateway: &Gateway) -> u32 {
 }
 
 /// And so it is with preferences: what a router of a standby says does not put that before the others.
-fn preference(site: &Site, gateway: &Gateway) -> u32 {
+pub(crate) fn preference(site: &Site, gateway: &Gateway) -> u32 {
     match site.gateways.iter().any(|it| it.preference.is_some()) {
         true => gateway.preference.unwrap_or(PREFERENCE),
         false => 0,
@@ -192,7 +206,6 @@ fn preference(site: &Site, gateway: &Gateway) -> u32 {
 fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
     let spec = &mesh.spec;
     let pair = pair(own, far)?;
-    let drain = Drain::between(&own.gateway.name, &far.gateway.name);
     let initiate = pair.a.id == own.id;
     let (even, odd) = interconnect(spec.interconnect.value, pair.number);
     let ends = [(own.site, own.gateway), (far.site, far.gateway)];
@@ -216,7 +229,7 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         local_address: local.to_string(),
         remote_address: remote.to_string(),
         initiate,
-        drain: mesh.drains.contains(&drain),
+        drain: is_drained(mesh, own.gateway, far.gateway),
         ike,
         esp,
         preference: preference(far.site, far.gateway),
@@ -238,6 +251,11 @@ fn wireguard(mesh: &Mesh, own: &End, far: &End) -> Option<proto::WireGuard> {
     })
 }
 
+/// There may be millions of tunnels to ask this of, and mostly nothing is drained.
+fn is_drained(mesh: &Mesh, own: &Gateway, far: &Gateway) -> bool {
+    !mesh.drains.is_empty() && mesh.drains.contains(&Drain::between(&own.name, &far.name))
+}
+
 /// The foreign peers that a gateway has tunnels to and that another site may reach.
 fn behind_gateway(spec: &MeshSpec, gateway: &Gateway, site: &Site) -> Vec<String> {
     let reached = |it: &&Foreign| it.is_held_by(&gateway.name) && it.admits(&site.name);
@@ -248,13 +266,10 @@ fn behind_gateway(spec: &MeshSpec, gateway: &Gateway, site: &Site) -> Vec<String
 /// A gateway's tunnels to foreign peers.
 fn foreign_tunnels<'m>(
     mesh: &'m Mesh,
+    site: &'m Site,
     gateway: &'m Gateway,
 ) -> impl Iterator<Item = proto::Tunnel> + 'm {
-    let all = abroad(&mesh.spec, &mesh.ids);
-    let own = all
-        .into_iter()
-        .filter(|it| it.own.gateway.name == gateway.name);
-    let own: Vec<Abroad> = own.collect();
+    let own: Vec<Abroad> = abroad_of(&mesh.spec, &mesh.ids, (site, gateway));
     // CHILD_SAs of one tunnel have one IKE_SA, which is named after the first of them.
     let numbers = own.iter().map(|it| {
         let of_same = own

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use routemesh_controller::ids::{self, Ids};
-use routemesh_controller::mesh::{Mesh, Retired};
+use routemesh_controller::mesh::Mesh;
 use routemesh_controller::render::render;
 use routemesh_controller::spec;
 use routemesh_proto::{PublicKey, Secret};
@@ -83,15 +83,9 @@ fn examples_render_as_before() {
             (name, PublicKey::from(bytes))
         };
         let keys = first.map(key).collect();
-        let mesh = Mesh {
-            generation: 1,
-            ids: ids::assign(&Ids::default(), &spec).unwrap(),
-            text: text.into(),
-            spec,
-            retired: Retired::new(),
-            drains: Default::default(),
-            keys,
-        };
+        let ids = ids::assign(&Ids::default(), &spec).unwrap();
+        let mut mesh = Mesh::new(1, text.into(), spec, ids);
+        mesh.keys = keys;
         let rendered = mesh.spec.gateways().map(|(_, gateway)| {
             let mut config = render(&mesh, &gateway.name).unwrap();
             for (router, written) in config.routers.iter_mut().zip(&gateway.routers) {

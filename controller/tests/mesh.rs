@@ -38,15 +38,8 @@ fn text(sites: &Sites) -> String {
 fn mesh(known: &Ids, sites: &Sites) -> Mesh {
     let text = text(sites);
     let spec = spec::parse("test", &text).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
-    Mesh {
-        generation: 1,
-        ids: ids::assign(known, &spec).unwrap(),
-        text: text.into(),
-        spec,
-        retired: Retired::new(),
-        drains: Default::default(),
-        keys: Default::default(),
-    }
+    let ids = ids::assign(known, &spec).unwrap();
+    Mesh::new(1, text.into(), spec, ids)
 }
 
 fn configs(mesh: &Mesh) -> BTreeMap<String, Config> {
@@ -71,14 +64,8 @@ fn a_gateway_whose_endpoint_changes_keeps_its_bgp_identifier() {
         .replace("2001:db8:0:0::0", "2001:db8:0:0::9");
     let spec = spec::parse("test", &text).unwrap();
     let ids = ids::assign(&before.ids, &spec).unwrap();
-    let (old, new) = (
-        configs(&before),
-        configs(&Mesh {
-            ids,
-            spec,
-            ..before
-        }),
-    );
+    let after = Mesh::new(1, text.into(), spec, ids);
+    let (old, new) = (configs(&before), configs(&after));
     let [old, new] = [&old["g0-0"], &new["g0-0"]];
     assert_eq!(old.router_id, new.router_id);
     assert_ne!(old.tunnels[0].number, new.tunnels[0].number);

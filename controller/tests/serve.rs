@@ -352,6 +352,16 @@ async fn whoever_is_current_gets_nothing() {
     controller.apply(&pki, &three_sites()).await.unwrap();
     a.change().await;
     drop(a);
+    // One that was away is told what it lacks.
+    let has = Some(config.clone());
+    let mut a = Agent::attach(&identity, &controller.url, has)
+        .await
+        .unwrap();
+    let change = a.change().await;
+    assert_eq!((change.from, change.generation), (1, 2));
+    let peers = change.tunnels.iter().map(|it| it.peer.as_str());
+    assert!(peers.eq(["C"]));
+    drop(a);
     // What only looks alike is replaced whole.
     let other = Config {
         overlay: "elsewhere".to_owned(),

@@ -40,6 +40,20 @@ impl Config {
     }
 }
 
+impl Change {
+    /// It leads to what was there before.
+    pub fn is_nothing(&self) -> bool {
+        let Self {
+            from,
+            generation,
+            header,
+            tunnels,
+            removed,
+        } = self;
+        from == generation && header.is_none() && tunnels.is_empty() && removed.is_empty()
+    }
+}
+
 /// The change that turns `old` into `new`.
 pub fn diff(old: &Config, new: &Config) -> Change {
     let (before, after) = (old.by_number(), new.by_number());

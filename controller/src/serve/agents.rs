@@ -2,13 +2,12 @@
 
 use super::require;
 use super::state::State;
+use super::steps::Latest;
 use crate::ca::Role;
 use crate::mesh::Mesh;
 use crate::render::render;
 use routemesh_proto::agents_server::Agents;
-use routemesh_proto::{
-    AgentMessage, ControllerMessage, Hello, agent_message, controller_message, diff,
-};
+use routemesh_proto::{AgentMessage, ControllerMessage, Hello, agent_message, controller_message};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -56,7 +55,7 @@ impl Agents for AgentsService {
             state: self.state.clone(),
             gateway,
             inbound: request.into_inner(),
-            sent: None,
+            has: None,
         };
         let stopped = self.stopped.clone();
         tokio::spawn(async move {
@@ -74,8 +73,8 @@ struct Stream {
     mesh: watch::Receiver<Option<Arc<Mesh>>>,
     gateway: String,
     inbound: Streaming<AgentMessage>,
-    /// The mesh whose config the agent has.
-    sent: Option<Arc<Mesh>>,
+    /// Of which mesh the agent has its config, as [`Latest`] counts them.
+    has: Option<u64>,
 }
 
 impl Stream {
@@ -89,7 +88,7 @@ impl Stream {
         match tokio::time::timeout(PATIENCE, self.inbound.message()).await {
             Ok(Ok(Some(AgentMessage {
                 message: Some(agent_message::Message::Hello(hello)),
-            }))) => self.greet(&hello),
+            }))) => self.greet(hello).await,
             Ok(Ok(_)) => return Status::invalid_argument("the first message is a Hello"),
             Ok(Err(error)) => return error,
             Err(_) => return Status::deadline_exceeded("no Hello came"),
@@ -100,7 +99,7 @@ impl Stream {
                 _ = &mut replaced => {
                     return Status::aborted("the gateway has attached once more: is its certificate used twice?");
                 }
-                _ = stopped.wait_for(|stopped| *stopped) => {
+                () = is_set(&mut stopped) => {
                     return Status::unavailable("the controller is stopping");
                 }
                 changed = self.mesh.changed() => match changed {
@@ -113,7 +112,7 @@ impl Stream {
                             self.state.report(&self.gateway, status);
                         }
                         agent_message::Message::Hello(hello) => {
-                            self.greet(&hello);
+                            self.greet(hello).await;
                             due = true;
                         }
                     },
@@ -126,7 +125,7 @@ impl Stream {
                 room = out.reserve(), if due => match room {
                     Ok(room) => {
                         due = false;
-                        if let Some(message) = self.next() {
+                        if let Some(message) = self.next().await {
                             room.send(Ok(message));
                         }
                     }
@@ -136,55 +135,84 @@ impl Stream {
         }
     }
 
-    /// Finds out whether the agent has the config that is in force.
-    fn greet(&mut self, hello: &Hello) {
-        let current = self.mesh.borrow_and_update().clone();
-        let current = current.filter(|mesh| {
-            render(mesh, &self.gateway).is_some_and(|config| {
-                config.generation == hello.generation && config.digest() == hello.digest
-            })
-        });
-        let version: String = hello.version.chars().take(40).collect();
+    /// Finds out whether the agent has a config that is known here, which need not be the latest.
+    async fn greet(&mut self, hello: Hello) {
+        let Hello {
+            generation,
+            digest,
+            version,
+            wireguard_key,
+        } = hello;
+        let known = self.state.steps.find(generation);
+        let gateway = self.gateway.clone();
+        let same = move || {
+            let (count, mesh) = known?;
+            let config = render(&mesh, &gateway)?;
+            (config.digest() == digest).then_some(count)
+        };
+        self.has = self.work(same).await.flatten();
+        let current = self.mesh.borrow().as_ref().map(|mesh| mesh.generation);
+        let behind = match self.has {
+            None => ", not current",
+            Some(_) if Some(generation) == current => "",
+            Some(_) => ", behind",
+        };
+        let version: String = version.chars().take(40).collect();
         info!(
-            "{} attached: version {version:?}, generation {}{}",
-            self.gateway,
-            hello.generation,
-            if current.is_some() {
-                ""
-            } else {
-                ", not current"
-            }
+            "{} attached: version {version:?}, generation {generation}{behind}",
+            self.gateway
         );
-        self.sent = current;
-        if !hello.wireguard_key.is_empty() {
-            match hello.wireguard_key.parse() {
+        if !wireguard_key.is_empty() {
+            match wireguard_key.parse() {
                 Ok(key) => self.state.key(&self.gateway, key),
                 Err(error) => warn!("{} told a key that is none: {error}", self.gateway),
             }
         }
     }
 
-    fn next(&mut self) -> Option<ControllerMessage> {
-        let current = self.mesh.borrow_and_update().clone()?;
-        let message = message(self.sent.as_deref(), &current, &self.gateway)?;
-        self.sent = Some(current);
-        Some(ControllerMessage {
-            message: Some(message),
-        })
+    /// What to tell the agent: the difference, if only of the generation, so that nobody takes it
+    /// for behind.
+    async fn next(&mut self) -> Option<ControllerMessage> {
+        self.mesh.borrow_and_update();
+        let Latest { count, mesh, since } = self.state.steps.latest(self.has)?;
+        if self.has == Some(count) {
+            return None;
+        }
+        let gateway = self.gateway.clone();
+        let message = match since {
+            Some((before, step)) => {
+                let whole = step.is_whole(&gateway);
+                let change = move || step.change(&before, &mesh, &gateway);
+                let change = match whole {
+                    true => self.work(change).await?,
+                    false => change(),
+                };
+                change.map(controller_message::Message::Change)
+            }
+            None => {
+                let config = self.work(move || render(&mesh, &gateway)).await?;
+                config.map(controller_message::Message::Config)
+            }
+        };
+        self.has = message.is_some().then_some(count);
+        match message? {
+            controller_message::Message::Change(change) if change.is_nothing() => None,
+            message => Some(ControllerMessage {
+                message: Some(message),
+            }),
+        }
+    }
+
+    /// Milliseconds of work, which are not to hold up others: a thousand agents may need it at once.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let _place = self.state.work.acquire().await.ok()?;
+        tokio::task::spawn_blocking(work).await.ok()
     }
 }
 
-/// What to tell a gateway that has the config of `sent`: the difference, if only of the
-/// generation, so that nobody takes it for behind.
-fn message(
-    sent: Option<&Mesh>,
-    current: &Mesh,
-    gateway: &str,
-) -> Option<controller_message::Message> {
-    let config = render(current, gateway)?;
-    match sent.and_then(|sent| render(sent, gateway)) {
-        Some(had) if had == config => None,
-        Some(had) => Some(controller_message::Message::Change(diff(&had, &config))),
-        None => Some(controller_message::Message::Config(config)),
-    }
+async fn is_set(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }

@@ -3,6 +3,7 @@
 mod agents;
 mod operators;
 mod state;
+mod steps;
 mod tls;
 
 pub use state::{ApplyError, State};

@@ -1,5 +1,6 @@
 //! What the controller knows: the mesh in force, and the last report of each gateway.
 
+use super::steps::Steps;
 use crate::drain::{Drain, staying};
 use crate::ids::{self, tunnel_count};
 use crate::mesh::{Keys, Mesh, retire};
@@ -10,7 +11,7 @@ use routemesh_proto::{self as proto, PublicKey};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tracing::{error, info};
 
 /// Why a specification was not applied. Nothing has changed.
@@ -29,6 +30,10 @@ pub enum ApplyError {
 pub struct State {
     store: Mutex<Store>,
     mesh: watch::Sender<Option<Arc<Mesh>>>,
+    /// It holds what `mesh` does before that says so.
+    pub(super) steps: Steps,
+    /// Places for work that takes a processor for long; one processor is left to everything else.
+    pub(super) work: Semaphore,
     reports: Mutex<BTreeMap<String, Received>>,
     /// Keys for WireGuard that gateways told and that are not on disk yet.
     told: Mutex<Keys>,
@@ -45,14 +50,23 @@ struct Received {
 }
 
 /// What stands behind a lock is whole after every statement, so a panic elsewhere spoils nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn places() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors.saturating_sub(1).max(1)
 }
 
 impl State {
     /// Takes up where the store left off.
     pub fn new(store: Store) -> Result<Self, StoreError> {
-        let mesh = load(&store)?;
+        let mesh = load(&store)?.map(Arc::new);
+        let steps = Steps::default();
+        if let Some(mesh) = &mesh {
+            steps.push(mesh.clone());
+        }
         let now = SystemTime::now();
         let received = store.reports()?.into_iter().map(|report| {
             let received = Received {
@@ -65,7 +79,9 @@ impl State {
         });
         Ok(Self {
             reports: Mutex::new(received.collect()),
-            mesh: watch::Sender::new(mesh.map(Arc::new)),
+            mesh: watch::Sender::new(mesh),
+            steps,
+            work: Semaphore::new(places()),
             told: Mutex::default(),
             store: Mutex::new(store),
         })
@@ -95,22 +111,21 @@ impl State {
         let retired = retire(before.as_deref(), store.retired()?, &spec);
         let drains = staying(store.drains()?, &spec);
         let generation = store.save(operator, file, text, &ids, &retired, &drains)?;
-        let mesh = Mesh {
-            generation,
-            text: text.into(),
-            spec,
-            ids,
-            retired,
-            drains,
-            keys: store.keys()?,
-        };
+        let mut mesh = Mesh::new(generation, text.into(), spec, ids);
+        (mesh.retired, mesh.drains, mesh.keys) = (retired, drains, store.keys()?);
         let reply = reply(&mesh, false);
         info!(
             "generation {generation} by {operator}: {} sites, {} gateways, {} tunnels",
             reply.sites, reply.gateways, reply.tunnels
         );
-        self.mesh.send_replace(Some(Arc::new(mesh)));
+        self.put_in_force(mesh);
         Ok(reply)
+    }
+
+    fn put_in_force(&self, mesh: Mesh) {
+        let mesh = Arc::new(mesh);
+        self.steps.push(mesh.clone());
+        self.mesh.send_replace(Some(mesh));
     }
 
     /// Drains what is named, or lets traffic come back to it: a generation of its own, with the same
@@ -151,7 +166,7 @@ impl State {
             unchanged: !changed,
         };
         if changed {
-            self.mesh.send_replace(Some(Arc::new(mesh)));
+            self.put_in_force(mesh);
         }
         Ok(Some(reply))
     }
@@ -162,7 +177,7 @@ impl State {
             .mesh
             .borrow()
             .as_ref()
-            .is_some_and(|mesh| mesh.spec.gateway(gateway).is_some());
+            .is_some_and(|mesh| mesh.gateway(gateway).is_some());
         if known {
             let received = Received {
                 status: Arc::new(status),
@@ -199,11 +214,15 @@ impl State {
         // One that was told since is other than this, and stays for the next time.
         lock(&self.told).retain(|gateway, key| told.get(gateway) != Some(key));
         self.mesh.send_if_modified(|mesh| {
-            let Some(mesh) = mesh.as_mut().map(Arc::make_mut) else {
+            let Some(mesh) = mesh.as_mut() else {
                 return false;
             };
-            mesh.keys.extend(told);
-            mesh.spec.has(TunnelKind::WireGuard)
+            Arc::make_mut(mesh).keys.extend(told);
+            let matters = mesh.spec.has(TunnelKind::WireGuard);
+            if matters {
+                self.steps.push(mesh.clone());
+            }
+            matters
         });
         Ok(())
     }
@@ -263,15 +282,13 @@ fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
         Ok((spec, ids))
     });
     match spec {
-        Ok((spec, ids)) => Ok(Some(Mesh {
-            generation,
-            text: revision.text,
-            spec,
-            ids,
-            retired: store.retired()?,
-            drains: store.drains()?,
-            keys: store.keys()?,
-        })),
+        Ok((spec, ids)) => {
+            let mut mesh = Mesh::new(generation, revision.text, spec, ids);
+            mesh.retired = store.retired()?;
+            mesh.drains = store.drains()?;
+            mesh.keys = store.keys()?;
+            Ok(Some(mesh))
+        }
         Err(errors) => {
             error!(
                 "generation {generation} is not accepted by this version; agents keep what they run until another is applied:\n{errors}"

@@ -15,17 +15,14 @@ prefixes = ["10.0.2.0/24"]
 gateways.B.endpoints = ["2001:db8::2"]
 "#;
 
+fn of(spec: crate::spec::MeshSpec) -> Mesh {
+    let ids = ids::assign(&ids::Ids::default(), &spec).unwrap();
+    Mesh::new(4, String::new().into(), spec, ids)
+}
+
 fn mesh() -> Mesh {
     let spec = crate::spec::parse("test", SPEC).unwrap();
-    Mesh {
-        generation: 4,
-        text: String::new().into(),
-        ids: ids::assign(&ids::Ids::default(), &spec).unwrap(),
-        spec,
-        retired: BTreeMap::new(),
-        drains: Default::default(),
-        keys: Default::default(),
-    }
+    of(spec)
 }
 
 /// An end's view in short: IKE, interface, BGP, its last error, each as in routemesh.proto.
@@ -348,11 +345,7 @@ remote = "2001:db8::99"
 psk = "long enough for a key"
 "#;
     let spec = crate::spec::parse("test", &format!("{SPEC}{foreign}")).unwrap();
-    Mesh {
-        ids: ids::assign(&ids::Ids::default(), &spec).unwrap(),
-        spec,
-        ..mesh()
-    }
+    of(spec)
 }
 
 #[test]

@@ -34,9 +34,11 @@ pub enum Sign {
     Interface(bool),
     /// Whether charon has an SA for it.
     Sa(bool),
+    /// Whether echo requests through it are answered.
+    Echo(bool),
 }
 
-/// What BGP has of a peer.
+/// What there is of a peer besides BFD: what BGP has, as a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bgp {
     /// A session.
@@ -45,6 +47,8 @@ pub enum Bgp {
     Kept,
     /// Neither.
     Nothing,
+    /// A way without BGP: an SA, and BFD alone says whether anybody is behind it.
+    Static,
 }
 
 /// What is to be done about a peer.
@@ -91,6 +95,7 @@ struct Way {
     since: Time,
     interface: bool,
     sa: bool,
+    echo: bool,
     bfd: Bfd,
     /// BGP's session ended as by a restart of the far end.
     restarted: Option<Time>,
@@ -105,6 +110,18 @@ struct Bfd {
     downs: u64,
     /// It found the way dead; until then at most.
     dead_until: Option<Time>,
+    /// Nothing but BFD would show that the far end lives.
+    alone: bool,
+}
+
+impl Bfd {
+    /// Until when silence since then counts.
+    fn lapse(&self, since: Time) -> Time {
+        match self.alone {
+            true => Time::MAX,
+            false => since + LAPSE,
+        }
+    }
 }
 
 impl Default for Way {
@@ -114,6 +131,7 @@ impl Default for Way {
             since: Time::ZERO,
             interface: true,
             sa: true,
+            echo: true,
             bfd: Bfd::default(),
             restarted: None,
             deaths: 0,
@@ -131,7 +149,7 @@ impl Default for Way {
 /// which is none (RFC 5882 section 4.2).
 pub fn death(change: &Change, bgp: Bgp) -> Option<String> {
     let counts = match bgp {
-        Bgp::Established => true,
+        Bgp::Established | Bgp::Static => true,
         Bgp::Kept => change.independent,
         Bgp::Nothing => false,
     };
@@ -164,6 +182,7 @@ impl Liveness {
         let (known, good, reason) = match sign {
             Sign::Interface(good) => (&mut way.interface, good, "its interface is down"),
             Sign::Sa(good) => (&mut way.sa, good, "its last SA is gone"),
+            Sign::Echo(good) => (&mut way.echo, good, "its pings are not answered"),
         };
         let before = std::mem::replace(known, good) == good;
         match good {
@@ -298,7 +317,7 @@ impl Way {
 
     /// A sign of death is gone; perhaps the last.
     fn revives(&mut self, now: Time) -> Option<Verdict> {
-        let well = self.interface && self.sa && self.bfd.dead_until.is_none();
+        let well = self.interface && self.sa && self.echo && self.bfd.dead_until.is_none();
         if well && self.life == Life::Dead {
             let doubled = 1u32.checked_shl(self.deaths.saturating_sub(1)).unwrap_or(0);
             let hold = match doubled {
@@ -324,10 +343,12 @@ impl Way {
             };
             let change = report.last_down.as_ref();
             if let Some(reason) = change.and_then(|change| death(change, bgp)) {
-                self.bfd.dead_until = Some(now + LAPSE);
+                self.bfd.alone = bgp == Bgp::Static;
+                self.bfd.dead_until = Some(self.bfd.lapse(now));
                 verdict = self.dies(reason, now);
             }
         }
+        let lapse = self.bfd.lapse(report.since);
         if let Some(until) = &mut self.bfd.dead_until {
             let over = match (report.state, report.remote_state) {
                 (State::Up, _) | (_, State::AdminDown) => true,
@@ -337,7 +358,7 @@ impl Way {
                     false
                 }
                 (State::Down | State::AdminDown, _) => {
-                    *until = report.since + LAPSE;
+                    *until = lapse;
                     false
                 }
             };
@@ -412,6 +433,8 @@ mod tests {
             (neighbor(AdminDown, 1, true), true, [false, false, false]),
         ];
         for (cause, independent, expected) in table {
+            let alone = death(&change(cause, independent), Bgp::Static).is_some();
+            assert_eq!(alone, expected[0], "{cause:?} {independent} without BGP");
             for (bgp, expected) in [Bgp::Established, Bgp::Kept, Bgp::Nothing]
                 .into_iter()
                 .zip(expected)
@@ -547,6 +570,38 @@ mod tests {
     }
 
     #[test]
+    fn a_way_without_bgp_is_dead_until_bfd_hears_of_it() {
+        let mut liveness = Liveness::default();
+        let mut heard = |state, downs, now| {
+            let reports = report(state, downs, now);
+            liveness.bfd(&reports, |_| Bgp::Static, now);
+            liveness.timeout(now + LAPSE);
+            life(&liveness, now + LAPSE)
+        };
+        assert_eq!(heard(State::Down, 1, s(10)), (Life::Dead, 1));
+        assert_eq!(heard(State::Down, 1, s(1000)), (Life::Dead, 1));
+        assert_eq!(heard(State::Init, 1, s(2000)), (Life::Dead, 1));
+        assert_eq!(heard(State::Up, 1, s(3000)), (Life::Alive, 1));
+    }
+
+    #[test]
+    fn a_way_whose_pings_are_lost_says_so_and_is_held_when_they_come_back() {
+        let mut liveness = Liveness::default();
+        let echo =
+            |liveness: &mut Liveness, good, now| liveness.sign(&peer(), Sign::Echo(good), now);
+        assert_eq!(echo(&mut liveness, false, s(3)), Some(Verdict::Dead));
+        let standing = liveness.standing(&peer(), s(3)).unwrap();
+        assert_eq!(standing.reason, "its pings are not answered");
+        // A new SA is none: they are still not answered.
+        liveness.sign(&peer(), Sign::Sa(false), s(4));
+        liveness.sign(&peer(), Sign::Sa(true), s(5));
+        assert_eq!(life(&liveness, s(5)), (Life::Dead, 1));
+        assert_eq!(echo(&mut liveness, true, s(6)), None);
+        assert_eq!(life(&liveness, s(6)), (Life::Held(s(7)), 1));
+        assert_eq!(liveness.timeout(s(7)), [(peer(), Verdict::Alive)]);
+    }
+
+    #[test]
     fn silence_after_a_restart_is_none_even_where_bgp_is_back_before_it_is_noticed() {
         for (restarted, dies) in [(s(0), false), (s(4), false), (s(5), true), (s(10), true)] {
             let mut liveness = Liveness::default();
@@ -577,6 +632,7 @@ mod tests {
         prop_oneof![
             any::<bool>().prop_map(|good| Happening::Sign(Sign::Interface(good))),
             any::<bool>().prop_map(|good| Happening::Sign(Sign::Sa(good))),
+            any::<bool>().prop_map(|good| Happening::Sign(Sign::Echo(good))),
             (states, any::<bool>()).prop_map(|(state, down)| Happening::Bfd(state, down)),
             Just(Happening::Silent),
             (0u64..100).prop_map(Happening::Wait),
@@ -589,10 +645,10 @@ mod tests {
         fn verdicts_and_bars_agree(happenings in prop::collection::vec(happening(), 0..60)) {
             let mut liveness = Liveness::default();
             let (mut now, mut downs, mut dead) = (s(0), 0, false);
-            let (interface, sa) = (Sign::Interface(true), Sign::Sa(true));
-            let end = [Happening::Sign(interface), Happening::Sign(sa), Happening::Bfd(State::Up, false)];
-            let waits = [Happening::Wait(60)];
-            for happening in happenings.into_iter().chain(end).chain(waits) {
+            let signs = [Sign::Interface(true), Sign::Sa(true), Sign::Echo(true)];
+            let end = [Happening::Bfd(State::Up, false), Happening::Wait(60)];
+            let end = signs.map(Happening::Sign).into_iter().chain(end);
+            for happening in happenings.into_iter().chain(end) {
                 let mut verdicts = Vec::new();
                 match happening {
                     Happening::Sign(sign) => verdicts.extend(liveness.sign(&peer(), sign, now)),

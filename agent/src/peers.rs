@@ -6,8 +6,11 @@
 
 use crate::bfd::Target;
 use crate::bgp::setup::{self, Range, Setup, Transport};
-use crate::config::{Abroad, Config, Far, MAX_PREFIXES, Router, Session, Tunnel, Whereabouts};
+use crate::config::{
+    Abroad, Config, Far, Inside, MAX_PREFIXES, Ping, Router, Session, Tunnel, Whereabouts,
+};
 use crate::desired::Links;
+use crate::probe::ping::Asked;
 use crate::state::Nexthop;
 use ipnet::{IpNet, Ipv6Net};
 use routemesh_bgp::policy::{Changes, Term};
@@ -37,17 +40,8 @@ pub fn setup(config: &Config, links: &Links) -> Setup {
     for tunnel in config.tunnels.values() {
         let (local, remote, asn) = match &tunnel.far {
             Far::Gateway { local, remote, asn } => (*local, *remote, *asn),
-            Far::Abroad(Abroad {
-                session: Some(session),
-                ..
-            }) => {
-                let peer = foreign(config, tunnel, session);
-                setup.add(tunnel.name(), peer, Transport::default());
-                continue;
-            }
-            Far::Abroad(_) => {
-                let reach = reach(config, tunnel);
-                setup.reaches.insert(tunnel.name().into(), reach);
+            Far::Abroad(abroad) => {
+                foreign(config, tunnel, abroad, links, &mut setup);
                 continue;
             }
         };
@@ -246,9 +240,49 @@ fn gateway(config: &Config, tunnel: &Tunnel, peer: PeerConfig) -> PeerConfig {
     }
 }
 
-/// A gateway that is not ours: as a router on the LAN, but for whose prefixes it has.
-fn foreign(config: &Config, tunnel: &Tunnel, session: &Session) -> PeerConfig {
-    let families = match session.far {
+/// A gateway that is not ours, and what says besides its SA whether it is there.
+fn foreign(config: &Config, tunnel: &Tunnel, abroad: &Abroad, links: &Links, setup: &mut Setup) {
+    let (name, link) = (tunnel.name(), tunnel.link());
+    let index = links.index(&link);
+    if let (Some(timers), Some(inside)) = (abroad.bfd, abroad.inside) {
+        let target = Target {
+            local: inside.own.addr(),
+            remote: inside.far,
+            link: link.clone(),
+            index,
+            timers,
+        };
+        setup.bfd.insert(name.as_str().into(), target);
+    }
+    if let Some(Ping {
+        source,
+        target,
+        interval,
+        lost,
+    }) = abroad.ping
+    {
+        let asked = Asked {
+            source,
+            target,
+            link,
+            index,
+            interval,
+            number: tunnel.number,
+        };
+        setup.pings.insert(name.as_str().into(), (asked, lost));
+    }
+    match (&abroad.session, &abroad.inside) {
+        (Some(session), Some(inside)) => {
+            let peer = abroad_peer(config, tunnel, session, inside);
+            setup.add(name, peer, Transport::default());
+        }
+        _ => drop(setup.reaches.insert(name.into(), reach(config, tunnel))),
+    }
+}
+
+/// As a router on the LAN, but for whose prefixes it has.
+fn abroad_peer(config: &Config, tunnel: &Tunnel, session: &Session, inside: &Inside) -> PeerConfig {
+    let families = match inside.far {
         // IPv6 prefixes would need an IPv6 next hop, and an IPv4 session gives none.
         IpAddr::V4(_) => BTreeSet::from([Family::Ipv4]),
         IpAddr::V6(_) => BTreeSet::from([Family::Ipv4, Family::Ipv6]),
@@ -260,7 +294,7 @@ fn foreign(config: &Config, tunnel: &Tunnel, session: &Session) -> PeerConfig {
         export: within(&config.before(tunnel)),
         max_prefixes: session.max_prefixes,
         drain: config.drain || tunnel.drain,
-        ..PeerConfig::new(session.asn, session.own.addr(), session.far)
+        ..PeerConfig::new(session.asn, inside.own.addr(), inside.far)
     }
 }
 
@@ -563,9 +597,11 @@ mod tests {
         let Far::Abroad(abroad) = &mut foreign.far else {
             panic!("it is foreign")
         };
-        abroad.session = Some(Session {
+        abroad.inside = Some(Inside {
             own: "169.254.10.2/30".parse().unwrap(),
             far: "169.254.10.1".parse().unwrap(),
+        });
+        abroad.session = Some(Session {
             asn: 64512,
             hold_time: Some(Duration::from_secs(30)),
             max_prefixes: 100,

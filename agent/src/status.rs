@@ -95,7 +95,7 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         peer: tunnel.peer.clone(),
         ike: ike(facts.sas, tunnel).to_owned(),
         interface: interface.to_owned(),
-        bgp: tunnel.address().map(|_| bgp(facts, &tunnel.name())),
+        bgp: tunnel.has_bgp().then(|| bgp(facts, &tunnel.name())),
         bfd: bfd(facts, &tunnel.name()),
         liveness: Some(liveness(facts, &tunnel.name())),
         mtu: observed.map_or(0, |link| link.mtu),

@@ -134,6 +134,8 @@ impl fmt::Debug for crate::Foreign {
             prefix_length,
             max_prefixes,
             hold_time,
+            ping,
+            bfd,
         } = self;
         f.debug_struct("Foreign")
             .field("connection", connection)
@@ -146,6 +148,8 @@ impl fmt::Debug for crate::Foreign {
             .field("prefix_length", prefix_length)
             .field("max_prefixes", max_prefixes)
             .field("hold_time", hold_time)
+            .field("ping", ping)
+            .field("bfd", bfd)
             .finish()
     }
 }

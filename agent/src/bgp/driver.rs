@@ -200,6 +200,7 @@ impl Driver {
                     settled: self.settled(),
                     bfd: self.health.reports(),
                     standings: self.health.standings(now),
+                    unasked: self.health.problems(),
                     ..view(&self.speaker, now)
                 }));
             }
@@ -386,21 +387,16 @@ impl Driver {
         performed
     }
 
-    /// BFD with whom it is wanted.
+    /// BFD and echo requests with whom they are wanted.
     fn watch(&mut self) {
-        let Setup {
-            speaker, reaches, ..
-        } = &self.setup;
-        let is_peer =
-            |peer: &PeerId| speaker.peers.contains_key(peer) || reaches.contains_key(peer);
         let now = self.epoch.elapsed();
-        self.health.configure(&self.setup.bfd, is_peer, now);
+        self.health.configure(&self.setup, now);
     }
 
-    /// Acts on what BFD and the time say of the ways to peers; whether they said anything.
+    /// Acts on what BFD, echo requests and the time say of the ways to peers; whether they said anything.
     fn judge(&mut self) -> bool {
         let now = self.now();
-        let (verdicts, news) = self.health.verdicts(&self.speaker, now);
+        let (verdicts, news) = self.health.verdicts(&self.speaker, &self.statics, now);
         let any = !verdicts.is_empty();
         self.pronounce(verdicts);
         if any {

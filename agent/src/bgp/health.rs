@@ -1,13 +1,18 @@
-//! BFD for the peers that want it, and what it and others find out about the ways to them.
+//! BFD and echo requests for the peers that want them, and what these and others find out about the ways
+//! to them.
 
-use crate::bfd::{Bfd, Reports, Target};
-use crate::liveness::{self, Liveness, Standing, Verdict};
+use super::pings::Pings;
+use super::setup::Setup;
+use super::statics::Statics;
+use crate::bfd::{Bfd, Reports};
+use crate::liveness::{self, Liveness, Sign, Standing, Verdict};
 use crate::netns::Netns;
+use crate::probe::ping::{self, Round};
 use routemesh_bgp::{PeerId, PeerState, Speaker, Time};
 use std::collections::BTreeMap;
 use std::future::pending;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tracing::error;
 
@@ -16,27 +21,45 @@ pub(super) struct Health {
     epoch: Instant,
     /// Where there is somebody to have BFD with.
     bfd: Option<(Bfd, watch::Receiver<Arc<Reports>>)>,
+    asking: ping::Pings,
+    rounds: mpsc::Receiver<Round>,
+    /// Those that were waited for.
+    heard: Vec<Round>,
+    pings: Pings,
     pub(super) liveness: Liveness,
 }
 
 impl Health {
     pub(super) fn new(overlay: Netns, epoch: Instant) -> Self {
+        let (asking, rounds) = ping::Pings::new(overlay.clone());
         Self {
             overlay,
             epoch,
             bfd: None,
+            asking,
+            rounds,
+            heard: Vec::new(),
+            pings: Pings::default(),
             liveness: Liveness::default(),
         }
     }
 
-    /// Makes these the BFD sessions, and forgets about peers that are gone.
-    pub(super) fn configure(
-        &mut self,
-        targets: &BTreeMap<PeerId, Target>,
-        is_peer: impl Fn(&PeerId) -> bool,
-        now: Time,
-    ) {
+    /// Has BFD with whom it is wanted with, asks whom to ask, and forgets about peers that are gone.
+    pub(super) fn configure(&mut self, setup: &Setup, now: Time) {
+        let Setup {
+            speaker, reaches, ..
+        } = setup;
+        let is_peer =
+            |peer: &PeerId| speaker.peers.contains_key(peer) || reaches.contains_key(peer);
         self.liveness.keep(is_peer);
+        let asked = setup.pings.iter();
+        let lost = asked.clone().map(|(peer, (_, lost))| (peer.clone(), *lost));
+        for peer in self.pings.configure(&lost.collect()) {
+            self.liveness.sign(&peer, Sign::Echo(true), now);
+        }
+        self.asking
+            .configure(asked.map(|(peer, (asked, _))| (peer, asked)));
+        let targets = &setup.bfd;
         if targets.is_empty() {
             self.bfd = None;
             let nothing = |_: &PeerId| liveness::Bgp::Nothing;
@@ -58,14 +81,22 @@ impl Health {
         }
     }
 
-    /// Waits until BFD has something to report. Dropping the future loses nothing.
+    /// Waits until there is something to report. Dropping the future loses nothing.
     pub(super) async fn changed(&mut self) {
-        match &mut self.bfd {
-            Some((_, reports)) => {
-                if reports.changed().await.is_ok() {
-                    reports.mark_changed();
-                    return;
-                }
+        let reports = async {
+            match &mut self.bfd {
+                Some((_, reports)) => match reports.changed().await {
+                    Ok(()) => {
+                        reports.mark_changed();
+                        true
+                    }
+                    Err(_) => false,
+                },
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            alive = reports => if !alive {
                 // The thread has come to its end, which it never should.
                 error!("BFD has ended unexpectedly");
                 self.bfd = None;
@@ -73,32 +104,45 @@ impl Health {
                 let now = self.epoch.elapsed();
                 let nothing = |_: &PeerId| liveness::Bgp::Nothing;
                 self.liveness.bfd(&Reports::new(), nothing, now);
-            }
-            None => pending().await,
+            },
+            Some(round) = self.rounds.recv() => self.heard.push(round),
         }
     }
 
-    /// BFD has something to report.
+    /// There is something to report.
     pub(super) fn has_news(&self) -> bool {
         let bfd = self.bfd.as_ref();
-        bfd.is_some_and(|(_, reports)| reports.has_changed().unwrap_or(false))
+        let bfd = bfd.is_some_and(|(_, reports)| reports.has_changed().unwrap_or(false));
+        bfd || !self.heard.is_empty() || !self.rounds.is_empty()
     }
 
-    /// What follows from what BFD has reported since, and from the time.
+    /// What follows from what was reported since, and from the time.
     /// And whether there is anything new to tell.
     pub(super) fn verdicts(
         &mut self,
         speaker: &Speaker,
+        statics: &Statics,
         now: Time,
     ) -> (Vec<(PeerId, Verdict)>, bool) {
         let (mut verdicts, mut news) = (Vec::new(), false);
+        let bgp = |peer: &PeerId| state(speaker, statics, peer);
         if let Some((_, reports)) = &mut self.bfd
             && reports.has_changed().unwrap_or(false)
         {
             let reports = reports.borrow_and_update().clone();
-            let bgp = |peer: &PeerId| state(speaker, peer);
             verdicts = self.liveness.bfd(&reports, bgp, now);
             news = true;
+        }
+        let waiting = std::iter::from_fn(|| self.rounds.try_recv().ok());
+        let rounds: Vec<Round> = self.heard.drain(..).chain(waiting).collect();
+        for Round { peer, answered } in rounds {
+            let carried = bgp(&peer) != liveness::Bgp::Nothing;
+            if let Some(there) = self.pings.round(&peer, answered, carried) {
+                let sign = Sign::Echo(there);
+                let verdict = self.liveness.sign(&peer, sign, now);
+                verdicts.extend(verdict.map(|verdict| (peer, verdict)));
+                news = true;
+            }
         }
         verdicts.extend(self.liveness.timeout(now));
         news |= !verdicts.is_empty();
@@ -114,16 +158,22 @@ impl Health {
         self.liveness.standings(now)
     }
 
+    /// Whom it cannot ask, and why.
+    pub(super) fn problems(&self) -> BTreeMap<PeerId, String> {
+        self.pings.problems()
+    }
+
     /// Takes leave of everybody.
     pub(super) fn stop(&mut self) {
         self.bfd = None;
     }
 }
 
-fn state(speaker: &Speaker, peer: &PeerId) -> liveness::Bgp {
+fn state(speaker: &Speaker, statics: &Statics, peer: &PeerId) -> liveness::Bgp {
     match speaker.peer(peer) {
         Some(status) if status.state == PeerState::Established => liveness::Bgp::Established,
         Some(status) if !status.stale.is_empty() => liveness::Bgp::Kept,
+        None if statics.carries(peer) => liveness::Bgp::Static,
         _ => liveness::Bgp::Nothing,
     }
 }

@@ -9,6 +9,7 @@ mod feed;
 mod health;
 mod listen;
 mod options;
+mod pings;
 pub mod setup;
 mod sockets;
 mod statics;
@@ -50,6 +51,8 @@ pub struct View {
     pub bfd: Arc<Reports>,
     /// The ways to peers, as far as anything was seen of them.
     pub standings: BTreeMap<PeerId, Standing>,
+    /// Whom no echo request can be sent to, and why.
+    pub unasked: BTreeMap<PeerId, String>,
 }
 
 enum Command {

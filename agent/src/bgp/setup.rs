@@ -1,6 +1,7 @@
 //! What BGP is to run with, who of those that connect is a peer, and who may be listened to. Pure.
 
 use crate::bfd::Target;
+use crate::probe::ping::Asked;
 use ipnet::IpNet;
 use routemesh_bgp::{PeerConfig, PeerId, PeerState, PeerStatus, Reach, SpeakerConfig};
 use routemesh_proto::Secret;
@@ -21,6 +22,8 @@ pub struct Setup {
     pub reaches: BTreeMap<PeerId, Reach>,
     /// With whom to have BFD, and how.
     pub bfd: BTreeMap<PeerId, Target>,
+    /// Who is asked by echo requests whether a way is alive, and how many may be lost.
+    pub pings: BTreeMap<PeerId, (Asked, u32)>,
     /// Who becomes a peer by connecting.
     pub ranges: Vec<Range>,
     /// The peers that are there because they connected from a range.
@@ -107,6 +110,7 @@ impl From<SpeakerConfig> for Setup {
             transports: BTreeMap::new(),
             reaches: BTreeMap::new(),
             bfd: BTreeMap::new(),
+            pings: BTreeMap::new(),
             ranges: Vec::new(),
             guests: BTreeSet::new(),
         }

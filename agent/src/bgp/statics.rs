@@ -34,8 +34,13 @@ impl Statics {
                 true
             }
             Sign::Sa(false) => self.carried.remove(way),
-            Sign::Interface(_) => true,
+            Sign::Interface(_) | Sign::Echo(_) => true,
         }
+    }
+
+    /// It has an SA.
+    pub fn carries(&self, way: &PeerId) -> bool {
+        self.carried.contains(way)
     }
 
     /// What changes, with these `wanted`; by ways that are barred, nothing is reached.

@@ -1,7 +1,8 @@
 //! Tunnels to gateways that are not ours, as the config has them.
 
-use super::{ConfigError, Fields, MAX_PREFIXES, TUNNELS};
+use super::{ConfigError, Fields, MAX_PREFIXES, TUNNELS, bfd};
 use ipnet::IpNet;
+use routemesh_bfd::Timers;
 use routemesh_proto::{self as proto, Secret};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,17 +25,41 @@ pub struct Abroad {
     pub remote_selectors: Vec<IpNet>,
     /// Who may use it.
     pub sites: BTreeSet<String>,
+    /// Both ends' addresses within, where they have any: always with BGP or BFD.
+    pub inside: Option<Inside>,
     /// BGP with it; without, its prefixes are static.
     pub session: Option<Session>,
+    /// BFD with it.
+    pub bfd: Option<Timers>,
+    /// What is pinged through the tunnel.
+    pub ping: Option<Ping>,
+}
+
+/// Addresses within a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inside {
+    /// Ours, and the prefix that both are in.
+    pub own: IpNet,
+    /// The far end's.
+    pub far: IpAddr,
+}
+
+/// Who must answer, for a tunnel to be alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ping {
+    /// Our address.
+    pub source: IpAddr,
+    /// The other one.
+    pub target: IpAddr,
+    /// How often it is asked.
+    pub interval: Duration,
+    /// So many times without an answer, and the tunnel is dead.
+    pub lost: u32,
 }
 
 /// BGP with a gateway that is not ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// Our address within the tunnel, and the prefix that both are in.
-    pub own: IpNet,
-    /// The far end's.
-    pub far: IpAddr,
     /// Its AS.
     pub asn: u32,
     /// What we propose, where it is not the mesh's.
@@ -84,6 +109,19 @@ pub(super) fn parse(
         };
         written.iter().map(parse).collect()
     };
+    let inside = match raw.prefix_length {
+        0 => None,
+        length => Some(inside(fields, tunnel, length)?),
+    };
+    let session = match tunnel.peer_asn {
+        0 => None,
+        asn => Some(session(fields, raw, asn)?),
+    };
+    let bfd = bfd::parse(fields, raw.bfd)?;
+    if inside.is_none() && (session.is_some() || bfd.is_some()) {
+        let expected = "that of the addresses within, which BGP and BFD go between";
+        return Err(fields.wrong("prefix_length", "0", expected));
+    }
     Ok(Abroad {
         connection: raw.connection,
         local_id: id("local_id", &raw.local_id)?,
@@ -92,41 +130,62 @@ pub(super) fn parse(
         local_selectors: selectors("local_selectors", &raw.local_selectors)?,
         remote_selectors: selectors("remote_selectors", &raw.remote_selectors)?,
         sites: raw.sites.iter().cloned().collect(),
-        session: match tunnel.peer_asn {
-            0 => None,
-            asn => Some(session(fields, tunnel, raw, asn)?),
+        inside,
+        session,
+        bfd,
+        ping: match &raw.ping {
+            None => None,
+            Some(raw) => Some(ping(fields, raw)?),
         },
     })
 }
 
-fn session(
-    fields: &Fields,
-    tunnel: &proto::Tunnel,
-    raw: &proto::Foreign,
-    asn: u32,
-) -> Result<Session, ConfigError> {
+fn inside(fields: &Fields, tunnel: &proto::Tunnel, length: u32) -> Result<Inside, ConfigError> {
     let expected = "an address";
     let own: IpAddr = fields.parse("local_address", &tunnel.local_address, expected)?;
     let far: IpAddr = fields.parse("remote_address", &tunnel.remote_address, expected)?;
-    let length = u8::try_from(raw.prefix_length).ok();
-    let own = length.and_then(|length| IpNet::new(own, length).ok());
+    let short = u8::try_from(length).ok();
+    let own = short.and_then(|length| IpNet::new(own, length).ok());
     let near = |net: &IpNet| net.contains(&far) && net.addr() != far;
-    let Some(own) = own.filter(near) else {
-        let value = raw.prefix_length.to_string();
-        return Err(fields.wrong(
-            "prefix_length",
-            &value,
-            "that of a prefix of both addresses",
-        ));
-    };
+    match own.filter(near) {
+        Some(own) => Ok(Inside { own, far }),
+        None => {
+            let expected = "that of a prefix of both addresses";
+            Err(fields.wrong("prefix_length", &length.to_string(), expected))
+        }
+    }
+}
+
+fn ping(fields: &Fields, raw: &proto::Ping) -> Result<Ping, ConfigError> {
+    let expected = "an address";
+    let target: IpAddr = fields.parse("ping.target", &raw.target, expected)?;
+    let source: IpAddr = fields.parse("ping.source", &raw.source, expected)?;
+    if source.is_ipv4() != target.is_ipv4() {
+        let expected = "of the family of what is pinged";
+        return Err(fields.wrong("ping.source", &raw.source, expected));
+    }
+    if !(100..=60_000).contains(&raw.interval) {
+        let expected = "100 to 60000 milliseconds";
+        return Err(fields.wrong("ping.interval", &raw.interval.to_string(), expected));
+    }
+    if !(1..=20).contains(&raw.lost) {
+        return Err(fields.wrong("ping.lost", &raw.lost.to_string(), "1 to 20"));
+    }
+    Ok(Ping {
+        source,
+        target,
+        interval: Duration::from_millis(raw.interval.into()),
+        lost: raw.lost,
+    })
+}
+
+fn session(fields: &Fields, raw: &proto::Foreign, asn: u32) -> Result<Session, ConfigError> {
     let hold_time = match raw.hold_time {
         0 => None,
         seconds @ 3..=0xffff => Some(Duration::from_secs(seconds.into())),
         other => return Err(fields.wrong("hold_time", &other.to_string(), "3 to 65535 seconds")),
     };
     Ok(Session {
-        own,
-        far,
         asn,
         hold_time,
         max_prefixes: match raw.max_prefixes {
@@ -163,7 +222,7 @@ mod tests {
             };
             let fields = Fields { object: "a tunnel" };
             let parsed = super::parse(&fields, &tunnel, &foreign);
-            parsed.map(|it| it.session.unwrap().own.to_string())
+            parsed.map(|it| it.inside.unwrap().own.to_string())
         };
         let own = "169.254.10.2".to_owned() + "/30";
         assert_eq!(parse("169.254.10.2", "169.254.10.1", 30, 0), Ok(own));
@@ -175,9 +234,47 @@ mod tests {
             ("169.254.10.2", "169.254.10.1", 300, 0),
             ("169.254.10.2", "169.254.10.1", 30, 2),
             ("169.254.10.2", "", 30, 0),
+            ("169.254.10.2", "169.254.10.1", 0, 0),
         ] {
             let parsed = parse(local, remote, length, hold_time);
             assert!(parsed.is_err(), "{local} {remote} {length} {hold_time}");
+        }
+    }
+
+    #[test]
+    fn who_is_pinged_is_of_the_family_of_our_address() {
+        let parse = |source: &str, target: &str, interval, lost| {
+            let foreign = proto::Foreign {
+                local_id: "a".into(),
+                remote_id: "b".into(),
+                psk: "a secret of both".into(),
+                ping: Some(proto::Ping {
+                    target: target.into(),
+                    source: source.into(),
+                    interval,
+                    lost,
+                }),
+                ..proto::Foreign::default()
+            };
+            let fields = Fields { object: "a tunnel" };
+            super::parse(&fields, &proto::Tunnel::default(), &foreign).map(|it| it.ping)
+        };
+        let ping = Ping {
+            source: "10.1.0.1".parse().unwrap(),
+            target: "10.9.0.1".parse().unwrap(),
+            interval: Duration::from_millis(500),
+            lost: 3,
+        };
+        assert_eq!(parse("10.1.0.1", "10.9.0.1", 500, 3), Ok(Some(ping)));
+        for (source, target, interval, lost) in [
+            ("", "10.9.0.1", 1000, 3),
+            ("fd00::1", "10.9.0.1", 1000, 3),
+            ("10.1.0.1", "there", 1000, 3),
+            ("10.1.0.1", "10.9.0.1", 99, 3),
+            ("10.1.0.1", "10.9.0.1", 1000, 0),
+        ] {
+            let parsed = parse(source, target, interval, lost);
+            assert!(parsed.is_err(), "{source} {target} {interval} {lost}");
         }
     }
 
@@ -202,7 +299,10 @@ mod tests {
                 local_selectors: Vec::new(),
                 remote_selectors: nets(selectors),
                 sites: BTreeSet::new(),
+                inside: None,
                 session: None,
+                bfd: None,
+                ping: None,
             };
             let expected: BTreeSet<IpNet> = nets(expected).into_iter().collect();
             assert_eq!(abroad.carries(&owned), expected, "{selectors:?}");

@@ -8,7 +8,7 @@ mod overlay;
 mod router;
 mod term;
 
-pub use abroad::{Abroad, Session};
+pub use abroad::{Abroad, Inside, Ping, Session};
 pub use options::{EspOptions, IkeOptions, Offload};
 pub use overlay::Overlay;
 pub use router::{MAX_PREFIXES, Router, Whereabouts};
@@ -140,7 +140,7 @@ pub enum Far {
         asn: u32,
     },
     /// One that is not ours: a foreign peer's.
-    Abroad(Abroad),
+    Abroad(Box<Abroad>),
 }
 
 /// Whither routes through a tunnel lead that has no addresses within: nobody has to have it, as the
@@ -160,7 +160,7 @@ impl Tunnel {
     pub fn address(&self) -> Option<IpNet> {
         match &self.far {
             Far::Gateway { local, .. } => IpNet::new((*local).into(), 127).ok(),
-            Far::Abroad(abroad) => abroad.session.map(|it| it.own),
+            Far::Abroad(abroad) => abroad.inside.map(|it| it.own),
         }
     }
 
@@ -168,7 +168,7 @@ impl Tunnel {
     pub fn far_address(&self) -> Option<IpAddr> {
         match &self.far {
             Far::Gateway { remote, .. } => Some((*remote).into()),
-            Far::Abroad(abroad) => abroad.session.map(|it| it.far),
+            Far::Abroad(abroad) => abroad.inside.map(|it| it.far),
         }
     }
 
@@ -183,6 +183,14 @@ impl Tunnel {
         match &self.far {
             Far::Abroad(abroad) => Some(abroad),
             Far::Gateway { .. } => None,
+        }
+    }
+
+    /// BGP goes over it.
+    pub fn has_bgp(&self) -> bool {
+        match &self.far {
+            Far::Gateway { .. } => true,
+            Far::Abroad(abroad) => abroad.session.is_some(),
         }
     }
 
@@ -485,7 +493,7 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
         Some(_) if !matches!(kind, LinkKind::Xfrm { .. }) => {
             return Err(fields.wrong("kind", &raw.kind, "xfrm, as it is for foreign peers"));
         }
-        Some(foreign) => Far::Abroad(abroad::parse(&fields, raw, foreign)?),
+        Some(foreign) => Far::Abroad(Box::new(abroad::parse(&fields, raw, foreign)?)),
     };
     Ok(Tunnel {
         number: raw.number,

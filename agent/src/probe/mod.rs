@@ -5,6 +5,7 @@
 //! It only tells; nothing is changed for it.
 
 mod echo;
+pub mod ping;
 mod search;
 
 use crate::bgp::View;

@@ -292,6 +292,9 @@ impl Gateway {
         for (address, reason) in &view.deaf {
             problems.push(remark(format!("address {address}"), reason));
         }
+        for (way, reason) in &view.unasked {
+            problems.push(remark(format!("health of {way}"), reason));
+        }
         // Not at once for the same again: two programs that undo each other's work must not spin.
         let same = ops == self.tried;
         let again = (!ops.is_empty() && !same).then(Instant::now);

@@ -1,7 +1,8 @@
 //! How BFD is written: `true`, `false`, or a table of its timers.
 
-use super::place::{At, quote};
+use super::place::At;
 use super::reader::{Reader, Value};
+use super::values;
 use routemesh_proto::Bfd;
 use std::ops::RangeInclusive;
 use toml::de::DeValue;
@@ -36,7 +37,10 @@ impl<'t> Reader<'t> {
         let known = ["interval", "multiplier"];
         let table = self.table("bfd".to_owned(), place, value.get_ref(), &known)?;
         let written = table.get("interval");
-        let interval = written.and_then(|value| self.text("interval", value, interval));
+        let interval = written.and_then(|value| {
+            let parse = |text: &str| values::millis("interval", text, INTERVAL);
+            self.text("interval", value, parse)
+        });
         let written = table.get("multiplier");
         let multiplier = written.and_then(|value| self.number("multiplier", value, multiplier));
         Some(At {
@@ -47,23 +51,6 @@ impl<'t> Reader<'t> {
             place,
         })
     }
-}
-
-fn interval(text: &str) -> Result<u32, String> {
-    let millis = match text.strip_suffix("ms") {
-        Some(millis) => millis.trim_end().parse().ok(),
-        None => text
-            .strip_suffix('s')
-            .and_then(|seconds| seconds.trim_end().parse::<u32>().ok()?.checked_mul(1000)),
-    };
-    millis
-        .filter(|millis| INTERVAL.contains(millis))
-        .ok_or_else(|| {
-            format!(
-                "interval is {}: from \"50ms\" to \"10s\", like \"300ms\"",
-                quote(text)
-            )
-        })
 }
 
 fn multiplier(number: u64) -> Result<u32, String> {

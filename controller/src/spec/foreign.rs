@@ -2,10 +2,10 @@
 
 use super::place::{At, quote};
 use super::reader::{Reader, Table, Value};
-use super::{Gateway, Options, OuterAddress};
+use super::{Gateway, Health, Options, OuterAddress, Provider};
 use super::{router, values};
 use ipnet::IpNet;
-use routemesh_proto::Secret;
+use routemesh_proto::{Bfd, Secret};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use toml::de::{DeTable, DeValue};
@@ -15,18 +15,24 @@ use toml::de::{DeTable, DeValue};
 pub struct Foreign {
     /// Its name.
     pub name: At<String>,
+    /// Whose VPN service it is, where that is known.
+    pub provider: Option<At<Provider>>,
     /// What it owns.
     pub prefixes: Vec<At<IpNet>>,
     /// Its AS, where it speaks BGP; else its prefixes are static.
     pub asn: Option<At<u32>>,
-    /// BGP hold time in seconds, where it is not the mesh's.
-    pub hold_time: Option<u16>,
+    /// BGP hold time in seconds, where it is not the mesh's or the provider's.
+    pub hold_time: Option<At<u16>>,
     /// How many prefixes each of its sessions may announce, where that is not left to the agent.
     pub max_prefixes: Option<u32>,
     /// The sites that may reach it; all where none are written.
     pub sites: Option<Vec<At<String>>>,
-    /// How the SAs of its tunnels are made and kept.
+    /// How the SAs of its tunnels are made and kept; what the provider documents included.
     pub options: Options,
+    /// BFD over its tunnels.
+    pub bfd: Option<At<Bfd>>,
+    /// Who is pinged through its tunnels; the outer `None` where nothing is written.
+    pub health: Option<Option<At<Health>>>,
     /// Its tunnels, in the order of the file.
     pub tunnels: Vec<ForeignTunnel>,
 }
@@ -41,14 +47,16 @@ pub struct ForeignTunnel {
     /// The far gateway's address.
     pub remote: At<OuterAddress>,
     /// Pre-shared key.
-    pub psk: Secret,
+    pub psk: At<Secret>,
     /// IKE identity of our side, where it is not the address.
     pub local_id: Option<String>,
     /// IKE identity of the far side, where it is not the address.
     pub remote_id: Option<String>,
     /// Its CHILD_SAs, each with an interface of its own: one at least.
     pub selectors: Vec<Selectors>,
-    /// Both ends' addresses within, where there is BGP.
+    /// Who is pinged through it, where that is other than for the peer's other tunnels.
+    pub health: Option<Option<At<Health>>>,
+    /// Both ends' addresses within, where it has any.
     pub inside: Option<At<Inside>>,
     /// How its SAs are made and kept, where that is other than for the peer's other tunnels.
     pub options: Options,
@@ -98,6 +106,13 @@ impl Foreign {
         tunnels.any(|it| it.gateway.value == gateway)
     }
 
+    /// BGP hold time in seconds, where it is not the mesh's.
+    pub fn hold_time(&self) -> Option<u16> {
+        let written = self.hold_time.as_ref().map(|it| it.value);
+        let provider = self.provider.as_ref();
+        written.or_else(|| provider?.value.hold_time())
+    }
+
     /// How a tunnel's SAs are made and kept.
     pub fn options_of(&self, tunnel: &ForeignTunnel) -> Options {
         let mut options = self.options.clone();
@@ -130,6 +145,14 @@ impl ForeignTunnel {
 }
 
 impl Selectors {
+    /// A packet between these addresses, ours first, is within them.
+    pub fn carry(&self, source: IpAddr, target: IpAddr) -> bool {
+        let holds = |nets: &[At<IpNet>], address: IpAddr| {
+            nets.is_empty() || nets.iter().any(|net| net.contains(&address))
+        };
+        holds(&self.local, source) && holds(&self.remote, target)
+    }
+
     /// The same text for the same prefixes, in whatever order they are written; empty for everything.
     pub fn text(&self) -> String {
         let sorted = |nets: &[At<IpNet>]| {
@@ -161,6 +184,7 @@ impl<'t> Reader<'t> {
     fn foreign_peer(&mut self, name: At<String>, value: &DeValue<'t>) -> Option<Foreign> {
         let what = format!("foreign {}", quote(&name));
         let known = [
+            "provider",
             "prefixes",
             "as",
             "hold_time",
@@ -168,6 +192,8 @@ impl<'t> Reader<'t> {
             "sites",
             "ike",
             "esp",
+            "bfd",
+            "health",
             "tunnels",
         ];
         let table = self.table(what, name.place, value, &known)?;
@@ -204,17 +230,29 @@ impl<'t> Reader<'t> {
             let asn = self.number("as", value, values::asn)?;
             Some(At { value: asn, place })
         });
-        let hold_time = table.get("hold_time");
-        let hold_time = hold_time.and_then(|value| self.hold_time(value));
+        let hold_time = table.get("hold_time").and_then(|value| {
+            let place = self.lines.place(value.span().start);
+            let value = self.hold_time(value)?;
+            Some(At { value, place })
+        });
+        let provider = table.get("provider");
+        let provider = provider.and_then(|value| self.text("provider", value, Provider::named));
+        let mut options = provider
+            .as_ref()
+            .map_or_else(Options::new, |it| it.value.options(it.place));
+        options.extend(self.options(&table));
         let limit = table.get("max_prefixes");
         let limit = limit.and_then(|value| self.number("max_prefixes", value, router::prefixes));
         Some(Foreign {
+            provider,
             prefixes,
             asn,
             hold_time,
             max_prefixes: limit,
             sites,
-            options: self.options(&table),
+            options,
+            bfd: table.get("bfd").and_then(|value| self.bfd(value)),
+            health: table.get("health").and_then(|value| self.health(value)),
             tunnels,
             name,
         })
@@ -222,7 +260,7 @@ impl<'t> Reader<'t> {
 
     fn foreign_tunnel(&mut self, value: &Value<'t>) -> Option<ForeignTunnel> {
         let place = self.lines.place(value.span().start);
-        const KNOWN: [&str; 12] = [
+        const KNOWN: [&str; 13] = [
             "gateway",
             "local",
             "remote",
@@ -231,6 +269,7 @@ impl<'t> Reader<'t> {
             "remote_id",
             "selectors",
             "inside",
+            "health",
             "ike",
             "esp",
             "preference",
@@ -259,16 +298,18 @@ impl<'t> Reader<'t> {
         let selectors = self.selectors(&table);
         let within = table.get("inside");
         let within = within.and_then(|value| self.text("inside", value, inside));
+        let health = table.get("health").and_then(|value| self.health(value));
         let options = self.options(&table);
         let (preference, weight) = self.worth(&table);
         Some(ForeignTunnel {
             gateway: gateway?,
             local,
             remote: remote?,
-            psk: psk?.value,
+            psk: psk?,
             local_id,
             remote_id,
             selectors,
+            health,
             inside: within,
             options,
             preference,

@@ -1,7 +1,9 @@
 //! What must fit together of foreign peers.
 
 use super::check::{error, overlap};
+use super::health;
 use super::place::{At, Place, SpecError};
+use super::provider;
 use super::{Foreign, ForeignTunnel, Inside, MeshSpec, OuterAddress};
 use ipnet::IpNet;
 use routemesh_proto::Secret;
@@ -14,10 +16,12 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     for foreign in &spec.foreign {
         errors.extend(sites(spec, foreign));
         errors.extend(uncarried(foreign));
+        errors.extend(provider::check(spec, foreign));
         for tunnel in &foreign.tunnels {
             errors.extend(ends(spec, tunnel));
             errors.extend(outside(foreign, tunnel));
             errors.extend(equal(tunnel));
+            errors.extend(health::check(spec, foreign, tunnel));
         }
     }
     errors.extend(sessions(spec));
@@ -162,23 +166,16 @@ fn uncarried(foreign: &Foreign) -> Vec<SpecError> {
     .collect()
 }
 
-/// BGP goes between the addresses inside, through the one interface that carries everything.
+/// The addresses within a tunnel, which BGP goes between where there is BGP.
 fn sessions(spec: &MeshSpec) -> Vec<SpecError> {
     let mut errors = Vec::new();
     let mut seen: HashMap<&str, Vec<&At<Inside>>> = HashMap::new();
     let all = spec.foreign.iter();
     let all = all.flat_map(|foreign| foreign.tunnels.iter().map(move |it| (foreign, it)));
     for (foreign, tunnel) in all {
-        match (&foreign.asn, &tunnel.inside) {
-            (None, None) => {}
-            (None, Some(inside)) => {
-                let reason = format!(
-                    "what the tunnel has inside is for BGP: give foreign {} an \"as\", or leave it out",
-                    foreign.name.value
-                );
-                errors.push(error(inside.place, reason));
-            }
-            (Some(_), None) => {
+        errors.extend(own_as(spec, foreign, tunnel));
+        let Some(inside) = &tunnel.inside else {
+            if foreign.asn.is_some() {
                 let reason = format!(
                     "foreign {} speaks BGP, and this tunnel has no addresses for it: inside = \"169.254.10.2/30\", \
                      or whatever the other side has given you",
@@ -186,34 +183,31 @@ fn sessions(spec: &MeshSpec) -> Vec<SpecError> {
                 );
                 errors.push(error(tunnel.gateway.place, reason));
             }
-            (Some(asn), Some(inside)) => {
-                errors.extend(session(spec, tunnel, asn));
-                let before = seen.entry(&tunnel.gateway).or_default();
-                errors.extend(addresses(spec, tunnel, inside, before));
-                before.push(inside);
-            }
+            continue;
+        };
+        let narrow = tunnel.selectors.iter().find_map(|it| it.local.first());
+        if let Some(narrow) = narrow {
+            let reason =
+                "a tunnel that has addresses within carries everything: leave selectors out";
+            errors.push(error(narrow.place, reason.to_owned()));
         }
+        let before = seen.entry(&tunnel.gateway).or_default();
+        errors.extend(addresses(spec, tunnel, inside, before));
+        before.push(inside);
     }
     errors
 }
 
-fn session(spec: &MeshSpec, tunnel: &ForeignTunnel, asn: &At<u32>) -> Vec<SpecError> {
-    let mut errors = Vec::new();
-    let own = spec.gateway(&tunnel.gateway).map(|(site, _)| site.asn);
-    if own == Some(asn.value) {
+fn own_as(spec: &MeshSpec, foreign: &Foreign, tunnel: &ForeignTunnel) -> Option<SpecError> {
+    let asn = foreign.asn.as_ref()?;
+    let (site, _) = spec.gateway(&tunnel.gateway)?;
+    (site.asn == asn.value).then(|| {
         let reason = format!(
             "{} is also the AS of gateway {}: a foreign peer has its own",
             asn.value, tunnel.gateway.value
         );
-        errors.push(error(asn.place, reason));
-    }
-    let narrow = tunnel.selectors.iter().find_map(|it| it.local.first());
-    if let Some(narrow) = narrow {
-        let reason = "BGP says what the tunnel carries, so that it must carry everything: \
-                      leave selectors out";
-        errors.push(error(narrow.place, reason.to_owned()));
-    }
-    errors
+        error(asn.place, reason)
+    })
 }
 
 /// The addresses inside a tunnel are on its interface only: whatever else had them would be cut off.
@@ -333,8 +327,8 @@ fn identities(spec: &MeshSpec) -> Vec<SpecError> {
             );
             errors.push(error(place, reason));
         }
-        let (psk, first) = *seen.entry(key).or_insert((&tunnel.psk, place));
-        if *psk != tunnel.psk {
+        let (psk, first) = *seen.entry(key).or_insert((&tunnel.psk.value, place));
+        if *psk != tunnel.psk.value {
             let reason = format!(
                 "{identity} has another psk in the tunnel of gateway {} on line {}, and charon knows keys by the \
                  identity: write the same psk, or another remote_id",

@@ -5,6 +5,7 @@ use super::{Family, Firewall, OuterAddress};
 use ipnet::{IpNet, Ipv6Net};
 use routemesh_proto::{CONTROLLER_NAME, Esp, NoService, Service, check_ike};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 /// Our own route protocol, which the agent never takes from the kernel.
 const OWN_PROTOCOL: u8 = 82;
@@ -149,6 +150,30 @@ pub(super) fn unicast(text: &str) -> Result<IpAddr, String> {
         )),
         None => Ok(address),
     }
+}
+
+/// "300ms", "2s", in milliseconds.
+pub(super) fn millis(what: &str, text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let millis = match text.strip_suffix("ms") {
+        Some(millis) => millis.trim_end().parse().ok(),
+        None => text
+            .strip_suffix('s')
+            .and_then(|seconds| seconds.trim_end().parse::<u32>().ok()?.checked_mul(1000)),
+    };
+    let words = |millis: u32| match millis {
+        _ if millis.is_multiple_of(1000) => format!("{}s", millis / 1000),
+        _ => format!("{millis}ms"),
+    };
+    millis
+        .filter(|millis| range.contains(millis))
+        .ok_or_else(|| {
+            format!(
+                "{what} is {}: from {:?} to {:?}, like \"300ms\"",
+                quote(text),
+                words(*range.start()),
+                words(*range.end())
+            )
+        })
 }
 
 /// An endpoint given as a literal.

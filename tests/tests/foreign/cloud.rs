@@ -19,6 +19,7 @@ pub const PLAIN: [&str; 2] = ["172.31.0.0/16", "10.20.0.0/16"];
 
 /// A VPN endpoint.
 pub struct Endpoint {
+    pub host: Host,
     pub charon: Charon,
     number: usize,
 }
@@ -77,10 +78,16 @@ impl Cloud {
             }
             host.ip_batch(&lines)?;
             let charon = Charon::start(&host)?;
-            endpoints.push(Endpoint { charon, number });
+            endpoints.push(Endpoint {
+                host,
+                charon,
+                number,
+            });
         }
         let cloud = Self { endpoints, router };
         cloud.use_endpoints(&[1, 2])?;
+        cloud.answer(1, true)?;
+        cloud.answer(2, true)?;
         Ok(cloud)
     }
 

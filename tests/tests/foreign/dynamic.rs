@@ -164,7 +164,7 @@ fn a_cloud_with_bgp_is_used_over_both_tunnels_and_over_either() -> Result<()> {
         ])
     };
     let keys = [1, 2].map(key);
-    let config = ("aws/office-1.toml", &keys[..]);
+    let config = ("aws/office-1.toml", &keys[..], std::convert::identity as _);
     let identity = &identities[0];
     let mut office = Gateway::start(&spaces, &internet, "office", HOME, lan, identity, config)?;
     let mut cloud = Cloud::start(&spaces, &internet)?;

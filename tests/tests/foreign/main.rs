@@ -4,6 +4,7 @@
 
 mod cloud;
 mod dynamic;
+mod health;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -96,8 +97,8 @@ impl Gateway {
         outer: &str,
         lan: impl FnOnce(&Host) -> Result<()>,
         identity: &Path,
-        // Golden files hold no secret: here they are, in order.
-        (golden, keys): (&str, &[String]),
+        // Golden files hold no secret: here they are, in order. And what else is other than there.
+        (golden, keys, edit): (&str, &[String], fn(String) -> String),
     ) -> Result<Self> {
         let (underlay, overlay) = (spaces.host(name)?, spaces.host(&format!("{name}-private"))?);
         plug(internet, &underlay, name, &format!("{outer}/24"))?;
@@ -114,7 +115,7 @@ impl Gateway {
         // An emulated processor may be silent for longer than BFD is told to wait on a real one.
         let text = text.replacen("multiplier = 3", "multiplier = 10", 1);
         let config = underlay.dir().join("agent.toml");
-        std::fs::write(&config, text).map_err(LabError::io("agent.toml"))?;
+        std::fs::write(&config, edit(text)).map_err(LabError::io("agent.toml"))?;
         let mut command = Command::new(program("mesh-agent")?);
         command.arg("run").arg("--config").arg(&config);
         command.arg("--identity").arg(identity);
@@ -227,10 +228,10 @@ impl Lab {
         };
         // Both CHILD_SAs of a tunnel have its key.
         let (keys, none) = ([1, 1, 2, 2].map(cloud::key), []);
-        let config = ("oracle/home-1.toml", &keys[..]);
+        let config = ("oracle/home-1.toml", &keys[..], health::with_pings as _);
         let home = (&identities[0], config);
         let home = Gateway::start(&spaces, &internet, "home", HOME, home_lan, home.0, home.1)?;
-        let config = ("oracle/shop-1.toml", &none[..]);
+        let config = ("oracle/shop-1.toml", &none[..], std::convert::identity as _);
         let shop = (&identities[1], config);
         let shop = Gateway::start(&spaces, &internet, "shop", SHOP, shop_lan, shop.0, shop.1)?;
         for endpoint in &cloud.endpoints {
@@ -394,6 +395,8 @@ fn both_tunnels_of_a_cloud_carry_both_families_and_each_alone_does() -> Result<(
     lab.cloud.use_endpoints(&[1, 2])?;
     lab.traffic("all again")?;
     no_policy_twice(&lab.home.underlay)?;
+
+    lab.silence()?;
 
     // Neither: nothing leaves in clear.
     for endpoint in &lab.cloud.endpoints {

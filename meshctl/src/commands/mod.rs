@@ -1,0 +1,19 @@
+//! What the commands do, a file for each family of them.
+
+mod change;
+mod look;
+
+pub(crate) use change::{Drain, apply, drain};
+pub(crate) use look::{Mtu, Routes, doctor, gateways, mtu, routes, topology, tunnels};
+
+use std::process::ExitCode;
+
+/// There is something to see to: a tunnel is not up, a gateway is not well.
+const SOMETHING: u8 = 2;
+
+fn unless(something: bool) -> ExitCode {
+    match something {
+        true => ExitCode::from(SOMETHING),
+        false => ExitCode::SUCCESS,
+    }
+}

@@ -89,6 +89,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "routemesh.v1.Router",
             "routemesh.v1.Foreign",
             "routemesh.v1.ApplyRequest",
+            "routemesh.v1.PlanRequest",
+            "routemesh.v1.BackupPiece",
         ])
         .compile_fds(files)?;
     Ok(())

@@ -3,6 +3,7 @@
 use crate::ids::gateway_names;
 use crate::spec::MeshSpec;
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// A gateway, or all tunnels between two.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +41,23 @@ impl Drain {
     /// The gateway; and the other one where only the tunnels between the two are meant.
     pub fn names(&self) -> (&str, Option<&str>) {
         (&self.gateway, self.peer.as_deref())
+    }
+}
+
+/// As an operator names it, and as it is kept: names have no spaces.
+impl fmt::Display for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.gateway)?;
+        self.peer.iter().try_for_each(|peer| write!(f, " {peer}"))
+    }
+}
+
+impl From<&str> for Drain {
+    fn from(text: &str) -> Self {
+        match text.split_once(' ') {
+            Some((one, other)) => Self::between(one, other),
+            None => Self::gateway(text),
+        }
     }
 }
 

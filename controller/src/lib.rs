@@ -6,8 +6,8 @@
 //!                                            agents --serve--> reports --topology--> operators
 //! ```
 //!
-//! [`spec`], [`ids`], [`render`], [`step`] and [`topology`] are pure; [`store`], [`ca`] and [`serve`] do the
-//! I/O.
+//! [`spec`], [`ids`], [`render`], [`step`], [`plan`] and [`topology`] are pure; [`store`], [`ca`] and
+//! [`serve`] do the I/O.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -15,6 +15,7 @@ pub mod ca;
 pub mod drain;
 pub mod ids;
 pub mod mesh;
+pub mod plan;
 pub mod render;
 pub mod serve;
 pub mod spec;

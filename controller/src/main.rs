@@ -3,7 +3,7 @@
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use routemesh_controller::ca::{self, Peer, Role};
 use routemesh_controller::serve::{self, State};
-use routemesh_controller::store::Store;
+use routemesh_controller::store::{self, Store};
 use routemesh_proto::Identity;
 use std::error::Error;
 use std::io::IsTerminal;
@@ -32,8 +32,19 @@ enum Command {
     Issue(Issue),
     /// Make the controller a new certificate before the old one runs out. Restart it afterwards.
     Renew(Init),
+    /// Make a database of what `meshctl backup` wrote, in a directory that has none.
+    Restore(Restore),
     /// Serve agents and operators.
     Run(Run),
+}
+
+#[derive(Args)]
+struct Restore {
+    /// The controller's directory.
+    #[arg(long, default_value = "/var/lib/routemesh-controller")]
+    dir: PathBuf,
+    /// The backup.
+    file: PathBuf,
 }
 
 #[derive(Args)]
@@ -84,6 +95,7 @@ fn main() -> ExitCode {
         Command::Init(args) => ca::init(&args.dir, args.days).map_err(Into::into),
         Command::Renew(args) => ca::renew(&args.dir, args.days).map_err(Into::into),
         Command::Issue(args) => issue(&args),
+        Command::Restore(args) => restore(&args),
         Command::Run(args) => run(&args),
     };
     match result {
@@ -107,6 +119,12 @@ fn issue(args: &Issue) -> Result<(), Box<dyn Error>> {
         &args.out,
         args.days,
     )?)
+}
+
+fn restore(args: &Restore) -> Result<(), Box<dyn Error>> {
+    let generation = store::restore(&args.dir, &args.file)?;
+    println!("generation {generation} is back: start mesh-controller");
+    Ok(())
 }
 
 #[tokio::main]

@@ -44,7 +44,13 @@ fn text(round: u32) -> String {
 
 async fn apply(operators: &mut OperatorsClient<Channel>, text: String) -> ApplyReply {
     let file = "mesh.toml".to_owned();
-    let reply = operators.apply(ApplyRequest { text, file }).await;
+    let reply = operators
+        .apply(ApplyRequest {
+            text,
+            file,
+            expect: None,
+        })
+        .await;
     reply.unwrap().into_inner()
 }
 

@@ -2,138 +2,25 @@
 
 #![allow(clippy::unwrap_used)]
 
-use routemesh_controller::ca::{self, Peer, Role};
-use routemesh_controller::serve::{State, serve};
-use routemesh_controller::store::Store;
+use routemesh_controller::ca::Role;
 use routemesh_proto::agents_client::AgentsClient;
 use routemesh_proto::controller_message::Message;
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
-    AgentMessage, ApplyReply, ApplyRequest, BgpStatus, Change, Config, ControllerMessage,
-    DrainRequest, GetRoutesRequest, GetTopologyRequest, Hello, Identity, PublicKey, Route, Status,
-    Topology, TunnelStatus, agent_message, patch,
+    AgentMessage, ApplyRequest, BgpStatus, Change, Config, ControllerMessage, DrainRequest,
+    GetRoutesRequest, GetTopologyRequest, Hello, Identity, PublicKey, Route, Status, TunnelStatus,
+    agent_message, patch,
 };
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
-const TWO_SITES: &str = r#"
-[mesh]
-as = 65000
-interconnect = "fd00:ff::/64"
-[sites.one]
-prefixes = ["10.0.1.0/24"]
-[sites.one.gateways.A]
-endpoints = ["2001:db8::a"]
-overlay = "private"
-[sites.two]
-prefixes = ["10.0.2.0/24"]
-[sites.two.gateways.B]
-endpoints = ["2001:db8::b"]
-"#;
+mod common;
 
-const THIRD_SITE: &str = r#"
-[sites.three]
-prefixes = ["10.0.3.0/24"]
-[sites.three.gateways.C]
-endpoints = ["2001:db8::c"]
-"#;
-
-fn three_sites() -> String {
-    format!("{TWO_SITES}{THIRD_SITE}")
-}
-
-/// A controller's directory and the identities that it issued.
-struct Pki {
-    dir: TempDir,
-}
-
-impl Pki {
-    fn new() -> Self {
-        let pki = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
-        ca::init(&pki.controller(), 5).unwrap();
-        pki
-    }
-
-    fn controller(&self) -> std::path::PathBuf {
-        self.dir.path().join("controller")
-    }
-
-    fn identity(&self, role: Role, name: &str) -> Identity {
-        let out = self.dir.path().join(format!("{role}-{name}"));
-        if !out.exists() {
-            let name = name.to_owned();
-            ca::issue(&self.controller(), &Peer { role, name }, &out, 5).unwrap();
-        }
-        Identity::load(&out).unwrap()
-    }
-
-    fn gateway(&self, name: &str) -> Identity {
-        self.identity(Role::Gateway, name)
-    }
-}
-
-/// A running controller.
-struct Controller {
-    url: String,
-    stop: oneshot::Sender<()>,
-    server: JoinHandle<()>,
-}
-
-impl Controller {
-    async fn start(dir: &Path) -> Self {
-        let identity = Identity::load(dir).unwrap();
-        let state = Arc::new(State::new(Store::open(dir).unwrap()).unwrap());
-        let listener = TcpListener::bind("[::1]:0").await.unwrap();
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let server = tokio::spawn(async move {
-            let stopped = async { drop(stopped.await) };
-            serve(listener, &identity, state, stopped).await.unwrap();
-        });
-        Self { url, stop, server }
-    }
-
-    async fn stop(self) {
-        self.stop.send(()).unwrap();
-        timeout(Duration::from_secs(10), self.server)
-            .await
-            .expect("a stop does not wait for agents")
-            .unwrap();
-    }
-
-    fn operators(&self, pki: &Pki) -> OperatorsClient<Channel> {
-        let identity = pki.identity(Role::Operator, "ann");
-        OperatorsClient::new(identity.dial(&self.url).unwrap())
-    }
-
-    async fn apply(&self, pki: &Pki, text: &str) -> Result<ApplyReply, tonic::Status> {
-        let request = ApplyRequest {
-            text: text.to_owned(),
-            file: "mesh.toml".to_owned(),
-        };
-        let reply = self.operators(pki).apply(request).await;
-        reply.map(tonic::Response::into_inner)
-    }
-
-    async fn topology(&self, pki: &Pki) -> Topology {
-        let reply = self
-            .operators(pki)
-            .get_topology(GetTopologyRequest {})
-            .await;
-        reply.unwrap().into_inner()
-    }
-}
+use common::{Controller, Pki, TWO_SITES, three_sites};
 
 /// An agent that does nothing but speak.
 struct Agent {

@@ -2,15 +2,16 @@
 
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, DrainReply, DrainRequest, GetRoutesRequest, GetTopologyRequest,
-    Identity, IdentityError, Routes, Topology,
+    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, Diff, DiffRequest, DrainReply,
+    DrainRequest, GetRoutesRequest, GetTopologyRequest, History, HistoryRequest, Identity,
+    IdentityError, Plan, PlanRequest, RollbackRequest, Routes, Topology,
 };
 use std::error::Error;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Code, Response, Status, Streaming};
 
 /// A call may take this long.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -53,10 +54,40 @@ impl Client {
         })
     }
 
-    pub(crate) async fn apply(&self, file: String, text: String) -> Result<ApplyReply, CallError> {
+    pub(crate) async fn apply(&self, request: ApplyRequest) -> Result<ApplyReply, CallError> {
         let mut operators = self.operators.clone();
-        let call = operators.apply(ApplyRequest { text, file });
+        self.call(operators.apply(request)).await
+    }
+
+    pub(crate) async fn plan(&self, file: String, text: String) -> Result<Plan, CallError> {
+        let mut operators = self.operators.clone();
+        let call = operators.get_plan(PlanRequest { text, file });
         self.call(call).await
+    }
+
+    pub(crate) async fn diff(&self, from: u64, to: u64) -> Result<Diff, CallError> {
+        let mut operators = self.operators.clone();
+        self.call(operators.get_diff(DiffRequest { from, to }))
+            .await
+    }
+
+    pub(crate) async fn history(&self, limit: u32) -> Result<History, CallError> {
+        let mut operators = self.operators.clone();
+        self.call(operators.get_history(HistoryRequest { limit }))
+            .await
+    }
+
+    pub(crate) async fn rollback(&self, request: RollbackRequest) -> Result<ApplyReply, CallError> {
+        let mut operators = self.operators.clone();
+        self.call(operators.rollback(request)).await
+    }
+
+    /// The pieces of a backup, each to be waited for by itself.
+    pub(crate) async fn backup(&self) -> Result<Pieces<'_>, CallError> {
+        let mut operators = self.operators.clone();
+        let pieces = self.call(operators.backup(BackupRequest {})).await?;
+        let client = self;
+        Ok(Pieces { client, pieces })
     }
 
     pub(crate) async fn topology(&self) -> Result<Topology, CallError> {
@@ -102,6 +133,22 @@ impl Client {
                 controller: controller(),
             }),
         }
+    }
+}
+
+/// A backup on its way.
+pub(crate) struct Pieces<'c> {
+    client: &'c Client,
+    pieces: Streaming<BackupPiece>,
+}
+
+impl Pieces<'_> {
+    /// The next piece; `None` after the last.
+    pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, CallError> {
+        let next = self.pieces.message();
+        let next = async { next.await.map(Response::new) };
+        let piece = self.client.call(next).await?;
+        Ok(piece.map(|piece| piece.data))
     }
 }
 

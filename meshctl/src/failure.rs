@@ -14,6 +14,10 @@ pub(crate) enum Failure {
     Spec(String),
     #[error("meshctl: cannot read {file}: {reason}")]
     Read { file: String, reason: String },
+    #[error("meshctl: cannot write {file}: {reason}")]
+    Backup { file: String, reason: String },
+    #[error("meshctl: nothing was changed, as it was not wanted")]
+    NotWanted,
     #[error("meshctl: cannot write: {0}")]
     Write(#[from] io::Error),
     #[error("meshctl: cannot show this as JSON: {0}")]

@@ -13,7 +13,7 @@ mod tunnels;
 
 use clap::{Parser, Subcommand};
 use client::Client;
-use commands::{Drain, Mtu, Routes};
+use commands::{Apply, Diff, Drain, History, Mtu, Plan, Rollback, Routes};
 use failure::Failure;
 use output::Output;
 use std::io::{self, IsTerminal, Write};
@@ -38,8 +38,26 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Put a specification in force, or say what is wrong with it and change nothing.
-    Apply {
-        /// The specification; - for standard input.
+    ///
+    /// Shows the plan first, and asks, where standard input is a terminal.
+    Apply(Apply),
+    /// Show what a specification would change, gateway by gateway; nothing is changed.
+    #[command(
+        after_help = "Exit status: 0 if nothing would change, 2 if something would, 1 on errors."
+    )]
+    Plan(Plan),
+    /// Show the generations that are kept: who made them, when and how.
+    History(History),
+    /// Show how the specification of one generation differs from that of another, and what came of it.
+    #[command(after_help = "Exit status: 0 if they are alike, 2 if they are not, 1 on errors.")]
+    Diff(Diff),
+    /// Put the specification of an earlier generation in force again, as a new generation.
+    ///
+    /// What is drained stays drained.
+    Rollback(Rollback),
+    /// Copy the controller's database into a file, while it is in use.
+    Backup {
+        /// The file; one that is there is replaced.
         file: PathBuf,
     },
     /// Show every tunnel from both ends, and every prefix with its paths.
@@ -102,7 +120,12 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let look = Look::of_terminal(io::stdout().is_terminal());
     let client = || connect(cli.controller.as_deref(), cli.identity.as_deref());
     match cli.command {
-        Command::Apply { file } => commands::apply(&client()?, &file).await?,
+        Command::Apply(args) => commands::apply(&client()?, args, look).await?,
+        Command::Plan(args) => return commands::plan(&client()?, args, look).await,
+        Command::History(args) => commands::history(&client()?, args, look).await?,
+        Command::Diff(args) => return commands::diff(&client()?, args, look).await,
+        Command::Rollback(args) => commands::rollback(&client()?, args).await?,
+        Command::Backup { file } => commands::backup(&client()?, &file).await?,
         Command::Topology(output) => return commands::topology(&client()?, output, look).await,
         Command::Drain(what) => commands::drain(&client()?, what, false).await?,
         Command::Undrain(what) => commands::drain(&client()?, what, true).await?,

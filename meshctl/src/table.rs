@@ -1,7 +1,11 @@
 //! What the controller says, as text for people: wide enough for a terminal of 100 columns.
 
+mod history;
+mod plan;
 mod routes;
 
+pub(crate) use history::{history, text_diff};
+pub(crate) use plan::{is_empty, plan};
 pub(crate) use routes::{rejected, routes};
 
 use crate::mtu::Sizes;
@@ -27,6 +31,19 @@ impl Look {
         Self {
             terminal,
             colour: terminal && !refused,
+        }
+    }
+
+    /// A line in a colour.
+    fn paint(self, colour: Color, line: &str) -> String {
+        let code = match colour {
+            Color::Red => 31,
+            Color::Green => 32,
+            _ => 33,
+        };
+        match self.colour {
+            true => format!("\u{1b}[{code}m{line}\u{1b}[0m"),
+            false => line.to_owned(),
         }
     }
 

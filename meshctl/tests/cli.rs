@@ -5,8 +5,10 @@
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use routemesh_proto::operators_server::{Operators, OperatorsServer};
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, CONTROLLER_NAME, DrainReply, DrainRequest, Edge, GetRoutesRequest,
-    GetTopologyRequest, Routes, Topology,
+    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, CONTROLLER_NAME, Counts, Diff,
+    DiffRequest, DrainReply, DrainRequest, Edge, FieldPlan, GatewayPlan, GetRoutesRequest,
+    GetTopologyRequest, History, HistoryRequest, Plan, PlanRequest, Revision, RollbackRequest,
+    Routes, SitePlan, Topology, TunnelPlan,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -27,12 +29,9 @@ struct Scripted {
 #[async_trait]
 impl Operators for Scripted {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
-        let ApplyRequest { text, file } = request.into_inner();
+        let ApplyRequest { text, expect, .. } = request.into_inner();
         match text.as_str() {
-            "bad" => {
-                let text = format!("{file}:1:2: no\n{file}:3:4: not that either");
-                Err(Status::invalid_argument(text))
-            }
+            _ if expect != Some(4) => Err(Status::aborted("somebody was first")),
             text => Ok(Response::new(ApplyReply {
                 generation: 4,
                 unchanged: text == "same",
@@ -41,6 +40,91 @@ impl Operators for Scripted {
                 tunnels: 1,
             })),
         }
+    }
+
+    async fn get_plan(&self, request: Request<PlanRequest>) -> Result<Response<Plan>, Status> {
+        let PlanRequest { text, file } = request.into_inner();
+        match text.as_str() {
+            "bad" => {
+                let text = format!("{file}:1:2: no\n{file}:3:4: not that either");
+                Err(Status::invalid_argument(text))
+            }
+            "same" => Ok(Response::new(Plan {
+                generation: 4,
+                ..Plan::default()
+            })),
+            _ => Ok(Response::new(planned())),
+        }
+    }
+
+    async fn get_diff(&self, request: Request<DiffRequest>) -> Result<Response<Diff>, Status> {
+        let DiffRequest { from, to } = request.into_inner();
+        let text = |generation| format!("a\nb\ngeneration {generation}\nc\n");
+        let revision = |generation| Revision {
+            generation,
+            file: "mesh.toml".to_owned(),
+            ..Revision::default()
+        };
+        Ok(Response::new(Diff {
+            from: Some(revision(from)),
+            to: Some(revision(to)),
+            from_text: text(from),
+            to_text: text(to),
+            plan: Some(match from == to {
+                true => Plan::default(),
+                false => planned(),
+            }),
+        }))
+    }
+
+    async fn get_history(
+        &self,
+        request: Request<HistoryRequest>,
+    ) -> Result<Response<History>, Status> {
+        let limit = u64::from(request.into_inner().limit);
+        let revision = |generation| Revision {
+            generation,
+            at: "2026-11-22T23:14:05Z".to_owned(),
+            operator: "ann".to_owned(),
+            kind: "drain".to_owned(),
+            summary: "V1-1 V2-1".to_owned(),
+            file: "mesh.toml".to_owned(),
+        };
+        let revisions = (1..=limit).rev().map(revision).collect();
+        Ok(Response::new(History { revisions }))
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<RollbackRequest>,
+    ) -> Result<Response<ApplyReply>, Status> {
+        let RollbackRequest { generation, expect } = request.into_inner();
+        match (generation, expect) {
+            (2, None) => Ok(Response::new(ApplyReply {
+                generation: 5,
+                sites: 1,
+                gateways: 2,
+                tunnels: 1,
+                unchanged: false,
+            })),
+            _ => Err(Status::aborted(
+                "nothing was changed: generation 4 is in force, not 3",
+            )),
+        }
+    }
+
+    type BackupStream = tokio_stream::Iter<std::vec::IntoIter<Result<BackupPiece, Status>>>;
+
+    async fn backup(
+        &self,
+        _: Request<BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let data = |text: &str| Ok(BackupPiece { data: text.into() });
+        let mut pieces = vec![data("one "), data("two")];
+        if !self.edges.is_empty() {
+            pieces.push(Err(Status::internal("the disk is gone")));
+        }
+        Ok(Response::new(tokio_stream::iter(pieces)))
     }
 
     async fn get_topology(
@@ -80,6 +164,87 @@ impl Operators for Scripted {
         Err(Status::permission_denied("not for you"))
     }
 }
+
+/// A gateway joins: the two others get a tunnel each, and one of them another option.
+fn planned() -> Plan {
+    let field = |name: &str, before: &str, after: &str| FieldPlan {
+        name: name.to_owned(),
+        before: before.to_owned(),
+        after: after.to_owned(),
+    };
+    let tunnel = |number, peer: &str, change: &str, fields| TunnelPlan {
+        number,
+        peer: peer.to_owned(),
+        change: change.to_owned(),
+        fields,
+    };
+    let gateway = |name: &str, change: &str, tunnels: Vec<TunnelPlan>| GatewayPlan {
+        name: name.to_owned(),
+        site: "here".to_owned(),
+        change: change.to_owned(),
+        counts: Some(Counts {
+            added: 1,
+            removed: 0,
+            changed: tunnels.len() as u64 - 1,
+        }),
+        tunnels,
+        fields: Vec::new(),
+    };
+    let mut first = gateway(
+        "V1-1",
+        "change",
+        vec![
+            tunnel(7, "V3-1", "add", vec![]),
+            tunnel(
+                1,
+                "V2-1",
+                "change",
+                vec![field("esp.rekey_time", "", "1800")],
+            ),
+        ],
+    );
+    first.fields.push(field("overlay", "private", "inside"));
+    Plan {
+        generation: 4,
+        sites: vec![SitePlan {
+            name: "three".to_owned(),
+            kind: "site".to_owned(),
+            change: "add".to_owned(),
+            added: vec!["10.0.3.0/24".to_owned()],
+            removed: Vec::new(),
+        }],
+        gateways: vec![
+            first,
+            gateway("V2-1", "change", vec![tunnel(8, "V3-1", "add", vec![])]),
+            gateway("V2-2", "change", vec![tunnel(9, "V3-1", "add", vec![])]),
+            gateway("V3-1", "add", vec![tunnel(7, "V1-1", "add", vec![])]),
+        ],
+        gateway_counts: Some(Counts {
+            added: 1,
+            removed: 0,
+            changed: 5,
+        }),
+        tunnel_counts: Some(Counts {
+            added: 3,
+            removed: 0,
+            changed: 1,
+        }),
+    }
+}
+
+const PLAN: &str = "+ site three  +10.0.3.0/24
+~ gateway V1-1 (here)
+      overlay: private -> inside
+    + tunnel rm7 to V3-1
+    ~ tunnel rm1 to V2-1
+          esp.rekey_time: (none) -> 1800
+~ gateways V2-1, V2-2
+    + tunnel to V3-1
++ gateway V3-1 (here) joins, with 1 tunnel
+  and 2 more gateways
+
+gateways: 1 to add, 5 to change, 0 to remove; tunnels: 3 to add, 1 to change, 0 to remove
+";
 
 /// An operator's directory, and a controller of the same mesh.
 struct Mesh {
@@ -155,8 +320,11 @@ async fn meshctl(url: &str, identity: &Path, args: &[&str], input: &str) -> (i32
 async fn apply_says_what_became_of_it() {
     let mesh = Mesh::new(&[]).await;
     let done = |text: &str| (0, text.to_owned(), String::new());
-    let summary = "generation 4: 3 sites, 6 gateways, 1 tunnel\n";
-    assert_eq!(mesh.run(&["apply", "-"], "good").await, done(summary));
+    let summary = format!("{PLAN}generation 4: 3 sites, 6 gateways, 1 tunnel\n");
+    assert_eq!(mesh.run(&["apply", "-"], "good").await, done(&summary));
+    let (code, out, error) = mesh.run(&["apply", "-", "--expect", "3"], "good").await;
+    assert_eq!((code, out.as_str()), (1, PLAN));
+    assert_eq!(error, "meshctl: somebody was first\n");
     assert_eq!(
         mesh.run(&["apply", "-"], "same").await,
         done("unchanged (generation 4)\n")
@@ -175,6 +343,79 @@ async fn apply_says_what_became_of_it() {
         error.starts_with("meshctl: cannot read /nowhere.toml: "),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn a_plan_tells_by_its_end_whether_something_would_change() {
+    let mesh = Mesh::new(&[]).await;
+    let (code, out, _) = mesh.run(&["plan", "-"], "good").await;
+    assert_eq!(
+        (code, out),
+        (
+            2,
+            format!("{PLAN}to do just this: meshctl apply - --expect 4\n")
+        )
+    );
+    let (code, out, _) = mesh.run(&["plan", "-"], "same").await;
+    assert_eq!((code, out.as_str()), (0, "no changes\n"));
+    let (code, out, error) = mesh.run(&["plan", "-"], "bad").await;
+    assert_eq!((code, out.as_str()), (1, ""));
+    assert!(error.starts_with("<stdin>:1:2: no\n"), "{error}");
+    let (code, out, _) = mesh.run(&["plan", "-", "--output", "json"], "good").await;
+    assert_eq!(code, 2);
+    assert!(out.contains("\"name\": \"esp.rekey_time\""), "{out}");
+}
+
+#[tokio::test]
+async fn what_was_is_listed_compared_and_brought_back() {
+    let mesh = Mesh::new(&[]).await;
+    let (code, out, _) = mesh.run(&["history", "--limit", "2"], "").await;
+    let rows: Vec<Vec<&str>> = out
+        .lines()
+        .map(|it| it.split_whitespace().collect())
+        .collect();
+    assert_eq!((code, rows.len()), (0, 3));
+    let expected = [
+        "2",
+        "2026-11-22T23:14:05Z",
+        "ann",
+        "drain",
+        "V1-1",
+        "V2-1",
+        "mesh.toml",
+    ];
+    assert_eq!(rows[1], expected);
+    let (code, out, _) = mesh.run(&["diff", "3", "4"], "").await;
+    let lines = "--- generation 3 mesh.toml\n+++ generation 4 mesh.toml\n@@ -1,4 +1,4 @@\n a\n b\n\
+        -generation 3\n+generation 4\n c\n";
+    assert_eq!((code, out), (2, format!("{lines}\n{PLAN}")));
+    let (code, out, _) = mesh.run(&["diff", "3", "3"], "").await;
+    assert_eq!((code, out.as_str()), (0, "no changes\n"));
+    let (code, out, _) = mesh.run(&["rollback", "2"], "").await;
+    let summary = "generation 5: 1 site, 2 gateways, 1 tunnel\n";
+    assert_eq!((code, out.as_str()), (0, summary));
+    let (code, _, error) = mesh.run(&["rollback", "2", "--expect", "3"], "").await;
+    assert_eq!(code, 1);
+    assert!(error.contains("generation 4 is in force, not 3"), "{error}");
+}
+
+#[tokio::test]
+async fn a_backup_is_whole_or_not_there() {
+    let mesh = Mesh::new(&[]).await;
+    let file = mesh.dir.path().join("backup");
+    let path = file.to_str().unwrap().to_owned();
+    std::fs::write(&file, "an older one").unwrap();
+    let (code, out, error) = mesh.run(&["backup", &path], "").await;
+    assert_eq!((code, error.as_str()), (0, ""));
+    assert!(out.starts_with("7 bytes in "), "{out}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"one two");
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "it holds passwords");
+    let broken = Mesh::new(&["up"]).await;
+    let (code, _, error) = broken.run(&["backup", &path], "").await;
+    assert_eq!((code, error.as_str()), (1, "meshctl: the disk is gone\n"));
+    assert_eq!(std::fs::read(&file).unwrap(), b"one two");
+    assert!(!mesh.dir.path().join("backup.part").exists());
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ pub use key::{NoKey, PublicKey};
 pub use policy::{Community, PrefixRange, TextError};
 pub use proposal::{ProposalError, check_ike};
 pub use route_protocol::route_protocol;
-pub use secret::Secret;
+pub use secret::{Secret, is_secret};
 pub use service::{NoService, Service, Transport};
 
 // There is one message at a time, and most are the large one.

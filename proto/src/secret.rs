@@ -33,6 +33,14 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Fields of messages, and keys of specifications, whose values are secrets.
+const SECRET_FIELDS: [&str; 2] = ["password", "psk"];
+
+/// Whether the value of a message's field, or of a specification's key, must not be shown.
+pub fn is_secret(field: &str) -> bool {
+    SECRET_FIELDS.contains(&field)
+}
+
 /// Reads a text of which nothing may stand in an error: serde's own shows a value of another type.
 pub(crate) fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     deserializer.deserialize_string(Text)
@@ -156,11 +164,29 @@ impl fmt::Debug for crate::Foreign {
 
 impl fmt::Debug for crate::ApplyRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { text, file } = self;
+        let Self { text, file, expect } = self;
         f.debug_struct("ApplyRequest")
             .field("text", &Secret::from(text.as_str()))
             .field("file", file)
+            .field("expect", expect)
             .finish()
+    }
+}
+
+impl fmt::Debug for crate::PlanRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text, file } = self;
+        f.debug_struct("PlanRequest")
+            .field("text", &Secret::from(text.as_str()))
+            .field("file", file)
+            .finish()
+    }
+}
+
+impl fmt::Debug for crate::BackupPiece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { data } = self;
+        write!(f, "BackupPiece({} bytes)", data.len())
     }
 }
 
@@ -170,6 +196,7 @@ mod tests {
     use crate::{
         ApplyRequest, Config, ControllerMessage, Foreign, Router, Tunnel, controller_message,
     };
+    use std::collections::BTreeSet;
 
     #[test]
     fn no_debug_output_holds_a_password() {
@@ -196,11 +223,25 @@ mod tests {
         let request = ApplyRequest {
             text: "password = \"hunter2\"".into(),
             file: "mesh.toml".into(),
+            expect: None,
         };
         let text = format!("{message:?} {request:#?} {:?}", Secret::from("hunter2"));
         assert!(!text.contains("hunter2"), "{text}");
         assert!(text.contains("10.0.1.254") && text.contains("mesh.toml"));
         assert!(text.contains("198.51.100.1"));
+    }
+
+    #[test]
+    fn every_secret_of_the_contract_is_known_by_its_name() {
+        let contract = include_str!("../routemesh.proto");
+        let lines: Vec<&str> = contract.lines().map(str::trim).collect();
+        let told: BTreeSet<&str> = lines
+            .windows(2)
+            .filter(|pair| pair[0].starts_with("//") && pair[0].ends_with("A secret."))
+            .filter_map(|pair| pair[1].split(" = ").next()?.split(' ').next_back())
+            .collect();
+        assert_eq!(told, BTreeSet::from(SECRET_FIELDS));
+        assert!(told.into_iter().all(is_secret) && !is_secret("file"));
     }
 
     #[test]

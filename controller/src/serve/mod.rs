@@ -1,11 +1,13 @@
 //! The controller at work: gRPC over mutual TLS 1.3, to agents and operators.
 
 mod agents;
+mod history;
 mod operators;
 mod state;
 mod steps;
 mod tls;
 
+pub use history::Moved;
 pub use state::{ApplyError, State};
 pub use tls::TlsError;
 

@@ -10,23 +10,58 @@ use crate::spec::SpecErrors;
 use crate::topology::topology;
 use routemesh_proto::operators_server::Operators;
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, DrainReply, DrainRequest, GetRoutesRequest, GetTopologyRequest,
-    Routes, Topology,
+    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, Diff, DiffRequest, DrainReply,
+    DrainRequest, GetRoutesRequest, GetTopologyRequest, History, HistoryRequest, Plan, PlanRequest,
+    RollbackRequest, Routes, Topology,
 };
+use std::fs::File;
+use std::io::Read;
 use std::sync::Arc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
-use tracing::error;
+use tracing::{error, info};
 
 /// An error's text travels in a header, and clients commonly take 16 KiB of those.
 const LONGEST_ERROR: usize = 12 << 10;
+/// A piece of a backup, in bytes.
+const PIECE: u64 = 64 << 10;
 
 pub(super) struct OperatorsService {
     state: Arc<State>,
+    /// A backup takes as much of the disk again.
+    backing_up: Arc<Semaphore>,
 }
 
 impl OperatorsService {
     pub(super) fn new(state: Arc<State>) -> Self {
-        Self { state }
+        Self {
+            state,
+            backing_up: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Does what takes its time, where it holds up nobody; `what` is its name in the log.
+    async fn work<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        work: impl FnOnce(&State) -> Result<T, ApplyError> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let state = self.state.clone();
+        match tokio::task::spawn_blocking(move || work(&state)).await {
+            Ok(Ok(done)) => Ok(Response::new(done)),
+            Ok(Err(ApplyError::Spec(errors))) => Err(Status::invalid_argument(bounded(&errors))),
+            Ok(Err(error @ ApplyError::Moved(_))) => Err(Status::aborted(error.to_string())),
+            Ok(Err(error @ ApplyError::Gone(_))) => Err(Status::not_found(error.to_string())),
+            Ok(Err(error @ ApplyError::Store(_))) => {
+                error!("cannot {what}: {error}");
+                Err(Status::internal(error.to_string()))
+            }
+            Err(panic) => {
+                error!("cannot {what}: {panic}");
+                Err(Status::internal("the controller failed; its log says more"))
+            }
+        }
     }
 
     #[allow(clippy::result_large_err)]
@@ -42,25 +77,12 @@ impl OperatorsService {
 impl Operators for OperatorsService {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
         let operator = require(&request, Role::Operator)?;
-        let ApplyRequest { text, file } = request.into_inner();
-        if file.len() > 1024 || file.chars().any(char::is_control) {
-            return Err(Status::invalid_argument("that is no name of a file"));
-        }
-        let state = self.state.clone();
-        let applied =
-            tokio::task::spawn_blocking(move || state.apply(&operator, &file, &text)).await;
-        match applied {
-            Ok(Ok(reply)) => Ok(Response::new(reply)),
-            Ok(Err(ApplyError::Spec(errors))) => Err(Status::invalid_argument(bounded(&errors))),
-            Ok(Err(ApplyError::Store(error))) => {
-                error!("cannot apply: {error}");
-                Err(Status::internal(format!("nothing was changed: {error}")))
-            }
-            Err(panic) => {
-                error!("cannot apply: {panic}");
-                Err(Status::internal("the controller failed; its log says more"))
-            }
-        }
+        let ApplyRequest { text, file, expect } = request.into_inner();
+        check_file(&file)?;
+        self.work("apply", move |state| {
+            state.apply(&operator, &file, &text, expect)
+        })
+        .await
     }
 
     async fn get_topology(
@@ -116,21 +138,97 @@ impl Operators for OperatorsService {
         } = request.into_inner();
         let mesh = self.mesh()?;
         let drain = named(&mesh, &gateway, &peer).map_err(Status::not_found)?;
-        let state = self.state.clone();
-        let drained =
-            tokio::task::spawn_blocking(move || state.drain(&operator, drain, undo)).await;
-        match drained {
-            Ok(Ok(Some(reply))) => Ok(Response::new(reply)),
-            Ok(Ok(None)) => Err(Status::failed_precondition("there is no mesh yet")),
-            Ok(Err(error)) => {
-                error!("cannot drain: {error}");
-                Err(Status::internal(format!("nothing was changed: {error}")))
-            }
-            Err(panic) => {
-                error!("cannot drain: {panic}");
-                Err(Status::internal("the controller failed; its log says more"))
-            }
+        let drained = self.work("drain", move |state| {
+            Ok(state.drain(&operator, drain, undo)?)
+        });
+        let reply = drained.await?.into_inner();
+        let reply = reply.ok_or_else(|| Status::failed_precondition("there is no mesh yet"))?;
+        Ok(Response::new(reply))
+    }
+
+    async fn get_plan(&self, request: Request<PlanRequest>) -> Result<Response<Plan>, Status> {
+        require(&request, Role::Operator)?;
+        let PlanRequest { text, file } = request.into_inner();
+        check_file(&file)?;
+        self.work("plan", move |state| state.plan(&file, &text))
+            .await
+    }
+
+    async fn get_diff(&self, request: Request<DiffRequest>) -> Result<Response<Diff>, Status> {
+        require(&request, Role::Operator)?;
+        let DiffRequest { from, to } = request.into_inner();
+        self.work("compare", move |state| state.diff(from, to))
+            .await
+    }
+
+    async fn get_history(
+        &self,
+        request: Request<HistoryRequest>,
+    ) -> Result<Response<History>, Status> {
+        require(&request, Role::Operator)?;
+        let HistoryRequest { limit } = request.into_inner();
+        self.work("list", move |state| Ok(state.history(limit)?))
+            .await
+    }
+
+    async fn rollback(
+        &self,
+        request: Request<RollbackRequest>,
+    ) -> Result<Response<ApplyReply>, Status> {
+        let operator = require(&request, Role::Operator)?;
+        let RollbackRequest { generation, expect } = request.into_inner();
+        self.work("roll back", move |state| {
+            state.rollback(&operator, generation, expect)
+        })
+        .await
+    }
+
+    type BackupStream = ReceiverStream<Result<BackupPiece, Status>>;
+
+    async fn backup(
+        &self,
+        request: Request<BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        let operator = require(&request, Role::Operator)?;
+        let busy = || Status::resource_exhausted("another backup is being made: wait for its end");
+        let only = self.backing_up.clone().try_acquire_owned();
+        let only = only.map_err(|_| busy())?;
+        let backup = self.state.backup();
+        let copy = self.work("back up", move |_| Ok(backup.copy()?)).await?;
+        info!("a backup by {operator}");
+        let (out, pieces) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let _only = only;
+            send(copy.into_inner(), &out);
+        });
+        Ok(Response::new(ReceiverStream::new(pieces)))
+    }
+}
+
+/// Sends a file piece by piece, as fast as they are taken.
+fn send(mut file: File, out: &mpsc::Sender<Result<BackupPiece, Status>>) {
+    loop {
+        let mut data = Vec::new();
+        let read = file.by_ref().take(PIECE).read_to_end(&mut data);
+        let piece = match read {
+            Ok(0) => return,
+            Ok(_) => Ok(BackupPiece { data }),
+            Err(error) => Err(Status::internal(format!(
+                "the backup is not whole: {error}"
+            ))),
+        };
+        let last = piece.is_err();
+        if out.blocking_send(piece).is_err() || last {
+            return;
         }
+    }
+}
+
+#[allow(clippy::result_large_err)]
+fn check_file(file: &str) -> Result<(), Status> {
+    match file.len() > 1024 || file.chars().any(char::is_control) {
+        true => Err(Status::invalid_argument("that is no name of a file")),
+        false => Ok(()),
     }
 }
 

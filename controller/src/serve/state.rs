@@ -1,11 +1,13 @@
 //! What the controller knows: the mesh in force, and the last report of each gateway.
 
+use super::history::{Moved, expect};
 use super::steps::Steps;
 use crate::drain::{Drain, staying};
 use crate::ids::{self, tunnel_count};
 use crate::mesh::{Keys, Mesh, retire};
-use crate::spec::{self, SpecErrors, TunnelKind};
-use crate::store::{Store, StoreError, StoredReport};
+use crate::plan::summary;
+use crate::spec::{self, MeshSpec, SpecErrors, TunnelKind};
+use crate::store::{Change, Kind, Revision, Store, StoreError, StoredReport};
 use crate::topology::{Report, Reports};
 use routemesh_proto::{self as proto, PublicKey};
 use std::collections::BTreeMap;
@@ -23,13 +25,19 @@ pub enum ApplyError {
     /// It cannot be kept.
     #[error("nothing was changed: {0}")]
     Store(#[from] StoreError),
+    /// Another generation is in force than was expected.
+    #[error(transparent)]
+    Moved(#[from] Moved),
+    /// A generation that is not kept.
+    #[error("generation {0} is not kept: meshctl history lists those that are")]
+    Gone(u64),
 }
 
 /// What the controller knows, shared by everything that serves.
 #[derive(Debug)]
 pub struct State {
-    store: Mutex<Store>,
-    mesh: watch::Sender<Option<Arc<Mesh>>>,
+    pub(super) store: Mutex<Store>,
+    pub(super) mesh: watch::Sender<Option<Arc<Mesh>>>,
     /// It holds what `mesh` does before that says so.
     pub(super) steps: Steps,
     /// Places for work that takes a processor for long; one processor is left to everything else.
@@ -92,16 +100,36 @@ impl State {
         self.mesh.subscribe()
     }
 
-    /// Puts a specification in force, or changes nothing. Blocks on the disk.
+    /// Puts a specification in force, or changes nothing; `expected`: only if this generation, or none
+    /// (0), is in force until then. Blocks on the disk.
     pub fn apply(
         &self,
         operator: &str,
         file: &str,
         text: &str,
+        expected: Option<u64>,
     ) -> Result<proto::ApplyReply, ApplyError> {
         let spec = spec::parse(file, text)?;
         // One at a time, from here to the end.
         let mut store = lock(&self.store);
+        expect(&store, expected)?;
+        let said = summary(self.mesh.borrow().as_ref().map(|mesh| &*mesh.spec), &spec);
+        self.replace(
+            &mut store,
+            (operator, Kind::Apply, said),
+            (file, text),
+            spec,
+        )
+    }
+
+    /// Puts a specification that is right in force.
+    pub(super) fn replace(
+        &self,
+        store: &mut Store,
+        (operator, kind, summary): (&str, Kind, String),
+        (file, text): (&str, &str),
+        spec: MeshSpec,
+    ) -> Result<proto::ApplyReply, ApplyError> {
         let before = self.mesh.borrow().clone();
         if let Some(mesh) = before.as_ref().filter(|mesh| mesh.text.expose() == text) {
             return Ok(reply(mesh, true));
@@ -109,9 +137,29 @@ impl State {
         let ids =
             ids::assign(&store.ids()?, &spec).map_err(|errors| SpecErrors::new(file, errors))?;
         let retired = retire(before.as_deref(), store.retired()?, &spec);
-        let drains = staying(store.drains()?, &spec);
-        let generation = store.save(operator, file, text, &ids, &retired, &drains)?;
-        let mut mesh = Mesh::new(generation, text.into(), spec, ids);
+        let current = store.current()?;
+        let (in_force, drains) = current.map_or_else(Default::default, |revision| {
+            (revision.generation, revision.drains)
+        });
+        let drains = staying(drains, &spec);
+        let revision = Revision {
+            generation: 0,
+            file: file.to_owned(),
+            text: text.into(),
+            operator: operator.to_owned(),
+            at: SystemTime::now(),
+            kind,
+            summary,
+            drains,
+        };
+        let change = Change {
+            revision,
+            ids: &ids,
+            retired: &retired,
+        };
+        let generation = store.save(in_force, &change)?;
+        let Revision { text, drains, .. } = change.revision;
+        let mut mesh = Mesh::new(generation, text, spec, ids);
         (mesh.retired, mesh.drains, mesh.keys) = (retired, drains, store.keys()?);
         let reply = reply(&mesh, false);
         info!(
@@ -150,14 +198,22 @@ impl State {
         mesh.drains = staying(mesh.drains, &mesh.spec);
         let changed = mesh.drains != before.drains;
         if changed {
-            let (file, text) = (&revision.file, revision.text.expose());
-            mesh.generation =
-                store.save(operator, file, text, &mesh.ids, &mesh.retired, &mesh.drains)?;
-            let verb = if undo { "undrained" } else { "drained" };
-            let (gateway, peer) = drain.names();
-            let peer = peer.map(|peer| format!(" to {peer}")).unwrap_or_default();
+            let change = Change {
+                revision: Revision {
+                    operator: operator.to_owned(),
+                    at: SystemTime::now(),
+                    kind: if undo { Kind::Undrain } else { Kind::Drain },
+                    summary: drain.to_string(),
+                    drains: mesh.drains.clone(),
+                    ..revision
+                },
+                ids: &mesh.ids,
+                retired: &mesh.retired,
+            };
+            mesh.generation = store.save(before.generation, &change)?;
+            let Revision { kind, summary, .. } = &change.revision;
             info!(
-                "generation {} by {operator}: {gateway}{peer} {verb}",
+                "generation {} by {operator}: {kind} {summary}",
                 mesh.generation
             );
         }
@@ -285,7 +341,7 @@ fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
         Ok((spec, ids)) => {
             let mut mesh = Mesh::new(generation, revision.text, spec, ids);
             mesh.retired = store.retired()?;
-            mesh.drains = store.drains()?;
+            mesh.drains = revision.drains;
             mesh.keys = store.keys()?;
             Ok(Some(mesh))
         }

@@ -2,14 +2,18 @@
 //!
 //! One SQLite file in write-ahead mode, synced to disk before anything is acknowledged.
 
+mod backup;
+mod revision;
 mod schema;
 
-use crate::drain::{Drain, Drains};
+pub use backup::{Backup, restore};
+pub use revision::{Change, KEPT, KEPT_BYTES, Kind, Revision};
+
 use crate::ids::Ids;
 use crate::mesh::{Keys, Retired};
 use prost::Message;
-use routemesh_proto::{Config, Secret, Status};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use routemesh_proto::{Config, Status};
+use rusqlite::{Connection, Transaction, params};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -50,19 +54,22 @@ pub enum StoreError {
         /// Ours.
         known: u32,
     },
-}
-
-/// A specification as it was applied.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Revision {
-    /// Its generation.
-    pub generation: u64,
-    /// The name of its file.
-    pub file: String,
-    /// Its text. It may hold passwords.
-    pub text: Secret,
-    /// Who applied it.
-    pub operator: String,
+    /// Somebody else was first.
+    #[error("generation {found} is in force, not {expected}")]
+    Moved {
+        /// What was to be in force.
+        expected: u64,
+        /// What is.
+        found: u64,
+    },
+    /// A file is no backup, or a damaged one.
+    #[error("{} cannot be restored: {reason}", path.display())]
+    NoBackup {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// A report and when it came.
@@ -123,21 +130,6 @@ impl Store {
         }
     }
 
-    /// The specification in force.
-    pub fn current(&self) -> Result<Option<Revision>, StoreError> {
-        let sql =
-            "SELECT generation, file, text, operator FROM spec ORDER BY generation DESC LIMIT 1";
-        let row = self.connection.query_row(sql, [], |row| {
-            Ok(Revision {
-                generation: row.get::<_, i64>(0)?.unsigned_abs(),
-                file: row.get(1)?,
-                text: Secret::from(row.get::<_, String>(2)?),
-                operator: row.get(3)?,
-            })
-        });
-        row.optional().map_err(self.fail())
-    }
-
     /// All endpoint ids ever given.
     pub fn ids(&self) -> Result<Ids, StoreError> {
         let fill = || {
@@ -162,22 +154,6 @@ impl Store {
                 .prepare("SELECT gateway, config FROM retired")?;
             let rows =
                 statement.query_map([], |row| Ok((row.get(0)?, decode::<Config>(row.get(1)?)?)))?;
-            rows.collect::<rusqlite::Result<_>>()
-        };
-        fill().map_err(self.fail())
-    }
-
-    /// What is drained.
-    pub fn drains(&self) -> Result<Drains, StoreError> {
-        let fill = || {
-            let mut statement = self.connection.prepare("SELECT gateway, peer FROM drain")?;
-            let rows = statement.query_map([], |row| {
-                let (gateway, peer): (String, String) = (row.get(0)?, row.get(1)?);
-                Ok(match peer.as_str() {
-                    "" => Drain::gateway(&gateway),
-                    peer => Drain::between(&gateway, peer),
-                })
-            })?;
             rows.collect::<rusqlite::Result<_>>()
         };
         fill().map_err(self.fail())
@@ -212,51 +188,6 @@ impl Store {
                     .execute(params![gateway, key.to_string()])?;
             }
             transaction.commit()
-        };
-        self.connection.transaction().and_then(save).map_err(fail)
-    }
-
-    /// Keeps a specification and what came with it, all or nothing, and numbers it. On disk when
-    /// this returns.
-    pub fn save(
-        &mut self,
-        operator: &str,
-        file: &str,
-        text: &str,
-        ids: &Ids,
-        retired: &Retired,
-        drains: &Drains,
-    ) -> Result<u64, StoreError> {
-        let fail = self.fail();
-        let now = millis(SystemTime::now());
-        let save = |transaction: Transaction| {
-            transaction.execute(
-                "INSERT INTO spec (file, text, operator, applied_at) VALUES (?, ?, ?, ?)",
-                params![file, text, operator, now],
-            )?;
-            let generation = transaction.last_insert_rowid();
-            for (gateway, address, id) in ids.iter() {
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO endpoint (gateway, address, id) VALUES (?, ?, ?)
-                         ON CONFLICT (gateway, address) DO NOTHING",
-                    )?
-                    .execute(params![gateway, address, id])?;
-            }
-            transaction.execute("DELETE FROM retired", [])?;
-            for (gateway, config) in retired {
-                transaction
-                    .prepare_cached("INSERT INTO retired (gateway, config) VALUES (?, ?)")?
-                    .execute(params![gateway, config.encode_to_vec()])?;
-            }
-            transaction.execute("DELETE FROM drain", [])?;
-            for (gateway, peer) in drains.iter().map(Drain::names) {
-                transaction
-                    .prepare_cached("INSERT INTO drain (gateway, peer) VALUES (?, ?)")?
-                    .execute(params![gateway, peer.unwrap_or_default()])?;
-            }
-            transaction.commit()?;
-            Ok(generation.unsigned_abs())
         };
         self.connection.transaction().and_then(save).map_err(fail)
     }

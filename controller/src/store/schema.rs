@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Steps from nothing to the present. A step that was released never changes: add another.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     "
     CREATE TABLE spec (
         generation INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -40,6 +40,16 @@ const STEPS: [&str; 3] = [
         gateway TEXT PRIMARY KEY,
         key TEXT NOT NULL -- public, in base64
     ) STRICT;
+",
+    "
+    ALTER TABLE spec ADD COLUMN kind TEXT NOT NULL DEFAULT 'apply';
+    ALTER TABLE spec ADD COLUMN summary TEXT NOT NULL DEFAULT '';
+    -- What was drained: a line for each, a gateway or two.
+    ALTER TABLE spec ADD COLUMN drains TEXT NOT NULL DEFAULT '';
+    UPDATE spec SET drains =
+        (SELECT coalesce(group_concat(trim(gateway || ' ' || peer), char(10)), '') FROM drain)
+        WHERE generation = (SELECT max(generation) FROM spec);
+    DROP TABLE drain;
 ",
 ];
 

@@ -1,10 +1,33 @@
 use super::*;
+use crate::drain::{Drain, Drains};
 use std::os::unix::fs::PermissionsExt;
 
 fn ids(id: u32) -> Ids {
     let mut ids = Ids::default();
     ids.insert("V1".to_owned(), "2001:db8::1".to_owned(), id);
     ids
+}
+
+fn made(text: &str, drains: &Drains) -> Revision {
+    Revision {
+        generation: 0,
+        file: "a.toml".to_owned(),
+        text: text.into(),
+        operator: "ann".to_owned(),
+        at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        kind: Kind::Apply,
+        summary: format!("as in {}", text.chars().take(9).collect::<String>()),
+        drains: drains.clone(),
+    }
+}
+
+fn save(store: &mut Store, expected: u64, text: &str, ids: &Ids) -> Result<u64, StoreError> {
+    let change = Change {
+        revision: made(text, &Drains::new()),
+        ids,
+        retired: &Retired::new(),
+    };
+    store.save(expected, &change)
 }
 
 #[test]
@@ -18,12 +41,15 @@ fn everything_is_there_after_opening_again() {
     };
     let retired = Retired::from([("V9".to_owned(), idle)]);
     let drains = Drains::from([Drain::gateway("V1"), Drain::between("V3", "V2")]);
-    assert_eq!(
-        store
-            .save("ann", "a.toml", "one", &ids(7), &retired, &drains)
-            .unwrap(),
-        1
-    );
+    let change = Change {
+        revision: Revision {
+            kind: Kind::Undrain,
+            ..made("one", &drains)
+        },
+        ids: &ids(7),
+        retired: &retired,
+    };
+    assert_eq!(store.save(0, &change).unwrap(), 1);
     let report = StoredReport {
         gateway: "V1".to_owned(),
         status: Status {
@@ -39,44 +65,164 @@ fn everything_is_there_after_opening_again() {
     drop(store);
 
     let mut store = Store::open(dir.path()).unwrap();
-    let revision = store.current().unwrap().unwrap();
-    assert_eq!((revision.generation, revision.text.expose()), (1, "one"));
+    let first = Revision {
+        generation: 1,
+        ..change.revision
+    };
+    assert_eq!(store.current().unwrap().unwrap(), first);
     assert_eq!(store.ids().unwrap(), ids(7));
     assert_eq!(store.retired().unwrap(), retired);
-    assert_eq!(store.drains().unwrap(), drains);
     assert_eq!(store.keys().unwrap(), keys(8));
     assert_eq!(store.reports().unwrap(), [report]);
-    assert_eq!(
-        store
-            .save(
-                "ann",
-                "a.toml",
-                "two",
-                &ids(7),
-                &Retired::new(),
-                &Drains::new()
-            )
-            .unwrap(),
-        2
-    );
+    assert_eq!(save(&mut store, 1, "two", &ids(7)).unwrap(), 2);
     assert!(store.retired().unwrap().is_empty());
-    assert!(store.drains().unwrap().is_empty());
+    assert!(store.current().unwrap().unwrap().drains.is_empty());
+    // What was before is still known.
+    assert_eq!(store.revision(1).unwrap().unwrap(), first);
+    assert_eq!(store.revision(3).unwrap(), None);
+    let history = store.history(9).unwrap();
+    let known: Vec<_> = history
+        .iter()
+        .map(|it| (it.generation, &*it.summary))
+        .collect();
+    assert_eq!(known, [(2, "as in two"), (1, "as in one")]);
+    assert!(history.iter().all(|it| it.text.expose().is_empty()));
+    assert_eq!(store.history(1).unwrap().len(), 1);
+}
+
+#[test]
+fn whoever_comes_second_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    for (expected, found) in [(1, 0), (u64::MAX, 0)] {
+        let moved = save(&mut store, expected, "one", &ids(7)).unwrap_err();
+        assert!(matches!(moved, StoreError::Moved { found: it, .. } if it == found));
+    }
+    assert_eq!(save(&mut store, 0, "one", &ids(7)).unwrap(), 1);
+    let moved = save(&mut store, 0, "two", &ids(8)).unwrap_err();
+    assert!(matches!(
+        moved,
+        StoreError::Moved {
+            expected: 0,
+            found: 1
+        }
+    ));
+    assert_eq!(store.current().unwrap().unwrap().text.expose(), "one");
+    assert_eq!(store.ids().unwrap(), ids(7));
+}
+
+#[test]
+fn no_more_is_kept_than_was_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    for generation in 0..9 {
+        save(&mut store, generation, "four", &ids(7)).unwrap();
+    }
+    let kept = |store: &Store| -> Vec<u64> {
+        let history = store.history(u32::MAX).unwrap();
+        history.iter().map(|it| it.generation).collect()
+    };
+    let forget = |store: &Store, kept, bytes| {
+        revision::forget(&store.connection, kept, bytes).unwrap();
+    };
+    forget(&store, 9, 36);
+    assert_eq!(kept(&store).len(), 9);
+    forget(&store, 7, 1_000);
+    assert_eq!(kept(&store), [9, 8, 7, 6, 5, 4, 3]);
+    forget(&store, 7, 12);
+    assert_eq!(kept(&store), [9, 8, 7]);
+    // What is in force stays, and no number is given again.
+    forget(&store, 0, 0);
+    assert_eq!(kept(&store), [9]);
+    assert_eq!(save(&mut store, 9, "four", &ids(7)).unwrap(), 10);
+    assert_eq!(kept(&store), [10, 9]);
+    let sql = format!(
+        "WITH RECURSIVE n(i) AS (SELECT 11 UNION ALL SELECT i + 1 FROM n WHERE i < {})
+         INSERT INTO spec (generation, file, text, operator, applied_at) SELECT i, '', '', '', 0 FROM n",
+        KEPT + 20
+    );
+    store.connection.execute(&sql, []).unwrap();
+    save(&mut store, u64::from(KEPT) + 20, "four", &ids(7)).unwrap();
+    assert_eq!(kept(&store).len(), KEPT as usize);
+}
+
+#[test]
+fn an_older_file_keeps_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Store::open(dir.path()).unwrap());
+    // As the version before the history left it.
+    let connection = Connection::open(dir.path().join("mesh.db")).unwrap();
+    let sql = "DELETE FROM migration WHERE version > 3;
+        ALTER TABLE spec DROP COLUMN kind; ALTER TABLE spec DROP COLUMN summary; ALTER TABLE spec DROP COLUMN drains;
+        CREATE TABLE drain (gateway TEXT NOT NULL, peer TEXT NOT NULL, PRIMARY KEY (gateway, peer)) STRICT;
+        INSERT INTO drain VALUES ('V1', ''), ('V2', 'V3');
+        INSERT INTO spec (file, text, operator, applied_at) VALUES ('a', 'one', 'ann', 5), ('b', 'two', 'bob', 6);";
+    connection.execute_batch(sql).unwrap();
+    drop(connection);
+    let store = Store::open(dir.path()).unwrap();
+    let drains = Drains::from([Drain::gateway("V1"), Drain::between("V3", "V2")]);
+    let current = store.current().unwrap().unwrap();
+    assert_eq!((current.text.expose(), current.drains), ("two", drains));
+    let first = store.revision(1).unwrap().unwrap();
+    assert_eq!((first.text.expose(), first.drains.len()), ("one", 0));
+    assert_eq!((first.kind, &*first.operator), (Kind::Apply, "ann"));
+}
+
+#[test]
+fn a_copy_becomes_a_store_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = Store::open(dir.path()).unwrap();
+    save(&mut store, 0, "one", &ids(7)).unwrap();
+    save(&mut store, 1, "two", &ids(7)).unwrap();
+    let mut copy = store.backup().copy().unwrap();
+    // What comes later is not in it.
+    save(&mut store, 2, "three", &ids(7)).unwrap();
+    let file = dir.path().join("copy");
+    std::io::copy(&mut copy, &mut File::create(&file).unwrap()).unwrap();
+    assert!(!dir.path().join("backup.db").exists());
+
+    let other = tempfile::tempdir().unwrap();
+    assert_eq!(restore(other.path(), &file).unwrap(), 2);
+    let mut restored = Store::open(other.path()).unwrap();
+    assert_eq!(restored.current().unwrap().unwrap().text.expose(), "two");
+    assert_eq!(restored.ids().unwrap(), ids(7));
+    assert_eq!(save(&mut restored, 2, "four", &ids(7)).unwrap(), 3);
+    let mode = std::fs::metadata(other.path().join("mesh.db")).unwrap();
+    assert_eq!(mode.permissions().mode() & 0o077, 0);
+
+    // Never over one that is there, and never half of one.
+    let refused = restore(other.path(), &file).unwrap_err();
+    assert!(
+        refused.to_string().contains("is there already"),
+        "{refused}"
+    );
+    let whole = std::fs::read(&file).unwrap();
+    let torn = dir.path().join("torn");
+    for half in [
+        &whole[..whole.len() / 2],
+        &whole[..100],
+        b"",
+        b"not a database at all",
+    ] {
+        std::fs::write(&torn, half).unwrap();
+        let third = tempfile::tempdir().unwrap();
+        assert!(
+            restore(third.path(), &torn).is_err(),
+            "{} bytes",
+            half.len()
+        );
+        assert_eq!(std::fs::read_dir(third.path()).unwrap().count(), 0);
+    }
 }
 
 #[test]
 fn an_id_once_given_is_not_given_to_another() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = Store::open(dir.path()).unwrap();
-    store
-        .save("", "", "one", &ids(7), &Retired::new(), &Drains::new())
-        .unwrap();
+    save(&mut store, 0, "one", &ids(7)).unwrap();
     let mut other = Ids::default();
     other.insert("V2".to_owned(), "2001:db8::2".to_owned(), 7);
-    assert!(
-        store
-            .save("", "", "two", &other, &Retired::new(), &Drains::new())
-            .is_err()
-    );
+    assert!(save(&mut store, 1, "two", &other).is_err());
     assert_eq!(store.current().unwrap().unwrap().text.expose(), "one");
 }
 

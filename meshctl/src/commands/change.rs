@@ -1,13 +1,16 @@
 //! What changes the mesh.
 
+use super::unless;
 use crate::client::{CallError, Client};
 use crate::failure::Failure;
 use crate::input::read;
-use crate::output::print;
-use crate::table::count;
+use crate::output::{Output, print, show};
+use crate::table::{self, Look, count};
 use clap::Args;
-use routemesh_proto::{ApplyReply, DrainRequest};
-use std::path::Path;
+use routemesh_proto::{ApplyReply, ApplyRequest, DrainRequest, RollbackRequest};
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 #[derive(Args, Clone)]
 pub(crate) struct Drain {
@@ -17,15 +20,96 @@ pub(crate) struct Drain {
     peer: Option<String>,
 }
 
-pub(crate) async fn apply(client: &Client, file: &Path) -> Result<(), Failure> {
-    let (name, text) = read(file)?;
+#[derive(Args)]
+pub(crate) struct Apply {
+    /// The specification; - for standard input.
+    file: PathBuf,
+    /// Only if this generation is in force until then (0: none). Otherwise, the one that the plan was made against.
+    #[arg(long, value_name = "GENERATION")]
+    expect: Option<u64>,
+    /// Do not ask, where standard input is a terminal.
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct Plan {
+    /// The specification; - for standard input.
+    file: PathBuf,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args)]
+pub(crate) struct Rollback {
+    /// As `meshctl history` lists it.
+    generation: u64,
+    /// Only if this generation is in force until then.
+    #[arg(long, value_name = "GENERATION")]
+    expect: Option<u64>,
+}
+
+fn spec_errors(error: CallError) -> Failure {
+    match error {
+        CallError::Invalid(text) => Failure::Spec(text),
+        other => other.into(),
+    }
+}
+
+/// Shows what changes, asks where somebody can answer, and changes it if nobody else has meanwhile.
+pub(crate) async fn apply(client: &Client, args: Apply, look: Look) -> Result<(), Failure> {
+    let (file, text) = read(&args.file)?;
+    let plan = client.plan(file.clone(), text.clone()).await;
+    let plan = plan.map_err(spec_errors)?;
+    let changes = !table::is_empty(&plan);
+    if changes {
+        print(&table::plan(&plan, look))?;
+    }
+    let expect = args.expect.unwrap_or(plan.generation);
+    let asks = changes && !args.yes && args.file != Path::new("-") && io::stdin().is_terminal();
+    if asks && expect == plan.generation && !wanted()? {
+        return Err(Failure::NotWanted);
+    }
+    let request = ApplyRequest {
+        text,
+        file,
+        expect: Some(expect),
+    };
+    let reply = client.apply(request).await.map_err(spec_errors)?;
+    print(&format!("{}\n", applied(&reply)))
+}
+
+fn wanted() -> Result<bool, Failure> {
+    print("apply? [y/N] ")?;
+    let mut answer = String::new();
+    // Nobody types more than that.
+    io::stdin().lock().take(16).read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+pub(crate) async fn plan(client: &Client, args: Plan, look: Look) -> Result<ExitCode, Failure> {
+    let (file, text) = read(&args.file)?;
+    let plan = client.plan(file, text).await.map_err(spec_errors)?;
+    show(args.output.output, &plan, |plan| {
+        let text = table::plan(plan, look);
+        match table::is_empty(plan) {
+            true => text,
+            false => format!(
+                "{text}to do just this: meshctl apply {} --expect {}\n",
+                args.file.display(),
+                plan.generation
+            ),
+        }
+    })?;
+    Ok(unless(!table::is_empty(&plan)))
+}
+
+pub(crate) async fn rollback(client: &Client, args: Rollback) -> Result<(), Failure> {
+    let Rollback { generation, expect } = args;
     let reply = client
-        .apply(name, text)
-        .await
-        .map_err(|error| match error {
-            CallError::Invalid(text) => Failure::Spec(text),
-            other => other.into(),
-        })?;
+        .rollback(RollbackRequest { generation, expect })
+        .await;
+    let reply = reply.map_err(spec_errors)?;
     print(&format!("{}\n", applied(&reply)))
 }
 

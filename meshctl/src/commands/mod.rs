@@ -1,14 +1,16 @@
 //! What the commands do, a file for each family of them.
 
 mod change;
+mod history;
 mod look;
 
-pub(crate) use change::{Drain, apply, drain};
+pub(crate) use change::{Apply, Drain, Plan, Rollback, apply, drain, plan, rollback};
+pub(crate) use history::{Diff, History, backup, diff, history};
 pub(crate) use look::{Mtu, Routes, doctor, gateways, mtu, routes, topology, tunnels};
 
 use std::process::ExitCode;
 
-/// There is something to see to: a tunnel is not up, a gateway is not well.
+/// There is something to see to: a tunnel is not up, a gateway is not well, a plan has changes.
 const SOMETHING: u8 = 2;
 
 fn unless(something: bool) -> ExitCode {

@@ -1,4 +1,4 @@
-//! Compiles routemesh.proto with protox, so that no protoc is needed.
+//! Compiles the .proto files with protox, so that no protoc is needed.
 
 /// Fields that a config's TOML has only where they say something.
 const OPTIONAL: &[&str] = &[
@@ -62,8 +62,11 @@ const OPTIONAL: &[&str] = &[
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo:rerun-if-changed=routemesh.proto");
-    let files = protox::compile(["routemesh.proto"], ["."])?;
+    const FILES: [&str; 2] = ["routemesh.proto", "trust.proto"];
+    for file in FILES {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let files = protox::compile(FILES, ["."])?;
     let mut build = tonic_prost_build::configure();
     // What a router, a term or a tunnel does not need is not written down in a config.
     for field in OPTIONAL {
@@ -91,6 +94,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "routemesh.v1.ApplyRequest",
             "routemesh.v1.PlanRequest",
             "routemesh.v1.BackupPiece",
+            "routemesh.v1.EnrollRequest",
+            "routemesh.v1.Token",
+            "routemesh.v1.CreateTokenReply",
         ])
         .compile_fds(files)?;
     Ok(())

@@ -1,15 +1,16 @@
 //! `mesh-controller`: makes the mesh's certificates, and serves it.
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use routemesh_controller::ca::{self, Peer, Role};
+use routemesh_controller::ca::{self, Authority, Peer, Role};
 use routemesh_controller::serve::{self, State};
 use routemesh_controller::store::{self, Store};
-use routemesh_proto::Identity;
+use routemesh_proto::KeyKind;
 use std::error::Error;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -28,10 +29,12 @@ struct Cli {
 enum Command {
     /// Make a certificate authority, and the controller's own certificate.
     Init(Init),
-    /// Make an identity (ca.pem, cert.pem, key.pem) for a gateway or an operator.
+    /// Make an identity (ca.pem, cert.pem, key.pem) here, for a gateway or a person. Those who can reach the
+    /// controller enroll with a token of `meshctl token create` instead, and their keys never travel.
     Issue(Issue),
-    /// Make the controller a new certificate before the old one runs out. Restart it afterwards.
-    Renew(Init),
+    /// Make the controller a new certificate now. A running one does so by itself when it is due, and takes
+    /// up this one.
+    Renew(Renew),
     /// Make a database of what `meshctl backup` wrote, in a directory that has none.
     Restore(Restore),
     /// Serve agents and operators.
@@ -52,7 +55,20 @@ struct Init {
     /// The controller's directory.
     #[arg(long, default_value = "/var/lib/routemesh-controller")]
     dir: PathBuf,
+    /// What kind of key the authority has: ecdsa-p384 or ed25519.
+    #[arg(long, default_value_t)]
+    key: KeyKind,
     /// How long the controller's certificate lasts.
+    #[arg(long, default_value_t = 730, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+}
+
+#[derive(Args)]
+struct Renew {
+    /// The controller's directory.
+    #[arg(long, default_value = "/var/lib/routemesh-controller")]
+    dir: PathBuf,
+    /// How long the certificate lasts.
     #[arg(long, default_value_t = 730, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
 }
@@ -66,9 +82,15 @@ struct Issue {
     /// For this gateway, as it is called in the specification.
     #[arg(long, value_name = "NAME", group = "whose")]
     gateway: Option<String>,
-    /// For this operator.
+    /// For one who sees everything.
+    #[arg(long, value_name = "NAME", group = "whose")]
+    viewer: Option<String>,
+    /// For one who also applies specifications, and drains.
     #[arg(long, value_name = "NAME", group = "whose")]
     operator: Option<String>,
+    /// For one who also says who is who.
+    #[arg(long, value_name = "NAME", group = "whose")]
+    admin: Option<String>,
     /// Directory for the three files; it is made.
     #[arg(long)]
     out: PathBuf,
@@ -85,6 +107,10 @@ struct Run {
     /// Address and port to serve at.
     #[arg(long, default_value = "[::]:7179")]
     listen: String,
+    /// How long certificates last that are given for tokens and renewed, and the controller's own: 30d, 12h.
+    /// Their holders renew them by themselves in the second half of it.
+    #[arg(long, default_value = "30d", value_parser = lifetime)]
+    lifetime: Duration,
     /// What to log: error, warn, info, debug, trace, or by module as RUST_LOG has it.
     #[arg(long, default_value = "info")]
     log: String,
@@ -92,8 +118,8 @@ struct Run {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Init(args) => ca::init(&args.dir, args.days).map_err(Into::into),
-        Command::Renew(args) => ca::renew(&args.dir, args.days).map_err(Into::into),
+        Command::Init(args) => ca::init(&args.dir, args.key, days(args.days)).map_err(Into::into),
+        Command::Renew(args) => ca::renew(&args.dir, days(args.days)).map_err(Into::into),
         Command::Issue(args) => issue(&args),
         Command::Restore(args) => restore(&args),
         Command::Run(args) => run(&args),
@@ -108,17 +134,29 @@ fn main() -> ExitCode {
 }
 
 fn issue(args: &Issue) -> Result<(), Box<dyn Error>> {
-    let (role, name) = match (&args.gateway, &args.operator) {
-        (Some(name), _) => (Role::Gateway, name.clone()),
-        (None, Some(name)) => (Role::Operator, name.clone()),
-        (None, None) => return Err("give --gateway NAME or --operator NAME".into()),
-    };
-    Ok(ca::issue(
-        &args.dir,
-        &Peer { role, name },
-        &args.out,
-        args.days,
-    )?)
+    let asked = [
+        (Role::Gateway, &args.gateway),
+        (Role::Viewer, &args.viewer),
+        (Role::Operator, &args.operator),
+        (Role::Admin, &args.admin),
+    ];
+    let mut asked = asked.into_iter();
+    let peer = asked.find_map(|(role, name)| Some(Peer::new(role, name.as_deref()?)));
+    let peer = peer.ok_or("give --gateway NAME or --operator NAME")?;
+    Ok(ca::issue(&args.dir, &peer, &args.out, days(args.days))?)
+}
+
+fn days(days: u32) -> Duration {
+    Duration::from_secs(86_400) * days
+}
+
+/// From seconds, for tests, to ten years.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match (Duration::from_secs(10)..=days(3650)).contains(&time) {
+        true => Ok(time),
+        false => Err("a certificate lasts from 10s to 3650d".to_owned()),
+    }
 }
 
 fn restore(args: &Restore) -> Result<(), Box<dyn Error>> {
@@ -141,7 +179,8 @@ async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    let identity = Identity::load(&args.dir).map_err(|error| {
+    let authority = Authority::new(&args.dir, args.lifetime);
+    authority.bundle().map_err(|error| {
         let dir = args.dir.display();
         format!("{error}; for the controller: mesh-controller init --dir {dir}")
     })?;
@@ -160,7 +199,7 @@ async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
         }
     };
     info!("listening on {}", listener.local_addr()?);
-    serve::serve(listener, &identity, Arc::new(state), stop).await?;
+    serve::serve(listener, authority, Arc::new(state), stop).await?;
     Ok(())
 }
 

@@ -3,103 +3,17 @@
 #![allow(clippy::unwrap_used)]
 
 use routemesh_controller::ca::Role;
-use routemesh_proto::agents_client::AgentsClient;
-use routemesh_proto::controller_message::Message;
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
-    AgentMessage, ApplyRequest, BgpStatus, Change, Config, ControllerMessage, DrainRequest,
-    GetRoutesRequest, GetTopologyRequest, Hello, Identity, PublicKey, Route, Status, TunnelStatus,
-    agent_message, patch,
+    ApplyRequest, BgpStatus, Config, DrainRequest, GetRoutesRequest, GetTopologyRequest, Identity,
+    PublicKey, Route, Status, TunnelStatus,
 };
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio::time::timeout;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming};
+use tonic::Code;
 
 mod common;
 
-use common::{Controller, Pki, TWO_SITES, three_sites};
-
-/// An agent that does nothing but speak.
-struct Agent {
-    say: mpsc::Sender<AgentMessage>,
-    hear: Streaming<ControllerMessage>,
-    has: Option<Config>,
-}
-
-impl Agent {
-    async fn attach(
-        identity: &Identity,
-        url: &str,
-        has: Option<Config>,
-    ) -> Result<Self, tonic::Status> {
-        Self::attach_with_key(identity, url, has, "").await
-    }
-
-    async fn attach_with_key(
-        identity: &Identity,
-        url: &str,
-        has: Option<Config>,
-        key: &str,
-    ) -> Result<Self, tonic::Status> {
-        let (say, said) = mpsc::channel(4);
-        let hello = agent_message::Message::Hello(Hello {
-            generation: has.as_ref().map_or(0, |config| config.generation),
-            digest: has.as_ref().map_or(String::new(), Config::digest),
-            version: "test".to_owned(),
-            wireguard_key: key.to_owned(),
-        });
-        let hello = AgentMessage {
-            message: Some(hello),
-        };
-        say.send(hello).await.unwrap();
-        let mut client = AgentsClient::new(identity.dial(url).unwrap());
-        let hear = client.attach(ReceiverStream::new(said)).await?.into_inner();
-        Ok(Self { say, hear, has })
-    }
-
-    async fn next(&mut self) -> Result<Option<Message>, tonic::Status> {
-        let next = timeout(Duration::from_secs(5), self.hear.message());
-        let message = next.await.expect("something comes")?;
-        Ok(message.and_then(|message| message.message))
-    }
-
-    /// Takes a whole config.
-    async fn config(&mut self) -> Config {
-        match self.next().await.unwrap() {
-            Some(Message::Config(config)) => {
-                self.has = Some(config.clone());
-                config
-            }
-            other => panic!("not a config: {other:?}"),
-        }
-    }
-
-    /// Takes a change.
-    async fn change(&mut self) -> Change {
-        match self.next().await.unwrap() {
-            Some(Message::Change(change)) => {
-                self.has = Some(patch(self.has.as_ref().unwrap(), &change).unwrap());
-                change
-            }
-            other => panic!("not a change: {other:?}"),
-        }
-    }
-
-    async fn hears_nothing(&mut self) {
-        let next = timeout(Duration::from_millis(300), self.hear.message());
-        assert!(next.await.is_err(), "nothing was to come");
-    }
-
-    async fn report(&self, status: Status) {
-        let status = AgentMessage {
-            message: Some(agent_message::Message::Status(status)),
-        };
-        self.say.send(status).await.unwrap();
-    }
-}
+use common::{Agent, Controller, Pki, TWO_SITES, eventually, three_sites};
 
 fn all_up(config: &Config) -> Status {
     let up = |number| TunnelStatus {
@@ -121,16 +35,6 @@ fn all_up(config: &Config) -> Status {
         }],
         ..Status::default()
     }
-}
-
-async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..100 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("it never came true");
 }
 
 #[tokio::test]

@@ -16,7 +16,10 @@ mod service;
 
 pub use change::{ChangeError, diff, patch};
 pub use esp::{Esp, Outer};
-pub use identity::{Identity, IdentityError};
+pub use identity::{
+    EnrollError, Identity, IdentityError, KeyKind, Request, TokenError, Validity, enroll,
+    fingerprint, save_file,
+};
 pub use key::{NoKey, PublicKey};
 pub use policy::{Community, PrefixRange, TextError};
 pub use proposal::{ProposalError, check_ike};

@@ -190,6 +190,50 @@ impl fmt::Debug for crate::BackupPiece {
     }
 }
 
+impl fmt::Debug for crate::EnrollRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { secret: _, request } = self;
+        f.debug_struct("EnrollRequest")
+            .field("secret", &Secret::default())
+            .field("request", request)
+            .finish()
+    }
+}
+
+impl fmt::Debug for crate::Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            controllers,
+            authority,
+            role,
+            name,
+            secret: _,
+        } = self;
+        f.debug_struct("Token")
+            .field("controllers", controllers)
+            .field("authority", authority)
+            .field("role", role)
+            .field("name", name)
+            .field("secret", &Secret::default())
+            .finish()
+    }
+}
+
+impl fmt::Debug for crate::CreateTokenReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            secret: _,
+            authority,
+            known,
+        } = self;
+        f.debug_struct("CreateTokenReply")
+            .field("secret", &Secret::default())
+            .field("authority", authority)
+            .field("known", known)
+            .finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

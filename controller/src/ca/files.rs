@@ -1,15 +1,17 @@
 //! The authority's directory, and the directories that it issues.
 
-use super::{Issued, Peer, SecretPem, Subject, authority, certify};
+use super::{Issued, Peer, Requested, SecretPem, Subject, authority, certify, issue_to};
 use crate::spec::check_name;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use routemesh_proto::{Identity, IdentityError, KeyKind, fingerprint, save_file};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 
-/// How long an authority lasts.
-const AUTHORITY_DAYS: u32 = 3650;
+/// How long an authority lasts: ten years.
+const AUTHORITY: Duration = Duration::from_secs(3650 * 86_400);
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -39,13 +41,16 @@ pub enum CaError {
     /// Not a name that may stand in a certificate.
     #[error("{0}")]
     Name(String),
+    /// What is there cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The certificate cannot be made.
     #[error("cannot make the certificate: {0}; is the authority's key damaged?")]
     Make(#[from] rcgen::Error),
 }
 
 /// Makes an authority and the controller's own certificate in `dir`.
-pub fn init(dir: &Path, days: u32) -> Result<(), CaError> {
+pub fn init(dir: &Path, kind: KeyKind, lifetime: Duration) -> Result<(), CaError> {
     for name in ["ca.pem", "ca-key.pem"] {
         let path = dir.join(name);
         if path.exists() {
@@ -53,23 +58,28 @@ pub fn init(dir: &Path, days: u32) -> Result<(), CaError> {
         }
     }
     private_dir(dir)?;
-    let authority = authority(AUTHORITY_DAYS, OffsetDateTime::now_utc())?;
+    let authority = authority(kind, AUTHORITY, OffsetDateTime::now_utc())?;
     write(&dir.join("ca-key.pem"), authority.key.expose(), 0o600)?;
     write(&dir.join("ca.pem"), &authority.certificate, 0o644)?;
-    renew(dir, days)
+    renew(dir, lifetime)
 }
 
 /// Makes the controller a new certificate, signed by the authority in `dir`.
-pub fn renew(dir: &Path, days: u32) -> Result<(), CaError> {
+pub fn renew(dir: &Path, lifetime: Duration) -> Result<(), CaError> {
     let authority = read_authority(dir)?;
     let now = OffsetDateTime::now_utc();
-    let controller = certify(&authority, &Subject::Controller, days, now)?;
-    write(&dir.join("key.pem"), controller.key.expose(), 0o600)?;
-    write(&dir.join("cert.pem"), &controller.certificate, 0o644)
+    let kind = KeyKind::of_pem(authority.key.expose())?;
+    let controller = issue_to(&authority, &Subject::Controller, kind, lifetime, now)?;
+    let own = Identity::new(
+        read(&dir.join("ca.pem"))?,
+        controller.certificate,
+        controller.key.0,
+    );
+    Ok(own.save(dir)?)
 }
 
 /// Makes an identity for `peer` in the directory `out`, signed by the authority in `dir`.
-pub fn issue(dir: &Path, peer: &Peer, out: &Path, days: u32) -> Result<(), CaError> {
+pub fn issue(dir: &Path, peer: &Peer, out: &Path, lifetime: Duration) -> Result<(), CaError> {
     check_name(&peer.name).map_err(CaError::Name)?;
     let mark = out.join("cert.pem");
     if mark.exists() {
@@ -77,21 +87,86 @@ pub fn issue(dir: &Path, peer: &Peer, out: &Path, days: u32) -> Result<(), CaErr
     }
     let authority = read_authority(dir)?;
     let now = OffsetDateTime::now_utc();
-    let issued = certify(&authority, &Subject::Peer(peer), days, now)?;
-    private_dir(out)?;
-    write(&out.join("ca.pem"), &authority.certificate, 0o644)?;
-    write(&out.join("key.pem"), issued.key.expose(), 0o600)?;
-    write(&mark, &issued.certificate, 0o644)
+    let kind = KeyKind::of_pem(authority.key.expose())?;
+    let issued = issue_to(&authority, &Subject::Peer(peer), kind, lifetime, now)?;
+    let bundle = read(&dir.join("ca.pem"))?;
+    Ok(Identity::new(bundle, issued.certificate, issued.key.0).save(out)?)
+}
+
+/// The authority of a running controller.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    dir: PathBuf,
+    lifetime: Duration,
+}
+
+impl Authority {
+    /// The one in `dir`; what it signs is good for `lifetime`.
+    pub fn new(dir: &Path, lifetime: Duration) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            lifetime,
+        }
+    }
+
+    /// The controller's own identity, renewed where it is due or not of the authority that signs now.
+    pub fn own(&self, now: OffsetDateTime) -> Result<Identity, CaError> {
+        let own = Identity::load(&self.dir)?;
+        let due = own.validity()?.renewal(0) <= SystemTime::from(now);
+        let ours = own.is_of_first_authority();
+        if ours && !due {
+            return Ok(own);
+        }
+        // One that holds no authority's key, as its operator renews it by hand, goes on with what it has.
+        if !self.dir.join("ca-key.pem").exists() {
+            return Ok(own);
+        }
+        renew(&self.dir, self.lifetime)?;
+        Ok(Identity::load(&self.dir)?)
+    }
+
+    /// The authorities, PEM: the first one signs.
+    pub fn bundle(&self) -> Result<String, CaError> {
+        read(&self.dir.join("ca.pem"))
+    }
+
+    /// By what a token names the authority that signs.
+    pub fn fingerprint(&self) -> Result<[u8; 32], CaError> {
+        let first = first_certificate(&self.bundle()?);
+        let first = first.ok_or(IdentityError::Certificate)?;
+        Ok(fingerprint(&first))
+    }
+
+    /// A certificate for whoever asked.
+    pub fn certify(
+        &self,
+        peer: &Peer,
+        requested: &Requested,
+        now: OffsetDateTime,
+    ) -> Result<String, CaError> {
+        let authority = read_authority(&self.dir)?;
+        let subject = Subject::Peer(peer);
+        let certificate = certify(&authority, &subject, &requested.key, self.lifetime, now)?;
+        Ok(certificate)
+    }
+}
+
+fn first_certificate(pem: &str) -> Option<Vec<u8>> {
+    let (_, first) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    Some(first.contents)
+}
+
+fn read(path: &Path) -> Result<String, CaError> {
+    fs::read_to_string(path).map_err(|source| CaError::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn read_authority(dir: &Path) -> Result<Issued, CaError> {
-    let read = |name: &str| {
-        let path = dir.join(name);
-        fs::read_to_string(&path).map_err(|source| CaError::Read { path, source })
-    };
     Ok(Issued {
-        certificate: read("ca.pem")?,
-        key: SecretPem(read("ca-key.pem")?),
+        certificate: read(&dir.join("ca.pem"))?,
+        key: SecretPem(read(&dir.join("ca-key.pem"))?),
     })
 }
 
@@ -103,26 +178,8 @@ fn private_dir(dir: &Path) -> Result<(), CaError> {
     })
 }
 
-/// Writes a whole file or none, with its mode from the first byte on.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
-    let attempt = || {
-        let new = path.with_extension("new");
-        // One that a crash left behind may have another mode.
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(mode)
-            .open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-    };
-    attempt().map_err(|source| CaError::Write {
+    save_file(path, text, mode).map_err(|source| CaError::Write {
         path: path.to_owned(),
         source,
     })

@@ -3,18 +3,23 @@
 //! One certificate of a gateway serves TLS towards the controller and IKE towards its peers.
 
 mod files;
+mod request;
 mod role;
 
-pub use files::{CaError, init, issue, renew};
-pub use role::{Peer, PeerError, Role};
+pub use files::{Authority, CaError, init, issue, renew};
+pub use request::{RequestError, Requested};
+pub use role::{Peer, PeerError, Role, ike_name};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P384_SHA384, SanType,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
-use routemesh_proto::CONTROLLER_NAME;
+use routemesh_proto::{CONTROLLER_NAME, KeyKind};
 use std::fmt;
-use time::{Duration, OffsetDateTime};
+use std::time::Duration;
+use time::OffsetDateTime;
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// A private key as PEM (PKCS#8). Only [`SecretPem::expose`] shows it.
 pub struct SecretPem(String);
@@ -50,9 +55,13 @@ pub enum Subject<'a> {
     Peer(&'a Peer),
 }
 
-/// A new authority that lasts `days`.
-pub fn authority(days: u32, now: OffsetDateTime) -> Result<Issued, rcgen::Error> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
+/// A new authority that lasts for `lifetime`.
+pub fn authority(
+    kind: KeyKind,
+    lifetime: Duration,
+    now: OffsetDateTime,
+) -> Result<Issued, rcgen::Error> {
+    let key = kind.generate()?;
     let mut params = CertificateParams::default();
     // Two meshes' authorities must not look the same to a person.
     let id: String = params
@@ -64,23 +73,38 @@ pub fn authority(days: u32, now: OffsetDateTime) -> Result<Issued, rcgen::Error>
     params.distinguished_name = name(&format!("Routemesh CA {id}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    valid(&mut params, days, now);
+    valid(&mut params, lifetime, now);
     Ok(Issued {
         certificate: params.self_signed(&key)?.pem(),
-        key: SecretPem(key.serialize_pem()),
+        key: SecretPem(kind.pem(&key)),
     })
 }
 
-/// A certificate for `subject` that lasts `days`, signed by the authority.
+/// A certificate and a key for `subject`.
+pub fn issue_to(
+    authority: &Issued,
+    subject: &Subject,
+    kind: KeyKind,
+    lifetime: Duration,
+    now: OffsetDateTime,
+) -> Result<Issued, rcgen::Error> {
+    let key = kind.generate()?;
+    Ok(Issued {
+        certificate: certify(authority, subject, &key, lifetime, now)?,
+        key: SecretPem(kind.pem(&key)),
+    })
+}
+
+/// A certificate (PEM) that `key` is `subject`'s, signed by the authority.
 pub fn certify(
     authority: &Issued,
     subject: &Subject,
-    days: u32,
+    key: &impl PublicKeyData,
+    lifetime: Duration,
     now: OffsetDateTime,
-) -> Result<Issued, rcgen::Error> {
+) -> Result<String, rcgen::Error> {
     let authority_key = KeyPair::from_pem(authority.key.expose())?;
     let issuer = Issuer::from_ca_cert_pem(&authority.certificate, authority_key)?;
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = name(common_name(subject));
     params.subject_alt_names = alternative_names(subject)?;
@@ -93,11 +117,8 @@ pub fn certify(
         Subject::Controller => ExtendedKeyUsagePurpose::ServerAuth,
         Subject::Peer(_) => ExtendedKeyUsagePurpose::ClientAuth,
     }];
-    valid(&mut params, days, now);
-    Ok(Issued {
-        certificate: params.signed_by(&key, &issuer)?.pem(),
-        key: SecretPem(key.serialize_pem()),
-    })
+    valid(&mut params, lifetime, now);
+    Ok(params.signed_by(key, &issuer)?.pem())
 }
 
 fn name(common: &str) -> DistinguishedName {
@@ -120,17 +141,18 @@ fn alternative_names(subject: &Subject) -> Result<Vec<SanType>, rcgen::Error> {
             let mut names = vec![SanType::URI(peer.uri().try_into()?)];
             // IKE knows a gateway by this name, and an operator by none.
             if peer.role == Role::Gateway {
-                names.push(SanType::DnsName(peer.name.as_str().try_into()?));
+                let name = ike_name(&peer.name, peer.admission);
+                names.push(SanType::DnsName(name.try_into()?));
             }
             Ok(names)
         }
     }
 }
 
-/// From a day ago, because clocks differ.
-fn valid(params: &mut CertificateParams, days: u32, now: OffsetDateTime) {
-    params.not_before = now - Duration::DAY;
-    params.not_after = now + Duration::days(i64::from(days));
+/// From a day ago, because clocks differ; those that do not last for days take that from half their time.
+fn valid(params: &mut CertificateParams, lifetime: Duration, now: OffsetDateTime) {
+    params.not_before = now - DAY.min(lifetime / 2);
+    params.not_after = now + lifetime;
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Agents: each gets its own config and then what changes, and says what it sees.
 
-use super::require;
+use super::access::caller;
 use super::state::State;
 use super::steps::Latest;
-use crate::ca::Role;
 use crate::mesh::Mesh;
 use crate::render::render;
 use routemesh_proto::agents_server::Agents;
@@ -44,7 +43,7 @@ impl Agents for AgentsService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let gateway = require(&request, Role::Gateway)?;
+        let gateway = caller(&request)?.name;
         let (only, replaced) = oneshot::channel();
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         attached.insert(gateway.clone(), only);

@@ -1,30 +1,38 @@
 //! The controller at work: gRPC over mutual TLS 1.3, to agents and operators.
 
+mod access;
 mod agents;
+mod certificates;
 mod history;
 mod operators;
 mod state;
 mod steps;
 mod tls;
+mod trust;
 
 pub use history::Moved;
 pub use state::{ApplyError, State};
 pub use tls::TlsError;
 
-use crate::ca::{Peer, Role};
+use crate::ca::{Authority, CaError};
+use access::{Gate, Refusals};
 use agents::AgentsService;
+use certificates::CertificatesService;
 use operators::OperatorsService;
 use routemesh_proto::Identity;
 use routemesh_proto::agents_server::AgentsServer;
+use routemesh_proto::certificates_server::CertificatesServer;
 use routemesh_proto::operators_server::OperatorsServer;
+use routemesh_proto::trust_server::TrustServer;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::rustls::ServerConfig;
 use tonic::transport::Server;
-use tonic::{Request, Status};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
+use trust::TrustService;
 
 /// Reports and new keys go to disk this often; agents repeat what a crash loses.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -32,11 +40,21 @@ const FLUSH: Duration = Duration::from_secs(1);
 const FAREWELL: Duration = Duration::from_secs(5);
 /// A report with all its routes, a specification with what gRPC puts around it.
 const LARGEST_REPORT: usize = 32 << 20;
+/// What has no lists in it.
+const LARGEST_SMALL: usize = 16 << 10;
 const LARGEST_REQUEST: usize = crate::spec::LONGEST_TEXT + (64 << 10);
+
+/// Between two looks whether the controller's certificate is due, or another.
+const LOOK: Duration = Duration::from_secs(2);
+/// A request is answered by then. What comes in pieces for longer is not waited for.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// Why serving ended before it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// There is no identity.
+    #[error(transparent)]
+    Authority(#[from] CaError),
     /// The identity is no good for TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -51,31 +69,55 @@ pub enum ServeError {
 /// Serves at `listener` until `stop` is done, then ends streams and keeps what was reported.
 pub async fn serve(
     listener: TcpListener,
-    identity: &Identity,
+    authority: Authority,
     state: Arc<State>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let (stopping, stopped) = watch::channel(false);
-    let incoming = tls::incoming(listener, identity, stopped.clone())?;
+    let own = authority.own(SystemTime::now().into())?;
+    let (config, configs) = watch::channel(Arc::new(tls::server_config(&own)?));
+    let incoming = tls::incoming(listener, configs, stopped.clone());
+    let refusals = Refusals::default();
+    let gate = Gate {
+        admissions: state.admissions(),
+        refusals: refusals.clone(),
+    };
     let agents = AgentsServer::new(AgentsService::new(state.clone(), stopped.clone()))
         .max_decoding_message_size(LARGEST_REPORT)
         .max_encoding_message_size(usize::MAX);
     let operators = OperatorsServer::new(OperatorsService::new(state.clone()))
         .max_decoding_message_size(LARGEST_REQUEST)
         .max_encoding_message_size(usize::MAX);
+    let certificates = CertificatesServer::new(CertificatesService {
+        state: state.clone(),
+        authority: authority.clone(),
+        refusals,
+    })
+    .max_decoding_message_size(LARGEST_SMALL);
+    let trust = TrustServer::new(TrustService {
+        state: state.clone(),
+        authority: authority.clone(),
+    })
+    .max_decoding_message_size(LARGEST_SMALL);
     let mut stopped_too = stopped.clone();
     let mut server = tokio::spawn(
         Server::builder()
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .http2_keepalive_timeout(Some(Duration::from_secs(5)))
             .max_concurrent_streams(64)
+            .http2_max_header_list_size(16 << 10)
+            .timeout(ANSWER)
+            .layer(gate)
             .add_service(agents)
             .add_service(operators)
+            .add_service(certificates)
+            .add_service(trust)
             .serve_with_incoming_shutdown(incoming, async move {
                 let _ = stopped_too.wait_for(|stopped| *stopped).await;
             }),
     );
-    let flush = tokio::spawn(flush(state.clone(), stopped));
+    let flush = tokio::spawn(flush(state.clone(), stopped.clone()));
+    tokio::spawn(keep_certificate(authority, own, config, stopped));
     tokio::select! {
         ended = &mut server => finished(ended)?,
         () = stop => {
@@ -125,24 +167,38 @@ async fn flush(state: Arc<State>, mut stopped: watch::Receiver<bool>) {
     }
 }
 
-/// The name of whoever asks, if the certificate gives the role.
-#[allow(clippy::result_large_err)]
-fn require<T>(request: &Request<T>, role: Role) -> Result<String, Status> {
-    let certificates = request.peer_certs();
-    let first = certificates.iter().flat_map(|all| all.first()).next();
-    let peer = first.map(|certificate| Peer::from_certificate(certificate));
-    match peer {
-        Some(Ok(peer)) if peer.role == role => Ok(peer.name),
-        Some(Ok(peer)) => {
-            let text = format!(
-                "the certificate is of {} {}: this needs one of a{} {role}",
-                peer.role,
-                peer.name,
-                if role == Role::Operator { "n" } else { "" }
-            );
-            Err(Status::permission_denied(text))
+/// Renews the controller's certificate when it is due, and takes up what was renewed beside it.
+async fn keep_certificate(
+    authority: Authority,
+    mut own: Identity,
+    config: watch::Sender<Arc<ServerConfig>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut failed = String::new();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
         }
-        Some(Err(error)) => Err(Status::permission_denied(error.to_string())),
-        None => Err(Status::unauthenticated("no certificate was shown")),
+        let authority = authority.clone();
+        let look = move || authority.own(SystemTime::now().into());
+        let seen = match tokio::task::spawn_blocking(look).await {
+            Ok(seen) => seen.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let taken = seen.and_then(|new| {
+            if new != own {
+                let with_new = tls::server_config(&new).map_err(|error| error.to_string())?;
+                info!("the controller's certificate or authorities are new");
+                config.send_replace(Arc::new(with_new));
+                own = new;
+            }
+            Ok(())
+        });
+        let problem = taken.err().unwrap_or_default();
+        if problem != failed && !problem.is_empty() {
+            error!("the controller's certificate stays as it is: {problem}");
+        }
+        failed = problem;
     }
 }

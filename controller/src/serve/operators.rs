@@ -1,8 +1,7 @@
 //! Operators: apply a specification, look at the mesh.
 
-use super::require;
+use super::access::caller;
 use super::state::{ApplyError, State};
-use crate::ca::Role;
 use crate::drain::Drain;
 use crate::mesh::Mesh;
 use crate::render::pairs;
@@ -76,7 +75,7 @@ impl OperatorsService {
 #[async_trait]
 impl Operators for OperatorsService {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
-        let operator = require(&request, Role::Operator)?;
+        let operator = caller(&request)?.name;
         let ApplyRequest { text, file, expect } = request.into_inner();
         check_file(&file)?;
         self.work("apply", move |state| {
@@ -87,9 +86,8 @@ impl Operators for OperatorsService {
 
     async fn get_topology(
         &self,
-        request: Request<GetTopologyRequest>,
+        _: Request<GetTopologyRequest>,
     ) -> Result<Response<Topology>, Status> {
-        require(&request, Role::Operator)?;
         let mesh = self.mesh()?;
         let reports = self.state.reports();
         let view = tokio::task::spawn_blocking(move || topology(&mesh, &reports)).await;
@@ -102,7 +100,6 @@ impl Operators for OperatorsService {
         &self,
         request: Request<GetRoutesRequest>,
     ) -> Result<Response<Routes>, Status> {
-        require(&request, Role::Operator)?;
         let gateway = request.into_inner().gateway;
         if self.mesh()?.spec.gateway(&gateway).is_none() {
             let text =
@@ -130,7 +127,7 @@ impl Operators for OperatorsService {
     }
 
     async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainReply>, Status> {
-        let operator = require(&request, Role::Operator)?;
+        let operator = caller(&request)?.name;
         let DrainRequest {
             gateway,
             peer,
@@ -147,7 +144,6 @@ impl Operators for OperatorsService {
     }
 
     async fn get_plan(&self, request: Request<PlanRequest>) -> Result<Response<Plan>, Status> {
-        require(&request, Role::Operator)?;
         let PlanRequest { text, file } = request.into_inner();
         check_file(&file)?;
         self.work("plan", move |state| state.plan(&file, &text))
@@ -155,7 +151,6 @@ impl Operators for OperatorsService {
     }
 
     async fn get_diff(&self, request: Request<DiffRequest>) -> Result<Response<Diff>, Status> {
-        require(&request, Role::Operator)?;
         let DiffRequest { from, to } = request.into_inner();
         self.work("compare", move |state| state.diff(from, to))
             .await
@@ -165,7 +160,6 @@ impl Operators for OperatorsService {
         &self,
         request: Request<HistoryRequest>,
     ) -> Result<Response<History>, Status> {
-        require(&request, Role::Operator)?;
         let HistoryRequest { limit } = request.into_inner();
         self.work("list", move |state| Ok(state.history(limit)?))
             .await
@@ -175,7 +169,7 @@ impl Operators for OperatorsService {
         &self,
         request: Request<RollbackRequest>,
     ) -> Result<Response<ApplyReply>, Status> {
-        let operator = require(&request, Role::Operator)?;
+        let operator = caller(&request)?.name;
         let RollbackRequest { generation, expect } = request.into_inner();
         self.work("roll back", move |state| {
             state.rollback(&operator, generation, expect)
@@ -189,7 +183,7 @@ impl Operators for OperatorsService {
         &self,
         request: Request<BackupRequest>,
     ) -> Result<Response<Self::BackupStream>, Status> {
-        let operator = require(&request, Role::Operator)?;
+        let operator = caller(&request)?.name;
         let busy = || Status::resource_exhausted("another backup is being made: wait for its end");
         let only = self.backing_up.clone().try_acquire_owned();
         let only = only.map_err(|_| busy())?;

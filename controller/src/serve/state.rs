@@ -2,6 +2,7 @@
 
 use super::history::{Moved, expect};
 use super::steps::Steps;
+use crate::admission::Admissions;
 use crate::drain::{Drain, staying};
 use crate::ids::{self, tunnel_count};
 use crate::mesh::{Keys, Mesh, retire};
@@ -38,6 +39,7 @@ pub enum ApplyError {
 pub struct State {
     pub(super) store: Mutex<Store>,
     pub(super) mesh: watch::Sender<Option<Arc<Mesh>>>,
+    pub(super) admissions: watch::Sender<Arc<Admissions>>,
     /// It holds what `mesh` does before that says so.
     pub(super) steps: Steps,
     /// Places for work that takes a processor for long; one processor is left to everything else.
@@ -85,7 +87,9 @@ impl State {
             };
             (report.gateway, received)
         });
+        let admissions = store.admissions()?;
         Ok(Self {
+            admissions: watch::Sender::new(Arc::new(admissions)),
             reports: Mutex::new(received.collect()),
             mesh: watch::Sender::new(mesh),
             steps,

@@ -1,25 +1,48 @@
-//! TLS 1.3 with certificates on both sides, and nothing else.
+//! TLS 1.3, and who is at the other end.
+//!
+//! Whoever wants to enroll has no certificate, so none is asked for in the handshake; what those without
+//! one may do is decided in [`super::access`]. Nobody can fill the house: there are so many places for
+//! handshakes, for those without a certificate, and for each name; who comes when all are taken gets the
+//! place of whoever has had one longest.
 
+use super::access::Caller;
+use crate::ca::Peer;
 use routemesh_proto::Identity;
+use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use tokio_rustls::rustls::server::{
+    NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
+};
 use tokio_rustls::rustls::{self, RootCertStore, ServerConfig, version};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 /// A client that takes longer has lost its chance.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes under way at once.
-const HANDSHAKES: usize = 1024;
+const HANDSHAKES: usize = 4096;
+/// For how long one without a certificate is listened to: it has one thing to ask.
+const ENROLMENT: Duration = Duration::from_secs(30);
+/// Connections without a certificate at once.
+const STRANGERS: usize = 256;
+/// Connections of one holder at once: an agent has one or two.
+const OF_ONE: usize = 32;
+/// A connection ends with its certificate, and after this long at the latest.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 /// An identity that TLS cannot use.
 #[derive(Debug, thiserror::Error)]
@@ -35,36 +58,192 @@ pub enum TlsError {
     Certificate(#[from] rustls::Error),
 }
 
-fn server_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
+/// How to be a server with this identity.
+pub(super) fn server_config(identity: &Identity) -> Result<ServerConfig, TlsError> {
+    let authorities =
+        CertificateDer::pem_slice_iter(identity.ca.as_bytes()).collect::<Result<Vec<_>, _>>()?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(identity.ca.as_bytes()) {
-        roots.add(certificate?)?;
+    for certificate in &authorities {
+        roots.add(certificate.clone())?;
     }
-    let chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
+    let mut chain = CertificateDer::pem_slice_iter(identity.certificate.as_bytes())
         .collect::<Result<Vec<_>, _>>()?;
+    // Whoever enrolls knows the authority by its fingerprint only, and has to be shown it.
+    chain.extend(authorities.into_iter().next());
     let key = PrivateKeyDer::from_pem_slice(identity.expose_key().as_bytes())?;
     let provider = Arc::new(default_provider());
-    let clients =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(clients)
         .with_single_cert(chain, key)?;
     config.alpn_protocols.push(b"h2".to_vec());
+    // A session that is resumed is not looked at again, and its certificate may have run out.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(config)
 }
 
-type Connections = ReceiverStream<io::Result<TlsStream<TcpStream>>>;
+/// Places, of which there are so many.
+struct Places {
+    most: usize,
+    taken: Mutex<Taken>,
+}
 
-/// Connections whose handshake is done. Slow ones wait beside each other, not in a row.
+/// Who has come, by number: the first has had its place longest.
+#[derive(Default)]
+struct Taken {
+    last: u64,
+    all: VecDeque<(u64, oneshot::Sender<()>)>,
+}
+
+/// One of them, as long as it lives.
+struct Place {
+    number: u64,
+    places: Arc<Places>,
+    /// Ends when somebody else gets the place.
+    given_away: oneshot::Receiver<()>,
+}
+
+impl Places {
+    fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            taken: Mutex::default(),
+        })
+    }
+
+    /// Takes a place, that of whoever has had one longest if all are taken.
+    fn take(self: &Arc<Self>) -> Place {
+        let (own, given_away) = oneshot::channel();
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        while taken.all.len() >= self.most {
+            taken.all.pop_front();
+        }
+        taken.last += 1;
+        let number = taken.last;
+        taken.all.push_back((number, own));
+        Place {
+            number,
+            places: self.clone(),
+            given_away,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self
+            .places
+            .taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let all = &mut taken.all;
+        if let Ok(at) = all.binary_search_by_key(&self.number, |(number, _)| *number) {
+            all.remove(at);
+        }
+    }
+}
+
+/// All places for connections.
+#[derive(Default)]
+struct House {
+    of_one: Mutex<HashMap<String, Arc<Places>>>,
+}
+
+impl House {
+    /// As many names as there are good certificates.
+    fn of(&self, name: &str) -> Arc<Places> {
+        let mut all = self.of_one.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = all.entry(name.to_owned());
+        places.or_insert_with(|| Places::new(OF_ONE)).clone()
+    }
+}
+
+/// A connection whose handshake is done, for as long as it may be used.
+pub(super) struct Connection {
+    stream: TlsStream<TcpStream>,
+    caller: Caller,
+    until: Pin<Box<Sleep>>,
+    place: Place,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Caller;
+
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl Connection {
+    /// Whether it must end, and why.
+    fn ended(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let error = |text| Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        if self.until.as_mut().poll(context).is_ready() {
+            return error("its time is over");
+        }
+        match Pin::new(&mut self.place.given_away).poll(context) {
+            Poll::Ready(_) => error("too many connections of the same holder"),
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.ended(context)?;
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+type Connections = ReceiverStream<io::Result<Connection>>;
+
+/// Connections whose handshake is done. Slow ones wait beside each other, not in a row, and for nobody.
 pub(super) fn incoming(
     listener: TcpListener,
-    identity: &Identity,
+    config: watch::Receiver<Arc<ServerConfig>>,
     mut stopped: watch::Receiver<bool>,
-) -> Result<Connections, TlsError> {
-    let acceptor = TlsAcceptor::from(Arc::new(server_config(identity)?));
+) -> Connections {
     let (done, connections) = mpsc::channel(64);
-    let places = Arc::new(Semaphore::new(HANDSHAKES));
+    let (handshakes, strangers) = (Places::new(HANDSHAKES), Places::new(STRANGERS));
+    let house = Arc::new(House::default());
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
@@ -76,26 +255,79 @@ pub(super) fn incoming(
                 Err(error) => {
                     // Out of file descriptors, most likely: trying at once would only spin.
                     warn!("cannot accept connections: {error}");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             };
-            let Ok(place) = places.clone().acquire_owned().await else {
-                return;
-            };
-            let (acceptor, done) = (acceptor.clone(), done.clone());
+            let acceptor = TlsAcceptor::from(config.borrow().clone());
+            let mut place = handshakes.take();
+            let (done, strangers, house) = (done.clone(), strangers.clone(), house.clone());
             tokio::spawn(async move {
                 let _ = stream.set_nodelay(true);
-                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => {
-                        drop(place);
-                        let _ = done.send(Ok(stream)).await;
-                    }
-                    Ok(Err(error)) => debug!("{from} refused: {error}"),
-                    Err(_) => debug!("{from} refused: no handshake within {HANDSHAKE:?}"),
-                }
+                let accept = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
+                let stream = tokio::select! {
+                    accepted = accept => match accepted {
+                        Ok(Ok(stream)) => stream,
+                        Ok(Err(error)) => return debug!("{from} refused: {error}"),
+                        Err(_) => return debug!("{from} refused: no handshake within {HANDSHAKE:?}"),
+                    },
+                    _ = &mut place.given_away => return debug!("{from} refused: others were faster"),
+                };
+                drop(place);
+                let (caller, until) = who(&stream, SystemTime::now());
+                let places = match &caller {
+                    Caller::Holder(peer) => house.of(&peer.uri()),
+                    Caller::Nobody | Caller::Unclear(_) => strangers,
+                };
+                let connection = Connection {
+                    stream,
+                    caller,
+                    until: Box::pin(sleep(until)),
+                    place: places.take(),
+                };
+                let _ = done.send(Ok(connection)).await;
             });
         }
     });
-    Ok(ReceiverStream::new(connections))
+    ReceiverStream::new(connections)
+}
+
+/// Who is at the other end, and for how long.
+fn who(stream: &TlsStream<TcpStream>, now: SystemTime) -> (Caller, Duration) {
+    let (_, session) = stream.get_ref();
+    let Some(certificate) = session.peer_certificates().and_then(<[_]>::first) else {
+        return (Caller::Nobody, ENROLMENT);
+    };
+    match Peer::from_certificate(certificate) {
+        Ok(peer) => {
+            let until = routemesh_proto::Validity::of(certificate)
+                .and_then(|validity| validity.to.duration_since(now).ok());
+            (Caller::Holder(peer), until.unwrap_or_default().min(LONGEST))
+        }
+        Err(error) => (Caller::Unclear(error), ENROLMENT),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_comes_last_gets_the_place_of_whoever_has_had_one_longest() {
+        let places = Places::new(2);
+        let (mut first, second) = (places.take(), places.take());
+        assert!(first.given_away.try_recv().is_err_and(is_empty));
+        let mut third = places.take();
+        assert!(!first.given_away.try_recv().is_err_and(is_empty));
+        // Who left makes room, and who lost a place cannot leave twice.
+        drop((first, second));
+        let _fourth = places.take();
+        assert!(third.given_away.try_recv().is_err_and(is_empty));
+        let _fifth = places.take();
+        assert!(!third.given_away.try_recv().is_err_and(is_empty));
+    }
+
+    fn is_empty(error: oneshot::error::TryRecvError) -> bool {
+        error == oneshot::error::TryRecvError::Empty
+    }
 }

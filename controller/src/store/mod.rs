@@ -5,6 +5,9 @@
 mod backup;
 mod revision;
 mod schema;
+mod trust;
+
+pub use trust::Token;
 
 pub use backup::{Backup, restore};
 pub use revision::{Change, KEPT, KEPT_BYTES, Kind, Revision};

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Steps from nothing to the present. A step that was released never changes: add another.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     "
     CREATE TABLE spec (
         generation INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -50,6 +50,22 @@ const STEPS: [&str; 4] = [
         (SELECT coalesce(group_concat(trim(gateway || ' ' || peer), char(10)), '') FROM drain)
         WHERE generation = (SELECT max(generation) FROM spec);
     DROP TABLE drain;
+",
+    "
+    CREATE TABLE token (
+        digest BLOB PRIMARY KEY, -- SHA-256 of the secret
+        role TEXT NOT NULL,
+        name TEXT NOT NULL,
+        expires_at INTEGER NOT NULL,
+        used_at INTEGER
+    ) STRICT;
+    CREATE TABLE admission (
+        kind TEXT NOT NULL, -- gateway, person
+        name TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        revoked INTEGER NOT NULL,
+        PRIMARY KEY (kind, name)
+    ) STRICT;
 ",
 ];
 

@@ -3,20 +3,29 @@
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
-use routemesh_controller::ca::{self, Peer, Role};
+use routemesh_controller::ca::{self, Authority, Peer, Role};
 use routemesh_controller::serve::{State, serve};
 use routemesh_controller::store::Store;
+use routemesh_proto::agents_client::AgentsClient;
+use routemesh_proto::controller_message::Message;
 use routemesh_proto::operators_client::OperatorsClient;
-use routemesh_proto::{ApplyReply, ApplyRequest, GetTopologyRequest, Identity, Topology};
+use routemesh_proto::{
+    AgentMessage, ApplyReply, ApplyRequest, Change, Config, ControllerMessage, GetTopologyRequest,
+    Hello, Identity, KeyKind, Status, Topology, agent_message, patch,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use tonic::transport::Channel;
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 pub const TWO_SITES: &str = r#"
 [mesh]
@@ -54,7 +63,7 @@ impl Pki {
         let pki = Self {
             dir: tempfile::tempdir().unwrap(),
         };
-        ca::init(&pki.controller(), 5).unwrap();
+        ca::init(&pki.controller(), KeyKind::EcdsaP384, 5 * DAY).unwrap();
         pki
     }
 
@@ -65,8 +74,7 @@ impl Pki {
     pub fn identity(&self, role: Role, name: &str) -> Identity {
         let out = self.dir.path().join(format!("{role}-{name}"));
         if !out.exists() {
-            let name = name.to_owned();
-            ca::issue(&self.controller(), &Peer { role, name }, &out, 5).unwrap();
+            ca::issue(&self.controller(), &Peer::new(role, name), &out, 5 * DAY).unwrap();
         }
         Identity::load(&out).unwrap()
     }
@@ -85,14 +93,14 @@ pub struct Controller {
 
 impl Controller {
     pub async fn start(dir: &Path) -> Self {
-        let identity = Identity::load(dir).unwrap();
+        let authority = Authority::new(dir, 30 * DAY);
         let state = Arc::new(State::new(Store::open(dir).unwrap()).unwrap());
         let listener = TcpListener::bind("[::1]:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            serve(listener, &identity, state, stopped).await.unwrap();
+            serve(listener, authority, state, stopped).await.unwrap();
         });
         Self { url, stop, server }
     }
@@ -131,4 +139,93 @@ impl Controller {
             .await;
         reply.unwrap().into_inner()
     }
+}
+
+/// An agent that does nothing but speak.
+pub struct Agent {
+    pub say: mpsc::Sender<AgentMessage>,
+    pub hear: Streaming<ControllerMessage>,
+    pub has: Option<Config>,
+}
+
+impl Agent {
+    pub async fn attach(
+        identity: &Identity,
+        url: &str,
+        has: Option<Config>,
+    ) -> Result<Self, tonic::Status> {
+        Self::attach_with_key(identity, url, has, "").await
+    }
+
+    pub async fn attach_with_key(
+        identity: &Identity,
+        url: &str,
+        has: Option<Config>,
+        key: &str,
+    ) -> Result<Self, tonic::Status> {
+        let (say, said) = mpsc::channel(4);
+        let hello = agent_message::Message::Hello(Hello {
+            generation: has.as_ref().map_or(0, |config| config.generation),
+            digest: has.as_ref().map_or(String::new(), Config::digest),
+            version: "test".to_owned(),
+            wireguard_key: key.to_owned(),
+        });
+        let hello = AgentMessage {
+            message: Some(hello),
+        };
+        say.send(hello).await.unwrap();
+        let mut client = AgentsClient::new(identity.dial(url).unwrap());
+        let hear = client.attach(ReceiverStream::new(said)).await?.into_inner();
+        Ok(Self { say, hear, has })
+    }
+
+    pub async fn next(&mut self) -> Result<Option<Message>, tonic::Status> {
+        let next = timeout(Duration::from_secs(5), self.hear.message());
+        let message = next.await.expect("something comes")?;
+        Ok(message.and_then(|message| message.message))
+    }
+
+    /// Takes a whole config.
+    pub async fn config(&mut self) -> Config {
+        match self.next().await.unwrap() {
+            Some(Message::Config(config)) => {
+                self.has = Some(config.clone());
+                config
+            }
+            other => panic!("not a config: {other:?}"),
+        }
+    }
+
+    /// Takes a change.
+    pub async fn change(&mut self) -> Change {
+        match self.next().await.unwrap() {
+            Some(Message::Change(change)) => {
+                self.has = Some(patch(self.has.as_ref().unwrap(), &change).unwrap());
+                change
+            }
+            other => panic!("not a change: {other:?}"),
+        }
+    }
+
+    pub async fn hears_nothing(&mut self) {
+        let next = timeout(Duration::from_millis(300), self.hear.message());
+        assert!(next.await.is_err(), "nothing was to come");
+    }
+
+    pub async fn report(&self, status: Status) {
+        let status = AgentMessage {
+            message: Some(agent_message::Message::Status(status)),
+        };
+        self.say.send(status).await.unwrap();
+    }
+}
+
+pub async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..100 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it never came true");
 }

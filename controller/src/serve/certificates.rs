@@ -1,0 +1,107 @@
+//! Certificates: for a token, and for whoever has one that is still good.
+
+use super::access::{Refusals, caller};
+use super::state::State;
+use super::trust::{TokenRefused, broken};
+use crate::ca::{Authority, CaError, Peer, Requested};
+use routemesh_proto::certificates_server::Certificates;
+use routemesh_proto::{EnrollRequest, IssuedCertificate, RenewRequest, fingerprint};
+use std::sync::Arc;
+use std::time::SystemTime;
+use tonic::{Request, Response, Status, async_trait};
+use tracing::{error, info, warn};
+
+pub(super) struct CertificatesService {
+    pub(super) state: Arc<State>,
+    pub(super) authority: Authority,
+    pub(super) refusals: Refusals,
+}
+
+#[async_trait]
+impl Certificates for CertificatesService {
+    async fn enroll(
+        &self,
+        request: Request<EnrollRequest>,
+    ) -> Result<Response<IssuedCertificate>, Status> {
+        let EnrollRequest { secret, request } = request.into_inner();
+        let requested = self.requested(&request)?;
+        let digest = fingerprint(&secret);
+        let (state, name) = (self.state.clone(), requested.name.clone());
+        let now = SystemTime::now();
+        let used = tokio::task::spawn_blocking(move || state.use_token(&digest, &name, now)).await;
+        let peer = match used.map_err(broken)? {
+            Ok(Ok(peer)) => peer,
+            Ok(Err(refused)) => {
+                let reason = refused.reason();
+                self.refusals.count(reason);
+                warn!("an enrolment is refused: {refused}");
+                return Err(Status::permission_denied(refused.to_string()));
+            }
+            Err(error) => {
+                error!("nobody can enroll: {error}");
+                return Err(Status::internal(error.to_string()));
+            }
+        };
+        info!("{peer} enrolls");
+        self.certify(peer, requested).await
+    }
+
+    async fn renew(
+        &self,
+        request: Request<RenewRequest>,
+    ) -> Result<Response<IssuedCertificate>, Status> {
+        let peer = caller(&request)?;
+        let requested = self.requested(&request.get_ref().request)?;
+        if requested.name != peer.name {
+            self.refusals.count("request for another");
+            let text = format!("{peer} cannot ask for the certificate of another");
+            return Err(Status::permission_denied(text));
+        }
+        info!("{peer} renews its certificate");
+        self.certify(peer, requested).await
+    }
+}
+
+impl CertificatesService {
+    #[allow(clippy::result_large_err)]
+    fn requested(&self, der: &[u8]) -> Result<Requested, Status> {
+        Requested::parse(der).map_err(|error| {
+            self.refusals.count("bad request");
+            Status::invalid_argument(error.to_string())
+        })
+    }
+
+    async fn certify(
+        &self,
+        peer: Peer,
+        requested: Requested,
+    ) -> Result<Response<IssuedCertificate>, Status> {
+        let authority = self.authority.clone();
+        let work = move || -> Result<IssuedCertificate, CaError> {
+            Ok(IssuedCertificate {
+                certificate: authority.certify(&peer, &requested, SystemTime::now().into())?,
+                authorities: authority.bundle()?,
+            })
+        };
+        match tokio::task::spawn_blocking(work).await.map_err(broken)? {
+            Ok(issued) => Ok(Response::new(issued)),
+            Err(error) => {
+                error!("no certificate can be made: {error}");
+                Err(Status::internal(format!(
+                    "the controller cannot make certificates: {error}"
+                )))
+            }
+        }
+    }
+}
+
+impl TokenRefused {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown => "token unknown",
+            Self::Used { .. } => "token used",
+            Self::Expired { .. } => "token expired",
+            Self::Other { .. } => "token of another",
+        }
+    }
+}

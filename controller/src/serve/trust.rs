@@ -1,0 +1,198 @@
+//! What administrators do with identities.
+
+use super::access::caller;
+use super::state::{State, lock};
+use crate::ca::{Authority, Peer, Role};
+use crate::spec::check_name;
+use crate::store::{StoreError, Token};
+use ring::rand::{SecureRandom, SystemRandom};
+use routemesh_proto::trust_server::Trust;
+use routemesh_proto::{CreateTokenReply, CreateTokenRequest, fingerprint};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, async_trait};
+use tracing::{error, info};
+
+/// A token is good for no longer than this.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
+
+/// Why a token is no good.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TokenRefused {
+    #[error(
+        "the controller knows no such token, or has forgotten it: `meshctl token create` makes another"
+    )]
+    Unknown,
+    #[error(
+        "the token of {0} was used {1} s ago, and is good for one time: if that was not you, `meshctl revoke` it; \
+         `meshctl token create` makes another", .of, .ago.as_secs()
+    )]
+    Used { of: String, ago: Duration },
+    #[error("the token of {0} has run out {1} s ago: `meshctl token create` makes another", .of, .ago.as_secs())]
+    Expired { of: String, ago: Duration },
+    #[error("the token is for {0}, and not for {1:?}", .of, .name)]
+    Other { of: String, name: String },
+}
+
+/// Whether a token is good for whoever asks in that name.
+fn judge(token: &Token, name: &str, now: SystemTime) -> Result<(), TokenRefused> {
+    let of = format!("{} {}", token.role, token.name);
+    let since = |then: SystemTime| now.duration_since(then).unwrap_or_default();
+    if let Some(used) = token.used {
+        let ago = since(used);
+        return Err(TokenRefused::Used { of, ago });
+    }
+    if now > token.expires {
+        let ago = since(token.expires);
+        return Err(TokenRefused::Expired { of, ago });
+    }
+    if name != token.name {
+        let name = name.chars().take(64).collect();
+        return Err(TokenRefused::Other { of, name });
+    }
+    Ok(())
+}
+
+/// A defect of ours.
+pub(super) fn broken(error: tokio::task::JoinError) -> Status {
+    error!("a call failed: {error}");
+    Status::internal("the controller failed; its log says more")
+}
+
+impl State {
+    /// Names that were revoked, now and whenever that changes.
+    pub(super) fn admissions(&self) -> watch::Receiver<Arc<crate::admission::Admissions>> {
+        self.admissions.subscribe()
+    }
+
+    /// Keeps a token. Blocks on the disk.
+    fn add_token(&self, token: &Token, now: SystemTime) -> Result<(), StoreError> {
+        lock(&self.store).add_token(token, now)
+    }
+
+    /// Uses a token up, for whoever asks in that name; says whom to certify. Blocks on the disk.
+    pub(super) fn use_token(
+        &self,
+        digest: &[u8; 32],
+        name: &str,
+        now: SystemTime,
+    ) -> Result<Result<Peer, TokenRefused>, StoreError> {
+        let mut store = lock(&self.store);
+        let Some(token) = store.token(digest)? else {
+            return Ok(Err(TokenRefused::Unknown));
+        };
+        if let Err(refused) = judge(&token, name, now) {
+            return Ok(Err(refused));
+        }
+        store.use_token(&token, now)?;
+        let mut admissions = self.admissions.borrow().as_ref().clone();
+        let admission = admissions.enroll(token.role, &token.name);
+        if admissions != **self.admissions.borrow() {
+            self.admissions.send_replace(Arc::new(admissions));
+        }
+        Ok(Ok(Peer {
+            role: token.role,
+            name: token.name,
+            admission: admission.number,
+        }))
+    }
+}
+
+pub(super) struct TrustService {
+    pub(super) state: Arc<State>,
+    pub(super) authority: Authority,
+}
+
+#[async_trait]
+impl Trust for TrustService {
+    async fn create_token(
+        &self,
+        request: Request<CreateTokenRequest>,
+    ) -> Result<Response<CreateTokenReply>, Status> {
+        let administrator = caller(&request)?;
+        let CreateTokenRequest {
+            role,
+            name,
+            lifetime,
+        } = request.into_inner();
+        let role: Role = role.parse().map_err(Status::invalid_argument)?;
+        check_name(&name).map_err(Status::invalid_argument)?;
+        let lifetime = Duration::from_secs(lifetime);
+        if lifetime.is_zero() || lifetime > LONGEST_LIFETIME {
+            let text = "a token is good for a second to seven days";
+            return Err(Status::invalid_argument(text));
+        }
+        let mut secret = [0; 32];
+        SystemRandom::new()
+            .fill(&mut secret)
+            .map_err(|_| Status::internal("the host gives no random numbers"))?;
+        let now = SystemTime::now();
+        let token = Token {
+            digest: fingerprint(&secret),
+            role,
+            name,
+            expires: now + lifetime,
+            used: None,
+        };
+        let known = role != Role::Gateway
+            || self
+                .state
+                .mesh()
+                .borrow()
+                .as_ref()
+                .is_some_and(|mesh| mesh.spec.gateway(&token.name).is_some());
+        let (state, authority) = (self.state.clone(), self.authority.clone());
+        let of = format!("{role} {}", token.name);
+        let work = move || -> Result<[u8; 32], String> {
+            let fingerprint = authority.fingerprint().map_err(|it| it.to_string())?;
+            let added = state.add_token(&token, now);
+            added.map(|()| fingerprint).map_err(|it| it.to_string())
+        };
+        let added = tokio::task::spawn_blocking(work).await.map_err(broken)?;
+        let authority = added.map_err(|error| {
+            error!("no token can be made: {error}");
+            Status::internal(error)
+        })?;
+        info!("{administrator} makes a token for {of}, good for {lifetime:?}");
+        Ok(Response::new(CreateTokenReply {
+            secret: secret.to_vec(),
+            authority: authority.to_vec(),
+            known,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn a_token_is_good_once_in_time_and_for_one() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let second = Duration::from_secs(1);
+        let token = Token {
+            digest: [0; 32],
+            role: Role::Gateway,
+            name: "V1".to_owned(),
+            expires: now,
+            used: None,
+        };
+        assert_eq!(judge(&token, "V1", now), Ok(()));
+        let text = |refused: Result<(), TokenRefused>| refused.unwrap_err().to_string();
+        assert_eq!(
+            text(judge(&token, "V2", now)),
+            "the token is for gateway V1, and not for \"V2\""
+        );
+        assert!(text(judge(&token, "V1", now + second)).contains("has run out 1 s ago"));
+        let used = Token {
+            used: Some(now - second),
+            ..token
+        };
+        // Also by the same again, and after it has run out.
+        for at in [now, now + second] {
+            assert!(text(judge(&used, "V1", at)).contains("of gateway V1 was used"));
+        }
+    }
+}

@@ -6,13 +6,15 @@
 //!                                            agents --serve--> reports --topology--> operators
 //! ```
 //!
-//! [`spec`], [`ids`], [`render`], [`step`], [`plan`] and [`topology`] are pure; [`store`], [`ca`] and
+//! [`spec`], [`ids`], [`render`], [`step`], [`plan`], [`canary`] and
+//! [`topology`] are pure; [`store`], [`ca`] and
 //! [`serve`] do the I/O.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admission;
 pub mod ca;
+pub mod canary;
 pub mod drain;
 pub mod ids;
 pub mod mesh;

@@ -1,5 +1,6 @@
 //! One generation of the mesh as the controller holds it.
 
+use crate::canary::Trial;
 use crate::drain::Drains;
 use crate::ids::{End, Ids, gateway_names};
 use crate::render::header;
@@ -33,6 +34,8 @@ pub struct Mesh {
     pub drains: Drains,
     /// Whose public keys are known. They change without a new generation.
     pub keys: Keys,
+    /// It is tried at one site before the others follow.
+    pub trial: Option<Arc<Trial>>,
     /// Where what stands in `spec`, and with which ids.
     index: Arc<Index>,
 }
@@ -81,6 +84,7 @@ impl Mesh {
             retired: Retired::new(),
             drains: Drains::new(),
             keys: Keys::new(),
+            trial: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! (mesh, gateway) -> exactly what that gateway must run. Pure: equal in, equal out.
 
+use crate::canary;
 use crate::drain::Drain;
 use crate::ids::{
     Abroad, End, abroad_of, interconnect, joined, router_id, tunnel_number, wireguard_port,
@@ -47,6 +48,14 @@ pub fn pairs(mesh: &Mesh) -> Vec<Pair<'_>> {
 /// The config of one gateway: `None` for one that was never in a specification, and a config
 /// without tunnels for one that has left.
 pub fn render(mesh: &Mesh, gateway: &str) -> Option<proto::Config> {
+    match &mesh.trial {
+        Some(trial) => canary::config(mesh, trial, gateway),
+        None => of_spec(mesh, gateway),
+    }
+}
+
+/// As the mesh's specification has it, whoever runs that already.
+pub(crate) fn of_spec(mesh: &Mesh, gateway: &str) -> Option<proto::Config> {
     match mesh.gateway(gateway) {
         Some((site, gateway)) => Some(proto::Config {
             tunnels: tunnels(mesh, site, gateway),

@@ -48,7 +48,7 @@ async fn apply(operators: &mut OperatorsClient<Channel>, text: String) -> ApplyR
         .apply(ApplyRequest {
             text,
             file,
-            expect: None,
+            ..ApplyRequest::default()
         })
         .await;
     reply.unwrap().into_inner()

@@ -17,6 +17,7 @@ fn request(text: &str, expect: Option<u64>) -> ApplyRequest {
         text: text.to_owned(),
         file: "mesh.toml".to_owned(),
         expect,
+        ..ApplyRequest::default()
     }
 }
 

@@ -5,37 +5,14 @@
 use routemesh_controller::ca::Role;
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
-    ApplyRequest, BgpStatus, Config, DrainRequest, GetRoutesRequest, GetTopologyRequest, Identity,
-    PublicKey, Route, Status, TunnelStatus,
+    ApplyRequest, Config, DrainRequest, GetRoutesRequest, GetTopologyRequest, Identity, PublicKey,
 };
 use std::sync::Arc;
 use tonic::Code;
 
 mod common;
 
-use common::{Agent, Controller, Pki, TWO_SITES, eventually, three_sites};
-
-fn all_up(config: &Config) -> Status {
-    let up = |number| TunnelStatus {
-        number,
-        ike: "up".to_owned(),
-        interface: "up".to_owned(),
-        bgp: Some(BgpStatus {
-            state: "Established".to_owned(),
-            ..BgpStatus::default()
-        }),
-        ..TunnelStatus::default()
-    };
-    Status {
-        generation: config.generation,
-        tunnels: config.tunnels.iter().map(|t| up(t.number)).collect(),
-        routes: vec![Route {
-            prefix: "10.0.9.0/24".to_owned(),
-            paths: vec![],
-        }],
-        ..Status::default()
-    }
-}
+use common::{Agent, Controller, Pki, TWO_SITES, all_up, eventually, three_sites};
 
 #[tokio::test]
 async fn a_gateway_gets_its_config_and_then_what_changes() {

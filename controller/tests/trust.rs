@@ -151,7 +151,7 @@ async fn roles_are_what_the_certificate_says() {
     let request = routemesh_proto::ApplyRequest {
         text: TWO_SITES.to_owned(),
         file: String::new(),
-        expect: None,
+        ..Default::default()
     };
     let refused = operators.apply(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);

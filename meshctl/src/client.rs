@@ -2,9 +2,9 @@
 
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, Diff, DiffRequest, DrainReply,
-    DrainRequest, GetRoutesRequest, GetTopologyRequest, History, HistoryRequest, Identity,
-    IdentityError, Plan, PlanRequest, RollbackRequest, Routes, Topology,
+    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, CanaryRequest, CanaryView, Diff,
+    DiffRequest, DrainReply, DrainRequest, GetRoutesRequest, GetTopologyRequest, History,
+    HistoryRequest, Identity, IdentityError, Plan, PlanRequest, RollbackRequest, Routes, Topology,
 };
 use std::error::Error;
 use std::future::Future;
@@ -80,6 +80,12 @@ impl Client {
     pub(crate) async fn rollback(&self, request: RollbackRequest) -> Result<ApplyReply, CallError> {
         let mut operators = self.operators.clone();
         self.call(operators.rollback(request)).await
+    }
+
+    pub(crate) async fn canary(&self, generation: u64) -> Result<CanaryView, CallError> {
+        let mut operators = self.operators.clone();
+        self.call(operators.get_canary(CanaryRequest { generation }))
+            .await
     }
 
     /// The pieces of a backup, each to be waited for by itself.

@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     Read { file: String, reason: String },
     #[error("meshctl: cannot write {file}: {reason}")]
     Backup { file: String, reason: String },
+    #[error("meshctl: rolled back: {0}")]
+    RolledBack(String),
     #[error("meshctl: nothing was changed, as it was not wanted")]
     NotWanted,
     #[error("meshctl: cannot write: {0}")]

@@ -5,14 +5,15 @@
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use routemesh_proto::operators_server::{Operators, OperatorsServer};
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, CONTROLLER_NAME, Counts, Diff,
-    DiffRequest, DrainReply, DrainRequest, Edge, FieldPlan, GatewayPlan, GetRoutesRequest,
-    GetTopologyRequest, History, HistoryRequest, Plan, PlanRequest, Revision, RollbackRequest,
-    Routes, SitePlan, Topology, TunnelPlan,
+    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, CONTROLLER_NAME, CanaryRequest,
+    CanaryView, Counts, Diff, DiffRequest, DrainReply, DrainRequest, Edge, FieldPlan, GatewayPlan,
+    GetRoutesRequest, GetTopologyRequest, History, HistoryRequest, Plan, PlanRequest, Revision,
+    RollbackRequest, Routes, SitePlan, Topology, TunnelPlan,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::Mutex;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
@@ -24,6 +25,8 @@ use tonic::{Request, Response, Status, async_trait};
 /// A controller that knows what to say.
 struct Scripted {
     edges: &'static [&'static str],
+    /// At the trial.
+    looks: Mutex<u32>,
 }
 
 #[async_trait]
@@ -111,6 +114,24 @@ impl Operators for Scripted {
                 "nothing was changed: generation 4 is in force, not 3",
             )),
         }
+    }
+
+    async fn get_canary(
+        &self,
+        request: Request<CanaryRequest>,
+    ) -> Result<Response<CanaryView>, Status> {
+        let view = |state: &str, reason: &str| CanaryView {
+            state: state.to_owned(),
+            reason: reason.to_owned(),
+            generation: request.get_ref().generation + 1,
+        };
+        let mut looks = self.looks.lock().unwrap();
+        *looks += 1;
+        Ok(Response::new(match (*looks, self.edges) {
+            (1, _) => view("trying", "V1-1 is behind"),
+            (_, []) => view("promoted", "all was well"),
+            _ => view("rolled back", "V1-1 refuses it"),
+        }))
     }
 
     type BackupStream = tokio_stream::Iter<std::vec::IntoIter<Result<BackupPiece, Status>>>;
@@ -282,7 +303,10 @@ impl Mesh {
         let server = Server::builder()
             .tls_config(tls)
             .unwrap()
-            .add_service(OperatorsServer::new(Scripted { edges }))
+            .add_service(OperatorsServer::new(Scripted {
+                edges,
+                looks: Mutex::default(),
+            }))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         Self { dir, url }
@@ -364,6 +388,22 @@ async fn a_plan_tells_by_its_end_whether_something_would_change() {
     let (code, out, _) = mesh.run(&["plan", "-", "--output", "json"], "good").await;
     assert_eq!(code, 2);
     assert!(out.contains("\"name\": \"esp.rekey_time\""), "{out}");
+}
+
+#[tokio::test]
+async fn a_trial_is_followed_to_its_end() {
+    let mesh = Mesh::new(&[]).await;
+    let args = ["apply", "-", "--canary", "one"];
+    let (code, out, _) = mesh.run(&args, "good").await;
+    assert_eq!(code, 0);
+    let end = "site one tries it; the controller goes on, or back, by itself\n  V1-1 is behind\neverywhere, as generation 5\n";
+    assert!(out.ends_with(end), "{out}");
+    let broken = Mesh::new(&["up"]).await;
+    let (code, _, error) = broken.run(&args, "good").await;
+    assert_eq!(
+        (code, error.as_str()),
+        (1, "meshctl: rolled back: V1-1 refuses it\n")
+    );
 }
 
 #[tokio::test]

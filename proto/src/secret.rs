@@ -164,11 +164,17 @@ impl fmt::Debug for crate::Foreign {
 
 impl fmt::Debug for crate::ApplyRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { text, file, expect } = self;
+        let Self {
+            text,
+            file,
+            expect,
+            canary,
+        } = self;
         f.debug_struct("ApplyRequest")
             .field("text", &Secret::from(text.as_str()))
             .field("file", file)
             .field("expect", expect)
+            .field("canary", canary)
             .finish()
     }
 }
@@ -267,7 +273,7 @@ mod tests {
         let request = ApplyRequest {
             text: "password = \"hunter2\"".into(),
             file: "mesh.toml".into(),
-            expect: None,
+            ..ApplyRequest::default()
         };
         let text = format!("{message:?} {request:#?} {:?}", Secret::from("hunter2"));
         assert!(!text.contains("hunter2"), "{text}");

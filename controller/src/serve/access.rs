@@ -45,6 +45,7 @@ const CALLS: &[(&str, For)] = &[
         "/routemesh.v1.Operators/Rollback",
         For::Role(Role::Operator),
     ),
+    ("/routemesh.v1.Operators/GetCanary", For::Role(Role::Viewer)),
     // It has the passwords of the specification in it.
     ("/routemesh.v1.Operators/Backup", For::Role(Role::Operator)),
     ("/routemesh.v1.Trust/CreateToken", For::Role(Role::Admin)),

@@ -1,6 +1,6 @@
 //! What was, what would be, and how to get back.
 
-use super::state::{ApplyError, State, lock};
+use super::state::{ApplyError, New, State, lock};
 use crate::ids;
 use crate::mesh::{Keys, Mesh};
 use crate::plan::{plan, summary};
@@ -153,12 +153,16 @@ impl State {
         let spec = spec::parse(&file, text.expose())?;
         let said = summary(self.mesh.borrow().as_ref().map(|mesh| &*mesh.spec), &spec);
         let said = format!("to generation {generation}: {said}");
-        self.replace(
-            &mut store,
-            (operator, Kind::Rollback, said),
-            (&file, text.expose()),
+        let new = New {
+            operator,
+            kind: Kind::Rollback,
+            summary: said,
+            file: &file,
+            text: text.expose(),
             spec,
-        )
+            trial: None,
+        };
+        self.replace(&mut store, new)
     }
 
     fn keys(&self) -> Keys {
@@ -174,7 +178,11 @@ impl State {
     }
 }
 
-fn of_revision(ids: &ids::Ids, keys: &Keys, revision: &Revision) -> Result<Mesh, SpecErrors> {
+pub(super) fn of_revision(
+    ids: &ids::Ids,
+    keys: &Keys,
+    revision: &Revision,
+) -> Result<Mesh, SpecErrors> {
     let Revision { file, text, .. } = revision;
     let spec = spec::parse(file, text.expose())?;
     let ids = ids::assign(ids, &spec).map_err(|errors| SpecErrors::new(file, errors))?;

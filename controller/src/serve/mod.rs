@@ -2,6 +2,7 @@
 
 mod access;
 mod agents;
+mod canary;
 mod certificates;
 mod history;
 mod operators;
@@ -26,7 +27,7 @@ use routemesh_proto::operators_server::OperatorsServer;
 use routemesh_proto::trust_server::TrustServer;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::rustls::ServerConfig;
@@ -116,6 +117,7 @@ pub async fn serve(
                 let _ = stopped_too.wait_for(|stopped| *stopped).await;
             }),
     );
+    let tend = tokio::spawn(tend(state.clone()));
     let flush = tokio::spawn(flush(state.clone(), stopped.clone()));
     tokio::spawn(keep_certificate(authority, own, config, stopped));
     tokio::select! {
@@ -131,6 +133,7 @@ pub async fn serve(
     }
     let _ = stopping.send(true);
     let _ = flush.await;
+    tend.abort();
     Ok(())
 }
 
@@ -142,6 +145,18 @@ fn finished(
         // It was told to end, and did not in time.
         Err(error) if error.is_cancelled() => Ok(()),
         Err(error) => Err(ServeError::Panicked(error)),
+    }
+}
+
+/// Looks after what is tried at one site.
+async fn tend(state: Arc<State>) {
+    loop {
+        tokio::time::sleep(FLUSH).await;
+        let state = state.clone();
+        let tended = tokio::task::spawn_blocking(move || state.tend(Instant::now())).await;
+        if let Ok(Err(error)) = tended {
+            warn!("a trial at one site cannot be ended: {error}");
+        }
     }
 }
 

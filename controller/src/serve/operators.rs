@@ -9,9 +9,9 @@ use crate::spec::SpecErrors;
 use crate::topology::topology;
 use routemesh_proto::operators_server::Operators;
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, Diff, DiffRequest, DrainReply,
-    DrainRequest, GetRoutesRequest, GetTopologyRequest, History, HistoryRequest, Plan, PlanRequest,
-    RollbackRequest, Routes, Topology,
+    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, CanaryRequest, CanaryView, Diff,
+    DiffRequest, DrainReply, DrainRequest, GetRoutesRequest, GetTopologyRequest, History,
+    HistoryRequest, Plan, PlanRequest, RollbackRequest, Routes, Topology,
 };
 use std::fs::File;
 use std::io::Read;
@@ -51,6 +51,9 @@ impl OperatorsService {
             Ok(Ok(done)) => Ok(Response::new(done)),
             Ok(Err(ApplyError::Spec(errors))) => Err(Status::invalid_argument(bounded(&errors))),
             Ok(Err(error @ ApplyError::Moved(_))) => Err(Status::aborted(error.to_string())),
+            Ok(Err(error @ ApplyError::Canary(_))) => {
+                Err(Status::failed_precondition(error.to_string()))
+            }
             Ok(Err(error @ ApplyError::Gone(_))) => Err(Status::not_found(error.to_string())),
             Ok(Err(error @ ApplyError::Store(_))) => {
                 error!("cannot {what}: {error}");
@@ -76,10 +79,16 @@ impl OperatorsService {
 impl Operators for OperatorsService {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
         let operator = caller(&request)?.name;
-        let ApplyRequest { text, file, expect } = request.into_inner();
+        let ApplyRequest {
+            text,
+            file,
+            expect,
+            canary,
+        } = request.into_inner();
         check_file(&file)?;
-        self.work("apply", move |state| {
-            state.apply(&operator, &file, &text, expect)
+        self.work("apply", move |state| match canary.as_str() {
+            "" => state.apply(&operator, &file, &text, expect),
+            site => state.try_at(site, &operator, (&file, &text), expect),
         })
         .await
     }
@@ -135,9 +144,7 @@ impl Operators for OperatorsService {
         } = request.into_inner();
         let mesh = self.mesh()?;
         let drain = named(&mesh, &gateway, &peer).map_err(Status::not_found)?;
-        let drained = self.work("drain", move |state| {
-            Ok(state.drain(&operator, drain, undo)?)
-        });
+        let drained = self.work("drain", move |state| state.drain(&operator, drain, undo));
         let reply = drained.await?.into_inner();
         let reply = reply.ok_or_else(|| Status::failed_precondition("there is no mesh yet"))?;
         Ok(Response::new(reply))
@@ -175,6 +182,15 @@ impl Operators for OperatorsService {
             state.rollback(&operator, generation, expect)
         })
         .await
+    }
+
+    async fn get_canary(
+        &self,
+        request: Request<CanaryRequest>,
+    ) -> Result<Response<CanaryView>, Status> {
+        let CanaryRequest { generation } = request.into_inner();
+        self.work("look", move |state| state.canary(generation))
+            .await
     }
 
     type BackupStream = ReceiverStream<Result<BackupPiece, Status>>;

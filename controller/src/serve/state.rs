@@ -1,8 +1,10 @@
 //! What the controller knows: the mesh in force, and the last report of each gateway.
 
-use super::history::{Moved, expect};
+use super::canary;
+use super::history::{Moved, expect, of_revision};
 use super::steps::Steps;
 use crate::admission::Admissions;
+use crate::canary::{Progress, Trial};
 use crate::drain::{Drain, staying};
 use crate::ids::{self, tunnel_count};
 use crate::mesh::{Keys, Mesh, retire};
@@ -29,6 +31,9 @@ pub enum ApplyError {
     /// Another generation is in force than was expected.
     #[error(transparent)]
     Moved(#[from] Moved),
+    /// A trial is under way, or cannot be.
+    #[error("{0}")]
+    Canary(String),
     /// A generation that is not kept.
     #[error("generation {0} is not kept: meshctl history lists those that are")]
     Gone(u64),
@@ -47,6 +52,8 @@ pub struct State {
     reports: Mutex<BTreeMap<String, Received>>,
     /// Keys for WireGuard that gateways told and that are not on disk yet.
     told: Mutex<Keys>,
+    /// How the trial stands, where there is one.
+    pub(super) progress: Mutex<Option<Progress>>,
 }
 
 #[derive(Debug)]
@@ -95,6 +102,7 @@ impl State {
             steps,
             work: Semaphore::new(places()),
             told: Mutex::default(),
+            progress: Mutex::default(),
             store: Mutex::new(store),
         })
     }
@@ -117,25 +125,38 @@ impl State {
         // One at a time, from here to the end.
         let mut store = lock(&self.store);
         expect(&store, expected)?;
+        refuse_in_trial(self.mesh.borrow().as_deref())?;
         let said = summary(self.mesh.borrow().as_ref().map(|mesh| &*mesh.spec), &spec);
-        self.replace(
-            &mut store,
-            (operator, Kind::Apply, said),
-            (file, text),
+        let new = New {
+            operator,
+            kind: Kind::Apply,
+            summary: said,
+            file,
+            text,
             spec,
-        )
+            trial: None,
+        };
+        self.replace(&mut store, new)
     }
 
     /// Puts a specification that is right in force.
     pub(super) fn replace(
         &self,
         store: &mut Store,
-        (operator, kind, summary): (&str, Kind, String),
-        (file, text): (&str, &str),
-        spec: MeshSpec,
+        new: New,
     ) -> Result<proto::ApplyReply, ApplyError> {
+        let New {
+            operator,
+            kind,
+            summary,
+            file,
+            text,
+            spec,
+            trial,
+        } = new;
         let before = self.mesh.borrow().clone();
-        if let Some(mesh) = before.as_ref().filter(|mesh| mesh.text.expose() == text) {
+        let same = |mesh: &&Arc<Mesh>| mesh.text.expose() == text && mesh.trial.is_none();
+        if let Some(mesh) = before.as_ref().filter(same) {
             return Ok(reply(mesh, true));
         }
         let ids =
@@ -146,18 +167,22 @@ impl State {
             (revision.generation, revision.drains)
         });
         let drains = staying(drains, &spec);
-        let revision = Revision {
-            generation: 0,
-            file: file.to_owned(),
-            text: text.into(),
-            operator: operator.to_owned(),
-            at: SystemTime::now(),
-            kind,
-            summary,
-            drains,
-        };
         let change = Change {
-            revision,
+            revision: Revision {
+                generation: 0,
+                file: file.to_owned(),
+                text: text.into(),
+                operator: operator.to_owned(),
+                at: SystemTime::now(),
+                kind,
+                summary,
+                drains,
+                canary: trial.as_ref().map(|it| proto::Canary {
+                    site: it.site.clone(),
+                    before: it.before.generation,
+                    up: it.up.iter().copied().collect(),
+                }),
+            },
             ids: &ids,
             retired: &retired,
         };
@@ -165,6 +190,7 @@ impl State {
         let Revision { text, drains, .. } = change.revision;
         let mut mesh = Mesh::new(generation, text, spec, ids);
         (mesh.retired, mesh.drains, mesh.keys) = (retired, drains, store.keys()?);
+        mesh.trial = trial.map(Arc::new);
         let reply = reply(&mesh, false);
         info!(
             "generation {generation} by {operator}: {} sites, {} gateways, {} tunnels",
@@ -187,9 +213,10 @@ impl State {
         operator: &str,
         drain: Drain,
         undo: bool,
-    ) -> Result<Option<proto::DrainReply>, StoreError> {
+    ) -> Result<Option<proto::DrainReply>, ApplyError> {
         let mut store = lock(&self.store);
         let before = self.mesh.borrow().clone();
+        refuse_in_trial(before.as_deref())?;
         let (Some(before), Some(revision)) = (before, store.current()?) else {
             return Ok(None);
         };
@@ -328,6 +355,28 @@ impl State {
     }
 }
 
+/// A generation to be.
+pub(super) struct New<'n> {
+    pub(super) operator: &'n str,
+    pub(super) kind: Kind,
+    pub(super) summary: String,
+    pub(super) file: &'n str,
+    pub(super) text: &'n str,
+    pub(super) spec: MeshSpec,
+    pub(super) trial: Option<Trial>,
+}
+
+/// What is tried at one site is not to be mixed with something else.
+pub(super) fn refuse_in_trial(mesh: Option<&Mesh>) -> Result<(), ApplyError> {
+    let Some((mesh, trial)) = mesh.and_then(|mesh| Some((mesh, mesh.trial.as_ref()?))) else {
+        return Ok(());
+    };
+    Err(ApplyError::Canary(format!(
+        "nothing was changed: site {} tries generation {}: wait for its end (meshctl history), or end it: meshctl rollback {}",
+        trial.site, mesh.generation, trial.before.generation
+    )))
+}
+
 /// The mesh as it was kept. One that this version does not accept is left alone, and agents keep
 /// what they run until an operator applies another.
 fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
@@ -335,18 +384,20 @@ fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
         return Ok(None);
     };
     let generation = revision.generation;
-    let known = store.ids()?;
-    let spec = spec::parse(&revision.file, revision.text.expose()).and_then(|spec| {
-        let ids = ids::assign(&known, &spec);
-        let ids = ids.map_err(|errors| SpecErrors::new(&revision.file, errors))?;
-        Ok((spec, ids))
-    });
-    match spec {
-        Ok((spec, ids)) => {
-            let mut mesh = Mesh::new(generation, revision.text, spec, ids);
-            mesh.retired = store.retired()?;
-            mesh.drains = revision.drains;
-            mesh.keys = store.keys()?;
+    let (ids, keys) = (store.ids()?, store.keys()?);
+    let trial = match &revision.canary {
+        Some(canary) => canary::kept(store, &ids, &keys, canary)?.map(Arc::new),
+        None => None,
+    };
+    if trial.is_none() && revision.canary.is_some() {
+        error!(
+            "generation {generation} is tried at one site, and the one before is not accepted by this version; agents keep what they run until another is applied"
+        );
+        return Ok(None);
+    }
+    match of_revision(&ids, &keys, &revision) {
+        Ok(mut mesh) => {
+            (mesh.retired, mesh.trial) = (store.retired()?, trial);
             Ok(Some(mesh))
         }
         Err(errors) => {

@@ -1,11 +1,11 @@
 //! Generations: what each was, who made it, when and how. The newest is in force.
 
-use super::{Store, StoreError, millis};
+use super::{Store, StoreError, decode, millis};
 use crate::drain::{Drain, Drains};
 use crate::ids::Ids;
 use crate::mesh::Retired;
 use prost::Message;
-use routemesh_proto::Secret;
+use routemesh_proto::{Canary, Secret};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,9 +26,20 @@ pub enum Kind {
     Undrain,
     /// The specification of an earlier generation came back.
     Rollback,
+    /// One site tries another specification,
+    Canary,
+    /// and then everybody follows.
+    Promote,
 }
 
-const KINDS: [Kind; 4] = [Kind::Apply, Kind::Drain, Kind::Undrain, Kind::Rollback];
+const KINDS: [Kind; 6] = [
+    Kind::Apply,
+    Kind::Drain,
+    Kind::Undrain,
+    Kind::Rollback,
+    Kind::Canary,
+    Kind::Promote,
+];
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,6 +48,8 @@ impl fmt::Display for Kind {
             Self::Drain => "drain",
             Self::Undrain => "undrain",
             Self::Rollback => "rollback",
+            Self::Canary => "canary",
+            Self::Promote => "promote",
         })
     }
 }
@@ -60,6 +73,8 @@ pub struct Revision {
     pub summary: String,
     /// What was drained.
     pub drains: Drains,
+    /// Of a trial.
+    pub canary: Option<Canary>,
 }
 
 /// A generation to be, and what goes with it.
@@ -97,12 +112,12 @@ impl Store {
         row.optional().map_err(self.fail())
     }
 
-    /// The newest generations, the newest first, without their texts.
+    /// The newest generations, the newest first, without their texts and trials.
     pub fn history(&self, limit: u32) -> Result<Vec<Revision>, StoreError> {
         let fill = || {
             let mut statement = self.connection.prepare(
-                "SELECT generation, file, '' AS text, operator, applied_at, kind, summary, drains
-                 FROM spec ORDER BY generation DESC LIMIT ?",
+                "SELECT generation, file, '' AS text, operator, applied_at, kind, summary, drains,
+                 NULL AS canary FROM spec ORDER BY generation DESC LIMIT ?",
             )?;
             let rows = statement.query_map([limit], revision)?;
             rows.collect::<rusqlite::Result<_>>()
@@ -137,12 +152,13 @@ fn insert(transaction: &Transaction, change: &Change) -> rusqlite::Result<u64> {
         kind,
         summary,
         drains,
+        canary,
         ..
     } = &change.revision;
     let drains: Vec<String> = drains.iter().map(ToString::to_string).collect();
     transaction.execute(
-        "INSERT INTO spec (file, text, operator, applied_at, kind, summary, drains)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO spec (file, text, operator, applied_at, kind, summary, drains, canary)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         params![
             file,
             text.expose(),
@@ -150,7 +166,8 @@ fn insert(transaction: &Transaction, change: &Change) -> rusqlite::Result<u64> {
             millis(change.revision.at),
             kind.to_string(),
             summary,
-            drains.join("\n")
+            drains.join("\n"),
+            canary.as_ref().map(Message::encode_to_vec)
         ],
     )?;
     let generation = transaction.last_insert_rowid();
@@ -203,5 +220,9 @@ fn revision(row: &Row) -> rusqlite::Result<Revision> {
             .unwrap_or(Kind::Apply),
         summary: row.get("summary")?,
         drains: drains.lines().map(Drain::from).collect(),
+        canary: match row.get::<_, Option<Vec<u8>>>("canary")? {
+            Some(bytes) => Some(decode(bytes)?),
+            None => None,
+        },
     })
 }

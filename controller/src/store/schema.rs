@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Steps from nothing to the present. A step that was released never changes: add another.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     "
     CREATE TABLE spec (
         generation INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -66,6 +66,9 @@ const STEPS: [&str; 5] = [
         revoked INTEGER NOT NULL,
         PRIMARY KEY (kind, name)
     ) STRICT;
+",
+    "
+    ALTER TABLE spec ADD COLUMN canary BLOB; -- routemesh.v1.Canary, of a trial
 ",
 ];
 

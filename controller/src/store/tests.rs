@@ -1,5 +1,6 @@
 use super::*;
 use crate::drain::{Drain, Drains};
+use routemesh_proto::Canary;
 use std::os::unix::fs::PermissionsExt;
 
 fn ids(id: u32) -> Ids {
@@ -18,6 +19,7 @@ fn made(text: &str, drains: &Drains) -> Revision {
         kind: Kind::Apply,
         summary: format!("as in {}", text.chars().take(9).collect::<String>()),
         drains: drains.clone(),
+        canary: None,
     }
 }
 
@@ -43,7 +45,12 @@ fn everything_is_there_after_opening_again() {
     let drains = Drains::from([Drain::gateway("V1"), Drain::between("V3", "V2")]);
     let change = Change {
         revision: Revision {
-            kind: Kind::Undrain,
+            kind: Kind::Canary,
+            canary: Some(Canary {
+                site: "one".to_owned(),
+                before: 0,
+                up: vec![3, 500],
+            }),
             ..made("one", &drains)
         },
         ids: &ids(7),
@@ -154,6 +161,7 @@ fn an_older_file_keeps_what_it_says() {
     let connection = Connection::open(dir.path().join("mesh.db")).unwrap();
     let sql = "DELETE FROM migration WHERE version > 3;
         ALTER TABLE spec DROP COLUMN kind; ALTER TABLE spec DROP COLUMN summary; ALTER TABLE spec DROP COLUMN drains;
+        ALTER TABLE spec DROP COLUMN canary;
         CREATE TABLE drain (gateway TEXT NOT NULL, peer TEXT NOT NULL, PRIMARY KEY (gateway, peer)) STRICT;
         INSERT INTO drain VALUES ('V1', ''), ('V2', 'V3');
         INSERT INTO spec (file, text, operator, applied_at) VALUES ('a', 'one', 'ann', 5), ('b', 'two', 'bob', 6);";

@@ -10,8 +10,9 @@ use routemesh_proto::agents_client::AgentsClient;
 use routemesh_proto::controller_message::Message;
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
-    AgentMessage, ApplyReply, ApplyRequest, Change, Config, ControllerMessage, GetTopologyRequest,
-    Hello, Identity, KeyKind, Status, Topology, agent_message, patch,
+    AgentMessage, ApplyReply, ApplyRequest, BgpStatus, Change, Config, ControllerMessage,
+    GetTopologyRequest, Hello, Identity, KeyKind, Route, Status, Topology, TunnelStatus,
+    agent_message, patch,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -86,6 +87,7 @@ impl Pki {
 
 /// A running controller.
 pub struct Controller {
+    pub state: Arc<State>,
     pub url: String,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
@@ -98,11 +100,17 @@ impl Controller {
         let listener = TcpListener::bind("[::1]:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
+        let served = state.clone();
         let server = tokio::spawn(async move {
             let stopped = async { drop(stopped.await) };
-            serve(listener, authority, state, stopped).await.unwrap();
+            serve(listener, authority, served, stopped).await.unwrap();
         });
-        Self { url, stop, server }
+        Self {
+            state,
+            url,
+            stop,
+            server,
+        }
     }
 
     pub async fn stop(self) {
@@ -126,7 +134,7 @@ impl Controller {
         let request = ApplyRequest {
             text: text.to_owned(),
             file: "mesh.toml".to_owned(),
-            expect: None,
+            ..ApplyRequest::default()
         };
         let reply = self.operators(pki).apply(request).await;
         reply.map(tonic::Response::into_inner)
@@ -217,6 +225,28 @@ impl Agent {
             message: Some(agent_message::Message::Status(status)),
         };
         self.say.send(status).await.unwrap();
+    }
+}
+
+pub fn all_up(config: &Config) -> Status {
+    let up = |number| TunnelStatus {
+        number,
+        ike: "up".to_owned(),
+        interface: "up".to_owned(),
+        bgp: Some(BgpStatus {
+            state: "Established".to_owned(),
+            ..BgpStatus::default()
+        }),
+        ..TunnelStatus::default()
+    };
+    Status {
+        generation: config.generation,
+        tunnels: config.tunnels.iter().map(|t| up(t.number)).collect(),
+        routes: vec![Route {
+            prefix: "10.0.9.0/24".to_owned(),
+            paths: vec![],
+        }],
+        ..Status::default()
     }
 }
 

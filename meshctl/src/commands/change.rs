@@ -11,6 +11,7 @@ use routemesh_proto::{ApplyReply, ApplyRequest, DrainRequest, RollbackRequest};
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 #[derive(Args, Clone)]
 pub(crate) struct Drain {
@@ -20,6 +21,9 @@ pub(crate) struct Drain {
     peer: Option<String>,
 }
 
+/// Between two looks at a trial.
+const PAUSE: Duration = Duration::from_secs(1);
+
 #[derive(Args)]
 pub(crate) struct Apply {
     /// The specification; - for standard input.
@@ -27,6 +31,9 @@ pub(crate) struct Apply {
     /// Only if this generation is in force until then (0: none). Otherwise, the one that the plan was made against.
     #[arg(long, value_name = "GENERATION")]
     expect: Option<u64>,
+    /// At this site first, then everywhere if all is well for a while; otherwise, back.
+    #[arg(long, value_name = "SITE")]
+    canary: Option<String>,
     /// Do not ask, where standard input is a terminal.
     #[arg(long, short)]
     yes: bool,
@@ -74,9 +81,37 @@ pub(crate) async fn apply(client: &Client, args: Apply, look: Look) -> Result<()
         text,
         file,
         expect: Some(expect),
+        canary: args.canary.clone().unwrap_or_default(),
     };
     let reply = client.apply(request).await.map_err(spec_errors)?;
-    print(&format!("{}\n", applied(&reply)))
+    print(&format!("{}\n", applied(&reply)))?;
+    match args.canary {
+        Some(site) if !reply.unchanged => follow(client, &site, reply.generation).await,
+        _ => Ok(()),
+    }
+}
+
+/// Shows how a trial goes, until its end. It goes on without us.
+async fn follow(client: &Client, site: &str, generation: u64) -> Result<(), Failure> {
+    print(&format!(
+        "site {site} tries it; the controller goes on, or back, by itself\n"
+    ))?;
+    let mut said = String::new();
+    loop {
+        let view = client.canary(generation).await?;
+        match view.state.as_str() {
+            "trying" if view.reason == said => {}
+            "trying" => {
+                print(&format!("  {}\n", view.reason))?;
+                said = view.reason;
+            }
+            "promoted" => {
+                return print(&format!("everywhere, as generation {}\n", view.generation));
+            }
+            _ => return Err(Failure::RolledBack(view.reason)),
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 fn wanted() -> Result<bool, Failure> {

@@ -1,9 +1,12 @@
-//! The real program, killed the moment after it acknowledged: nothing acknowledged is lost.
+//! The real program, killed the moment after it acknowledged, and in the middle of its work: nothing
+//! acknowledged is lost.
 
 #![allow(clippy::unwrap_used)]
 
 use routemesh_proto::operators_client::OperatorsClient;
-use routemesh_proto::{ApplyReply, ApplyRequest, GetTopologyRequest, Identity};
+use routemesh_proto::{
+    ApplyReply, ApplyRequest, DrainRequest, GetTopologyRequest, HistoryRequest, Identity,
+};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -92,4 +95,81 @@ async fn killed_right_after_the_reply() {
         assert_eq!(reply.generation, u64::from(round));
         controller.wait().unwrap();
     }
+}
+
+/// Kills it while changes follow each other, later every time, so that it is at another place.
+#[tokio::test]
+async fn killed_in_the_middle_of_changes() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
+    let (dir, operator) = (path("controller"), path("ann"));
+    run(&["init", "--dir", &dir]);
+    run(&[
+        "issue",
+        "--dir",
+        &dir,
+        "--operator",
+        "ann",
+        "--out",
+        &operator,
+    ]);
+    let identity = Identity::load(Path::new(&operator)).unwrap();
+    // Generation and kind of all that was acknowledged.
+    let mut acknowledged: Vec<(u64, &str)> = Vec::new();
+    for round in 1..=8 {
+        let (mut controller, url) = start(&dir);
+        let mut operators = OperatorsClient::new(identity.dial(&url).unwrap());
+        let history = operators.get_history(HistoryRequest { limit: 0 }).await;
+        let history = history.unwrap().into_inner().revisions;
+        let kept = |generation| history.iter().find(|it| it.generation == generation);
+        for (generation, kind) in &acknowledged {
+            assert_eq!(
+                kept(*generation).map(|it| it.kind.as_str()),
+                Some(*kind),
+                "round {round}: generation {generation}"
+            );
+        }
+        let (acknowledge, mut done) = tokio::sync::mpsc::unbounded_channel();
+        let changes = tokio::spawn(async move {
+            for change in 0.. {
+                let drain = |undo| DrainRequest {
+                    gateway: "A".to_owned(),
+                    peer: String::new(),
+                    undo,
+                };
+                let request = ApplyRequest {
+                    text: text(1 + change % 9),
+                    file: "mesh.toml".to_owned(),
+                    ..ApplyRequest::default()
+                };
+                let reply = match change % 3 {
+                    0 => operators.apply(request).await.map(|it| {
+                        let it = it.into_inner();
+                        ("apply", it.generation, it.unchanged)
+                    }),
+                    which => operators.drain(drain(which == 2)).await.map(|it| {
+                        let it = it.into_inner();
+                        let kind = if which == 1 { "drain" } else { "undrain" };
+                        (kind, it.generation, it.unchanged)
+                    }),
+                };
+                let Ok((kind, generation, unchanged)) = reply else {
+                    return;
+                };
+                if !unchanged {
+                    acknowledge.send((generation, kind)).unwrap();
+                }
+            }
+        });
+        // At least one, then on to whatever moment.
+        acknowledged.push(done.recv().await.unwrap());
+        tokio::time::sleep(std::time::Duration::from_millis(7 * round)).await;
+        controller.kill().unwrap();
+        controller.wait().unwrap();
+        changes.await.unwrap();
+        while let Some(change) = done.recv().await {
+            acknowledged.push(change);
+        }
+    }
+    assert!(acknowledged.len() >= 8);
 }

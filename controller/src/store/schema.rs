@@ -78,6 +78,11 @@ pub(super) const VERSION: u32 = STEPS.len() as u32;
 /// Sets the connection up and takes the missing steps; returns the file's schema, which a later
 /// program may have taken beyond ours.
 pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<u32> {
+    prepare_as(connection, VERSION)
+}
+
+/// The same, as the program of that schema did.
+pub(super) fn prepare_as(connection: &mut Connection, known: u32) -> rusqlite::Result<u32> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.execute_batch(
@@ -88,11 +93,14 @@ pub(super) fn prepare(connection: &mut Connection) -> rusqlite::Result<u32> {
     )?;
     let sql = "SELECT coalesce(max(version), 0) FROM migration";
     let found: u32 = connection.query_row(sql, [], |row| row.get(0))?;
-    for (version, step) in (1..).zip(STEPS).filter(|(version, _)| *version > found) {
+    for (version, step) in (1..)
+        .zip(STEPS)
+        .filter(|(version, _)| (found + 1..=known).contains(version))
+    {
         let transaction = connection.transaction()?;
         transaction.execute_batch(step)?;
         transaction.execute("INSERT INTO migration (version) VALUES (?)", [version])?;
         transaction.commit()?;
     }
-    Ok(found.max(VERSION))
+    Ok(found.max(known))
 }

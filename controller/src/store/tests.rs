@@ -156,13 +156,10 @@ fn no_more_is_kept_than_was_said() {
 #[test]
 fn an_older_file_keeps_what_it_says() {
     let dir = tempfile::tempdir().unwrap();
-    drop(Store::open(dir.path()).unwrap());
     // As the version before the history left it.
-    let connection = Connection::open(dir.path().join("mesh.db")).unwrap();
-    let sql = "DELETE FROM migration WHERE version > 3;
-        ALTER TABLE spec DROP COLUMN kind; ALTER TABLE spec DROP COLUMN summary; ALTER TABLE spec DROP COLUMN drains;
-        ALTER TABLE spec DROP COLUMN canary;
-        CREATE TABLE drain (gateway TEXT NOT NULL, peer TEXT NOT NULL, PRIMARY KEY (gateway, peer)) STRICT;
+    let mut connection = Connection::open(dir.path().join("mesh.db")).unwrap();
+    schema::prepare_as(&mut connection, 3).unwrap();
+    let sql = "
         INSERT INTO drain VALUES ('V1', ''), ('V2', 'V3');
         INSERT INTO spec (file, text, operator, applied_at) VALUES ('a', 'one', 'ann', 5), ('b', 'two', 'bob', 6);";
     connection.execute_batch(sql).unwrap();

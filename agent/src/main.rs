@@ -9,6 +9,7 @@ use routemesh_agent::metrics;
 use routemesh_agent::preflight::{self, Needs};
 use routemesh_agent::reconcile;
 use routemesh_agent::run::{self, Host};
+use routemesh_agent::service;
 use routemesh_agent::state_dir::{StateDir, ask_to_drain, read_config};
 use routemesh_agent::vici::Vici;
 use routemesh_proto::{Identity, Status};
@@ -43,16 +44,20 @@ enum Command {
     #[command(group = ArgGroup::new("source").required(true))]
     Run {
         /// The controller, e.g. https://[2001:db8::1]:7179
-        #[arg(long, group = "source")]
+        #[arg(long, group = "source", env = "MESH_AGENT_CONTROLLER")]
         controller: Option<String>,
         /// Take the config from this file, without a controller.
-        #[arg(long, group = "source")]
+        #[arg(long, group = "source", env = "MESH_AGENT_CONFIG")]
         config: Option<PathBuf>,
         /// Directory with ca.pem, cert.pem and key.pem, as `mesh-controller issue` writes it.
-        #[arg(long, default_value = "/etc/routemesh/identity")]
+        #[arg(
+            long,
+            default_value = "/etc/routemesh/identity",
+            env = "MESH_AGENT_IDENTITY"
+        )]
         identity: PathBuf,
         /// Serve figures for Prometheus at this address and port, e.g. [::1]:7180; without it, nowhere.
-        #[arg(long, value_name = "ADDRESS:PORT")]
+        #[arg(long, value_name = "ADDRESS:PORT", env = "MESH_AGENT_METRICS")]
         metrics: Option<String>,
         #[command(flatten)]
         host: HostArgs,
@@ -61,7 +66,11 @@ enum Command {
     /// any other way (RFC 8326). It still forwards what reaches it.
     Drain {
         /// Directory of the running agent.
-        #[arg(long, default_value = "/var/lib/routemesh")]
+        #[arg(
+            long,
+            default_value = "/var/lib/routemesh",
+            env = "MESH_AGENT_STATE_DIR"
+        )]
         state_dir: PathBuf,
         /// Seconds to give it before this command ends.
         #[arg(long, default_value_t = 5)]
@@ -70,7 +79,11 @@ enum Command {
     /// Let traffic come back after `drain`. What the controller drains stays so.
     Undrain {
         /// Directory of the running agent.
-        #[arg(long, default_value = "/var/lib/routemesh")]
+        #[arg(
+            long,
+            default_value = "/var/lib/routemesh",
+            env = "MESH_AGENT_STATE_DIR"
+        )]
         state_dir: PathBuf,
     },
     /// Tell what this host lacks or does wrong, and what to do. Changes nothing; needs root.
@@ -82,7 +95,7 @@ enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
         /// charon's VICI socket.
-        #[arg(long, default_value = "/run/charon.vici")]
+        #[arg(long, default_value = "/run/charon.vici", env = "MESH_AGENT_VICI")]
         vici: PathBuf,
     },
     /// Remove all that the agent made, and nothing else. The agent must not be running.
@@ -95,10 +108,14 @@ enum Command {
 #[derive(clap::Args)]
 struct HostArgs {
     /// Directory for the cached config and the lock.
-    #[arg(long, default_value = "/var/lib/routemesh")]
+    #[arg(
+        long,
+        default_value = "/var/lib/routemesh",
+        env = "MESH_AGENT_STATE_DIR"
+    )]
     state_dir: PathBuf,
     /// charon's VICI socket.
-    #[arg(long, default_value = "/run/charon.vici")]
+    #[arg(long, default_value = "/run/charon.vici", env = "MESH_AGENT_VICI")]
     vici: PathBuf,
 }
 
@@ -243,6 +260,7 @@ async fn run(
         _ = interrupt.recv() => Ok(()),
     };
     ended?;
+    service::stopping();
     info!("stopping; tunnels and routes stay, `mesh-agent down` removes them");
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use crate::kernel::{self, Event, Kernel};
 use crate::preflight::{self, Release};
 use crate::problem::problem;
 use crate::reconcile::{self, Gateway, Pass};
+use crate::service;
 use crate::state_dir::StateDir;
 use crate::vici::Vici;
 use routemesh_proto::{Identity, Problem, Status};
@@ -47,11 +48,15 @@ pub async fn run(
     mut refused: watch::Receiver<Option<Problem>>,
     status: watch::Sender<Status>,
 ) {
+    if in_force.borrow().is_none() {
+        info!("no config yet: waiting for the controller");
+    }
     loop {
+        service::alive();
         let first = in_force.borrow_and_update().clone();
         let Some(InForce { config, .. }) = first else {
-            info!("no config yet: waiting for the controller");
             tokio::select! {
+                () = sleep(TICK) => {}
                 changed = in_force.changed() => if changed.is_err() {
                     return;
                 },
@@ -195,6 +200,7 @@ async fn live(
         }
         due = gone.map_or(due, |gone| due.min(Instant::from_std(gone)));
         due = due.max(ended + BREATH);
+        service::alive();
         // Until then, what BGP tells.
         while due > Instant::now() {
             if gateway.work().await {

@@ -5,6 +5,7 @@ use routemesh_controller::ca::{self, Authority, Peer, Role};
 use routemesh_controller::serve::{self, State};
 use routemesh_controller::store::{self, Store};
 use routemesh_proto::KeyKind;
+use sd_notify::{NotifyState, notify};
 use std::error::Error;
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -13,9 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{debug, info};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+
+/// Between two signs of life to systemd, whose watchdog waits for a minute.
+const BEAT: Duration = Duration::from_secs(10);
 
 /// The control plane of a Routemesh.
 #[derive(Parser)]
@@ -102,17 +106,21 @@ struct Issue {
 #[derive(Args)]
 struct Run {
     /// The controller's directory.
-    #[arg(long, default_value = "/var/lib/routemesh-controller")]
+    #[arg(
+        long,
+        default_value = "/var/lib/routemesh-controller",
+        env = "MESH_CONTROLLER_DIR"
+    )]
     dir: PathBuf,
     /// Address and port to serve at.
-    #[arg(long, default_value = "[::]:7179")]
+    #[arg(long, default_value = "[::]:7179", env = "MESH_CONTROLLER_LISTEN")]
     listen: String,
     /// How long certificates last that are given for tokens and renewed, and the controller's own: 30d, 12h.
     /// Their holders renew them by themselves in the second half of it.
-    #[arg(long, default_value = "30d", value_parser = lifetime)]
+    #[arg(long, default_value = "30d", value_parser = lifetime, env = "MESH_CONTROLLER_LIFETIME")]
     lifetime: Duration,
     /// What to log: error, warn, info, debug, trace, or by module as RUST_LOG has it.
-    #[arg(long, default_value = "info")]
+    #[arg(long, default_value = "info", env = "MESH_CONTROLLER_LOG")]
     log: String,
 }
 
@@ -199,8 +207,20 @@ async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
         }
     };
     info!("listening on {}", listener.local_addr()?);
+    tokio::spawn(alive());
     serve::serve(listener, authority, Arc::new(state), stop).await?;
     Ok(())
+}
+
+/// Tells systemd, where the controller is a service of its (sd_notify(3)).
+async fn alive() {
+    let mut beat = tokio::time::interval(BEAT);
+    loop {
+        beat.tick().await;
+        if let Err(error) = notify(false, &[NotifyState::Ready, NotifyState::Watchdog]) {
+            debug!("systemd cannot be told anything: {error}");
+        }
+    }
 }
 
 /// A level alone is ours; libraries speak up when something is wrong, or when they are named.

@@ -36,6 +36,15 @@ advisories: tools ## Known defects of dependencies (needs github.com, so not a p
 unit: tools ## All tests that need no ESP
 	cargo nextest run --workspace
 
+.PHONY: packages
+packages: build ## The Debian packages, in target/debian
+	packaging/debian/build
+
+.PHONY: packages-test
+packages-test: build ## The packages installed, run, upgraded and removed, on a clean Debian under systemd
+	tests/packages/root
+	cargo nextest run --workspace --profile packages
+
 .PHONY: lab-test
 lab-test: tools ## All tests that need ESP: the mesh in the lab, and others
 	tests/vm/suite
@@ -45,7 +54,7 @@ figures: ## The packets that the last lab-test lost, into docs/failover.md
 	tests/figures
 
 .PHONY: test
-test: tools check unit build lab-test ## Everything, as the CI does it
+test: tools check unit build packages-test lab-test ## Everything, as the CI does it
 
 .PHONY: bench
 bench: tools ## Speed and memory beside BIRD and FRR, an hour (ARGS='--n 1000 --rounds 1' for a taste)

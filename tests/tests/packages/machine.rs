@@ -1,0 +1,135 @@
+//! A machine with systemd, in namespaces of this one: a clean Debian that forgets everything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// For everything that is waited for.
+const DEADLINE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(200);
+/// For systemd to stop all, in an orderly way.
+const FAREWELL: Duration = Duration::from_secs(15);
+
+/// It ends with its value.
+pub struct Machine {
+    unshare: Child,
+    /// systemd, as this machine numbers it.
+    init: u32,
+}
+
+impl Machine {
+    /// Boots it.
+    pub fn boot() -> Self {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = tests.join("../target/packages/root");
+        let root = root.canonicalize().expect("tests/packages/root made it");
+        let unshare = Command::new("unshare")
+            .args(["--mount", "--pid", "--fork", "--kill-child"])
+            .args(["--net", "--uts", "--ipc", "--cgroup"])
+            .arg(tests.join("packages/boot"))
+            .arg(root)
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("unshare runs");
+        let pid = unshare.id();
+        let init = wait_for("the first process", || {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+            children.ok()?.trim().parse().ok()
+        });
+        let machine = Self { unshare, init };
+        // charon does not start where the kernel has no ESP, which makes the machine a degraded one.
+        wait_for("systemd", || {
+            let state = machine.try_run("systemctl is-system-running");
+            matches!(state.trim(), "running" | "degraded").then_some(())
+        });
+        machine
+    }
+
+    fn command(&self, words: &[&str]) -> Output {
+        Command::new("nsenter")
+            .args(["--target", &self.init.to_string()])
+            .args(["--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"])
+            .args(["--root", "--wd", "--", "/usr/bin/env", "-i"])
+            .args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"])
+            .args([
+                "DEBIAN_FRONTEND=noninteractive",
+                "MESHCTL_IDENTITY=/root/alice",
+            ])
+            .args(["MESHCTL_CONTROLLER=https://127.0.0.1:7179"])
+            .args(words)
+            .output()
+            .expect("nsenter runs")
+    }
+
+    /// What a command prints, which must be a good one.
+    pub fn run(&self, words: &str) -> String {
+        let words: Vec<&str> = words.split(' ').collect();
+        let output = self.command(&words);
+        let (out, error) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{words:?}: {out}{error}");
+        out
+    }
+
+    /// What it prints, whatever becomes of it.
+    pub fn try_run(&self, words: &str) -> String {
+        let words: Vec<&str> = words.split(' ').collect();
+        let output = self.command(&words);
+        text(&output.stdout) + &text(&output.stderr)
+    }
+
+    /// Waits until what a command prints has this in it.
+    pub fn wait_until(&self, words: &str, shows: &str) {
+        let began = Instant::now();
+        loop {
+            let said = self.try_run(words);
+            if said.contains(shows) {
+                return;
+            }
+            if began.elapsed() > DEADLINE {
+                let journal = self.try_run("journalctl --no-pager -n 60");
+                panic!("{words} does not show {shows:?} but {said}\n{journal}");
+            }
+            sleep(LOOK);
+        }
+    }
+
+    /// A place on its disk, from outside.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.init))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.try_run("systemctl poweroff --force");
+        let began = Instant::now();
+        while began.elapsed() < FAREWELL {
+            if let Ok(Some(_)) = self.unshare.try_wait() {
+                return;
+            }
+            sleep(LOOK);
+        }
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+    }
+}
+
+fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            began.elapsed() < DEADLINE,
+            "{what}: not within {DEADLINE:?}"
+        );
+        sleep(LOOK);
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

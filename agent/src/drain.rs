@@ -1,5 +1,5 @@
-//! Tunnels that traffic is to leave before they go, besides those that an operator drains: make before
-//! break, by BGP (RFC 8326). Pure.
+//! Tunnels that traffic is to leave before something is done to them, besides those that an operator
+//! drains: make before break, by BGP (RFC 8326). Pure.
 //!
 //! A tunnel that the config has no more, to a peer that still has others, was replaced: an endpoint got
 //! another address, or one of several went. It stays for a while, drained, so that the new one is there
@@ -7,7 +7,7 @@
 //! altogether loses its tunnels at once.
 
 use crate::config::{Config, Tunnel};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How long a tunnel that was replaced stays.
@@ -23,8 +23,14 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// Adds to a config what stays of earlier ones, drained; says when the first of that goes.
-    pub fn adapt(&mut self, config: &mut Config, now: Instant) -> Option<Instant> {
+    /// Adds to a config what stays of earlier ones, and drains that and the connections that are about
+    /// to be keyed anew; says when the first of what stays goes.
+    pub fn adapt(
+        &mut self,
+        config: &mut Config,
+        yielding: &BTreeSet<String>,
+        now: Instant,
+    ) -> Option<Instant> {
         if self.known != config.tunnels {
             let known = std::mem::replace(&mut self.known, config.tunnels.clone());
             let until = now + STAY;
@@ -43,11 +49,11 @@ impl Leaving {
         }
         self.replaced.retain(|_, (_, until)| *until > now);
         for (number, (tunnel, _)) in &self.replaced {
-            let drained = Tunnel {
-                drain: true,
-                ..tunnel.clone()
-            };
-            config.tunnels.insert(*number, drained);
+            config.tunnels.insert(*number, tunnel.clone());
+        }
+        for (number, tunnel) in &mut config.tunnels {
+            tunnel.drain |= self.replaced.contains_key(number);
+            tunnel.drain |= yielding.contains(&tunnel.connection());
         }
         self.replaced.values().map(|(_, until)| *until).min()
     }
@@ -86,7 +92,7 @@ mod tests {
     /// The tunnels after adapting, and whether they are drained.
     fn after(leaving: &mut Leaving, tunnels: &[(u32, &str)], now: Instant) -> Vec<(u32, bool)> {
         let mut config = config(tunnels);
-        leaving.adapt(&mut config, now);
+        leaving.adapt(&mut config, &BTreeSet::new(), now);
         let tunnels = config.tunnels.iter();
         tunnels.map(|(number, it)| (*number, it.drain)).collect()
     }
@@ -100,7 +106,7 @@ mod tests {
         let both = [(1, false), (3, true), (15, false)];
         assert_eq!(after(&mut leaving, &new, now), both);
         let mut raw = config(&new);
-        let due = leaving.adapt(&mut raw, now + STAY / 2);
+        let due = leaving.adapt(&mut raw, &BTreeSet::new(), now + STAY / 2);
         assert_eq!(due, Some(now + STAY));
         // A config that changes nothing of it does not make it stay for longer.
         let more = [(1, "V2-1"), (15, "V2-2"), (20, "V2-3")];
@@ -126,5 +132,14 @@ mod tests {
         after(&mut leaving, &[(1, "V2-1"), (3, "V2-2")], now);
         after(&mut leaving, &[(1, "V2-1"), (15, "V2-2")], now);
         assert_eq!(after(&mut leaving, &[(1, "V2-1")], now), [(1, false)]);
+    }
+
+    #[test]
+    fn what_is_about_to_be_keyed_anew_is_drained() {
+        let mut config = config(&[(1, "V2-1"), (3, "V2-2")]);
+        let yielding = BTreeSet::from(["rm3-V2-2".to_owned()]);
+        let due = Leaving::default().adapt(&mut config, &yielding, Instant::now());
+        let drained = config.tunnels.values().map(|it| it.drain);
+        assert_eq!((drained.collect(), due), (vec![false, true], None));
     }
 }

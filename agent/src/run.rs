@@ -178,7 +178,7 @@ async fn live(
         }
         let seen = charon.borrow_and_update().clone();
         let now = std::time::Instant::now();
-        let gone = leaving.adapt(&mut config, now);
+        let gone = leaving.adapt(&mut config, &seen.yielding, now);
         let pass = gateway.pass(&config, &host.identity, &seen, &wanted);
         let outcome = pass.await;
         let ended = Instant::now();

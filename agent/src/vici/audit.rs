@@ -31,6 +31,8 @@ pub struct Audit {
     pub broken: BTreeSet<u32>,
     /// SAs of ours that charon does not know of, by the tunnel's `if_id` or mark.
     pub orphans: BTreeMap<u32, Vec<Sa>>,
+    /// Tunnels that seem to have such, of which it is not certain yet.
+    pub doubtful: BTreeSet<u32>,
 }
 
 /// Policies for each pair of selectors: in, out and forwarded.
@@ -90,7 +92,11 @@ pub fn audit(
             _ => {}
         }
     }
-    Audit { broken, orphans }
+    Audit {
+        broken,
+        orphans,
+        doubtful: BTreeSet::new(),
+    }
 }
 
 /// How many policies each tunnel has.
@@ -135,12 +141,17 @@ impl Suspects {
                 .get(id)
                 .is_some_and(|since| *since + WRONG_FOR <= now)
         });
-        audit.orphans.retain(|_, sas| {
+        let doubtful = &mut audit.doubtful;
+        audit.orphans.retain(|number, sas| {
+            let found = sas.len();
             sas.retain(|sa| {
                 orphans
                     .get(sa)
                     .is_some_and(|since| *since + WRONG_FOR <= now)
             });
+            if sas.len() < found {
+                doubtful.insert(*number);
+            }
             !sas.is_empty()
         });
         let due = broken
@@ -247,6 +258,8 @@ mod tests {
             audit.orphans = broken.iter().map(|id| (*id, pair(*id, *id))).collect();
             let again = suspects.confirm(&mut audit, now + after);
             assert!(audit.broken.iter().eq(audit.orphans.keys()));
+            let told: BTreeSet<u32> = audit.broken.union(&audit.doubtful).copied().collect();
+            assert!(told.iter().eq(broken), "certain or doubtful");
             (audit.broken.into_iter().collect::<Vec<_>>(), again)
         };
         let half = WRONG_FOR / 2;

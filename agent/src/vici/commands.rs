@@ -159,17 +159,6 @@ impl Vici {
         self.close("child-id", unique_id).await
     }
 
-    /// Starts to replace a CHILD_SA by a new one, and does not wait. Well if there is none.
-    pub async fn rekey_child(&self, unique_id: u32) -> Result<(), Error> {
-        let call = self.call("rekey", &format!("child-id {unique_id}"));
-        let arguments = Message::new().text("child-id", unique_id.to_string());
-        let answer = self.ask(&call, &arguments).await?;
-        if answer.get_text("matches") == Some("0") {
-            return Ok(());
-        }
-        success(&call, answer).map(drop)
-    }
-
     async fn close(&self, what: &str, unique_id: u32) -> Result<(), Error> {
         let call = self.call("terminate", &format!("{what} {unique_id}"));
         let arguments = Message::new()

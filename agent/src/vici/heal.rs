@@ -9,9 +9,14 @@
 //! current if its child is named by the digest of what is loaded now. After a change the SAs made
 //! before stay until a current one is there: make before break.
 //!
-//! Where charon and the kernel disagree ([`super::audit()`]), a new SA is made at once by whichever side
-//! sees that: the other cannot. What the kernel has without charon's knowledge carries traffic until
-//! then, and goes some time after.
+//! Where charon and the kernel disagree ([`super::audit()`]), only the side that sees it can do something.
+//! An SA of which the kernel lacks something is closed: the peer learns of it with the next packet, takes
+//! its traffic elsewhere too, and a new one is made as always. What the kernel has without charon's
+//! knowledge carries traffic: a new SA is made beside it, and it goes some time after.
+//!
+//! In charon, who answers sends by the new SA before who asked can receive by it. So where there is
+//! one that carries traffic, BGP gets [`YIELD`] to take the peer's traffic elsewhere before a new one is
+//! made.
 
 use super::audit::Audit;
 use super::definition::Bind;
@@ -32,12 +37,12 @@ pub const RESPONDER_CLOSES: Duration = Duration::from_secs(60);
 /// How long SAs that charon does not know of are left alone once one that it knows of is there: the
 /// peer must have gone over to that, and no listing may have been mistaken.
 pub const ORPHANS_STAY: Duration = Duration::from_secs(5);
+/// How long traffic has to leave a tunnel that carries it, before a new SA is made.
+pub const YIELD: Duration = Duration::from_millis(1500);
 /// How long an SA must live until attempts are counted from zero again.
 const SETTLED: Duration = Duration::from_secs(10);
 /// Between two attempts: first, and at most; it doubles from one to the other.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// A broken SA that so many attempts have not replaced is closed instead.
-const REKEYS: u32 = 3;
 /// When to look again after closing something to make room for an attempt.
 const SOON: Duration = Duration::from_millis(200);
 
@@ -74,11 +79,6 @@ pub enum Action {
         /// charon's number for it.
         unique_id: u32,
     },
-    /// Replace a CHILD_SA by a new one. charon would not initiate one that equals it.
-    Rekey {
-        /// charon's number for it.
-        unique_id: u32,
-    },
     /// Delete an SA from the kernel.
     Clear(Sa),
 }
@@ -112,6 +112,8 @@ pub struct Heal {
     pub again: Option<Instant>,
     /// Connections that are made anew because charon and the kernel disagreed.
     pub repaired: BTreeSet<String>,
+    /// Connections that carry traffic and are about to be made anew: traffic is to leave them before.
+    pub yielding: BTreeSet<String>,
 }
 
 /// A CHILD_SA that carries a tunnel's traffic, and its IKE_SA.
@@ -208,11 +210,9 @@ impl Pass<'_> {
                 self.present(wanted, *kept, others, idle.collect());
                 self.stuck(&making);
             }
-            Some((newest, others)) if !whole(newest) => {
-                self.close_all(*newest, others);
-                self.missing(wanted, &making, Some(newest.1));
-            }
-            _ => self.missing(wanted, &making, None),
+            // It sorts last, so none is.
+            Some((newest, _)) if !whole(newest) => self.broken(wanted, &working),
+            _ => self.missing(wanted, &making, !working.is_empty()),
         }
     }
 
@@ -260,19 +260,58 @@ impl Pass<'_> {
         }
     }
 
-    /// There is no current SA, or a broken one: make one, unless that is under way.
-    fn missing(&mut self, wanted: &Wanted, making: &[&IkeSa], broken: Option<&ChildSa>) {
-        // The peer sees nothing of it.
-        let number = wanted.bind.number();
-        let ours_to_mend = broken.is_some() || self.audit.orphans.contains_key(&number);
+    /// The kernel lacks something of all SAs there are: nothing comes through, and the peer does not see
+    /// it.
+    fn broken(&mut self, wanted: &Wanted, all: &[Working]) {
+        self.remember(wanted);
+        self.mending(wanted);
+        for (_, child) in all {
+            let unique_id = child.unique_id;
+            self.heal.actions.push(Action::TerminateChild { unique_id });
+        }
+        // charon would not make one beside one that equals it.
+        self.due(self.now + SOON);
+    }
+
+    /// Keeps what is known of an interface without a current SA; since when there is none, and the
+    /// attempts made.
+    fn remember(&mut self, wanted: &Wanted) -> (Instant, Option<(u32, Instant)>) {
         let since = self.since(|history| &history.missing, wanted.bind);
-        self.heal.history.missing.insert(wanted.bind, since);
+        let history = &mut self.heal.history;
+        history.missing.insert(wanted.bind, since);
         if self.before.mending.contains(&wanted.bind) {
-            self.heal.history.mending.insert(wanted.bind);
+            history.mending.insert(wanted.bind);
         }
         let attempts = self.before.attempts.get(&wanted.bind).copied();
         if let Some(attempts) = attempts {
-            self.heal.history.attempts.insert(wanted.bind, attempts);
+            history.attempts.insert(wanted.bind, attempts);
+        }
+        (since, attempts)
+    }
+
+    /// Counts a repair: once, however often it takes.
+    fn mending(&mut self, wanted: &Wanted) {
+        if self.heal.history.mending.insert(wanted.bind) {
+            self.heal.repaired.insert(wanted.connection.clone());
+        }
+    }
+
+    /// There is no current SA: make one, unless that is under way. `carries` says that another carries
+    /// traffic.
+    fn missing(&mut self, wanted: &Wanted, making: &[&IkeSa], carries: bool) {
+        let (since, attempts) = self.remember(wanted);
+        let number = wanted.bind.number();
+        // The peer sees nothing of it.
+        let forgotten = self.audit.orphans.contains_key(&number);
+        let may_be_forgotten = forgotten || self.audit.doubtful.contains(&number);
+        let turn = match wanted.initiate || may_be_forgotten {
+            true => since,
+            false => since + RESPONDER_WAITS,
+        };
+        // Not for ever: the peer may not have its config yet.
+        let yields = (carries || may_be_forgotten) && turn <= self.now && !self.due(turn + STUCK);
+        if yields {
+            self.heal.yielding.insert(wanted.connection.clone());
         }
         if !making.is_empty() {
             // What is stuck is closed now and replaced by the next pass: initiating at the same
@@ -288,7 +327,7 @@ impl Pass<'_> {
             self.due(self.now + SOON);
             return;
         }
-        if !wanted.initiate && !ours_to_mend && !self.due(since + RESPONDER_WAITS) {
+        if !self.due(turn) || yields && !self.due(turn + YIELD) {
             return;
         }
         if let Some((count, last)) = attempts
@@ -299,20 +338,13 @@ impl Pass<'_> {
         let count = attempts.map_or(0, |(count, _)| count).saturating_add(1);
         let attempt = (count, self.now);
         self.heal.history.attempts.insert(wanted.bind, attempt);
-        self.heal.actions.push(match broken.map(|it| it.unique_id) {
-            Some(unique_id) if count <= REKEYS => Action::Rekey { unique_id },
-            Some(unique_id) => Action::TerminateChild { unique_id },
-            None => {
-                self.initiated.insert(wanted.connection.clone());
-                Action::Initiate {
-                    connection: wanted.connection.clone(),
-                    child: wanted.child.clone(),
-                }
-            }
+        self.initiated.insert(wanted.connection.clone());
+        self.heal.actions.push(Action::Initiate {
+            connection: wanted.connection.clone(),
+            child: wanted.child.clone(),
         });
-        // Once, however often it takes.
-        if ours_to_mend && self.heal.history.mending.insert(wanted.bind) {
-            self.heal.repaired.insert(wanted.connection.clone());
+        if forgotten {
+            self.mending(wanted);
         }
         self.due(self.now + backoff(count));
     }
@@ -418,4 +450,4 @@ fn backoff(attempts: u32) -> Duration {
 
 #[cfg(test)]
 #[path = "heal_tests.rs"]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -70,7 +70,6 @@ impl Gateway {
                 }
                 Action::Terminate { unique_id } => self.vici.terminate(unique_id).await,
                 Action::TerminateChild { unique_id } => self.vici.terminate_child(unique_id).await,
-                Action::Rekey { unique_id } => self.vici.rekey_child(unique_id).await,
                 Action::Clear(_) => Ok(()),
             }
             .unwrap();

@@ -3,21 +3,24 @@
 //!
 //! The kernel's pass says which connections are wanted, and names only those whose interface is
 //! ready: without the interface, an SA would let traffic pass in clear. This loop says what charon
-//! has; the kernel's pass keeps an interface for as long as charon has something for it.
+//! has; the kernel's pass keeps an interface for as long as charon has something for it. What is to
+//! be done is decided in `plan` and [`heal`].
+
+mod plan;
+
+pub use plan::{carries, definitions, installed, link_of};
 
 use crate::bgp::Bgp;
-use crate::config::{Config, Far, Offload, Tunnel};
+use crate::config::Offload;
 use crate::ipsec::Ipsec;
 use crate::liveness::Sign;
 use crate::preflight::{self, Host, Release, offload};
 use crate::problem::{problem, remark};
-use crate::state::{Connection, LinkKind, ours};
+use crate::state::{Connection, ours};
 use crate::state_dir::StateDir;
 use crate::vici::heal::{self, Action, History};
-use crate::vici::{
-    self, Audit, Auth, Bind, Child, ChildSa, ChildState, Definition, Event, IkeSa, Secret, Vici,
-};
-use ipnet::IpNet;
+use crate::vici::{self, Audit, Auth, Bind, Definition, Event, IkeSa, Secret, Vici};
+use plan::{Op, bound, broken, narrowed, plan, statics, tunnels, weaker};
 use routemesh_proto::{Identity, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -71,114 +74,8 @@ pub struct Seen {
     pub problems: Vec<Problem>,
     /// How often SAs were made anew because charon and the kernel disagreed about them.
     pub repaired: u64,
-}
-
-/// The connections of all tunnels.
-pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
-    let mut definitions = Definitions::new();
-    // By number: the first is the one that a connection is named after.
-    for tunnel in config.tunnels.values() {
-        let of_new = || define(config, identity, tunnel);
-        let definition = definitions
-            .entry(tunnel.connection())
-            .or_insert_with(of_new);
-        definition.children.push(child(config, tunnel));
-    }
-    definitions
-}
-
-/// A tunnel's connection, still without children.
-fn define(config: &Config, identity: &Identity, tunnel: &Tunnel) -> Definition {
-    let (local_id, remote_id, auth) = match &tunnel.far {
-        Far::Gateway { .. } => {
-            let auth = Auth::Certificate {
-                own_pem: identity.certificate.clone(),
-                ca_pem: identity.ca.clone(),
-            };
-            (&config.gateway, &tunnel.peer, auth)
-        }
-        Far::Abroad(it) => (&it.local_id, &it.remote_id, Auth::Psk(it.psk.clone())),
-    };
-    Definition {
-        local_addrs: vec![tunnel.local_endpoint.clone()],
-        remote_addrs: vec![tunnel.remote_endpoint.clone()],
-        local_id: local_id.clone(),
-        remote_id: remote_id.clone(),
-        auth,
-        children: Vec::new(),
-        initiate: tunnel.initiate,
-        ike: tunnel.ike.clone(),
-        esp: tunnel.esp.clone(),
-    }
-}
-
-fn child(config: &Config, tunnel: &Tunnel) -> Child {
-    let all = Child::of_all(tunnel.name(), bind(tunnel));
-    let texts = |prefixes: &[IpNet], all: Vec<String>| match prefixes {
-        [] => all,
-        some => some.iter().map(ToString::to_string).collect(),
-    };
-    match tunnel.abroad() {
-        None => all,
-        Some(abroad) => Child {
-            reached: abroad.session.is_none().then(|| config.statics(tunnel)),
-            local: texts(&abroad.local_selectors, all.local),
-            remote: texts(&abroad.remote_selectors, all.remote),
-            ..all
-        },
-    }
-}
-
-/// What a tunnel's SAs are bound to.
-fn bind(tunnel: &Tunnel) -> Bind {
-    match tunnel.kind {
-        LinkKind::Xfrm { if_id } => Bind::IfId(if_id),
-        LinkKind::Vti { key, .. } => Bind::Mark(key),
-    }
-}
-
-/// The SA has a child that takes this tunnel's packets.
-pub fn carries(sa: &IkeSa, tunnel: &Tunnel) -> bool {
-    installed(sa, tunnel).next().is_some()
-}
-
-/// The children of an SA that take a tunnel's packets.
-pub fn installed<'a>(sa: &'a IkeSa, tunnel: &Tunnel) -> impl Iterator<Item = &'a ChildSa> {
-    bound(sa, bind(tunnel))
-}
-
-fn bound(sa: &IkeSa, bind: Bind) -> impl Iterator<Item = &ChildSa> {
-    let installed = sa.children.iter();
-    installed.filter(move |it| it.state == ChildState::Installed && it.bind == Some(bind))
-}
-
-/// The interface that a connection's name begins with.
-pub fn link_of(connection: &str) -> &str {
-    connection
-        .split_once('-')
-        .map_or(connection, |(link, _)| link)
-}
-
-/// A step towards the wanted connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Op {
-    Load(String),
-    /// With its SAs.
-    Unload(String),
-}
-
-/// What differs, new before old.
-fn plan(wanted: &Definitions, observed: &BTreeMap<String, Connection>) -> Vec<Op> {
-    let differs = |(name, definition): &(&String, &Definition)| {
-        let loaded = observed.get(*name).map(|connection| &connection.digest);
-        loaded != Some(&definition.digest())
-    };
-    let load = wanted
-        .iter()
-        .filter(differs)
-        .map(|(name, _)| Op::Load(name.clone()));
-    let gone = observed.keys().filter(|name| !wanted.contains_key(*name));
-    load.chain(gone.cloned().map(Op::Unload)).collect()
+    /// Connections about to be keyed anew, which traffic had better leave before.
+    pub yielding: BTreeSet<String>,
 }
 
 /// One gateway's charon.
@@ -277,9 +174,9 @@ impl Keeper {
     ) -> (Seen, Option<Instant>) {
         let repaired = memory.repaired;
         let unreachable = |error: &vici::Error| Seen {
-            charon: None,
             problems: vec![problem("charon", error)],
             repaired,
+            ..Seen::default()
         };
         let mut problems = Vec::new();
         let before = ipsec.list(&mut problems).await;
@@ -331,15 +228,17 @@ impl Keeper {
             }
         }
         let now = Instant::now();
-        let heal = heal::wanted(&tunnels(wanted), &charon.sas, &audit, &memory.history, now);
+        let tunnels = tunnels(wanted, &charon.connections);
+        let heal = heal::wanted(&tunnels, &charon.sas, &audit, &memory.history, now);
         memory.history = heal.history;
         for name in heal.repaired {
             info!("charon and the kernel disagree about the SAs of {name}: they are made anew");
             memory.repaired += 1;
         }
         for action in heal.actions {
-            if matches!(&action, Action::Initiate { connection, .. } if refused.contains_key(connection))
-            {
+            // Of one that was refused, nothing may be loaded.
+            let loaded = |name| charon.connections.contains_key(name);
+            if matches!(&action, Action::Initiate { connection, .. } if !loaded(connection)) {
                 continue;
             }
             debug!("{action:?}");
@@ -353,6 +252,7 @@ impl Keeper {
             charon: Some(charon),
             problems,
             repaired: memory.repaired,
+            yielding: heal.yielding,
         };
         (seen, heal.again.into_iter().chain(doubt).min())
     }
@@ -456,7 +356,6 @@ impl Keeper {
             Action::Initiate { connection, child } => self.vici.initiate(connection, child).await,
             Action::Terminate { unique_id } => self.vici.terminate(*unique_id).await,
             Action::TerminateChild { unique_id } => self.vici.terminate_child(*unique_id).await,
-            Action::Rekey { unique_id } => self.vici.rekey_child(*unique_id).await,
             Action::Clear(sa) => {
                 info!("delete an SA to {} that charon does not know of", sa.to);
                 problems.extend(ipsec.delete(sa).await);
@@ -477,58 +376,6 @@ struct Memory {
     repaired: u64,
 }
 
-/// The SAs that carry a connection's packets.
-fn children<'a>(definition: &'a Definition, sas: &'a [IkeSa]) -> impl Iterator<Item = &'a ChildSa> {
-    let binds = definition.children.iter().map(|child| child.bind);
-    binds.flat_map(|bind| sas.iter().flat_map(move |sa| bound(sa, bind)))
-}
-
-/// The connections that have SAs of which the kernel lacks something.
-fn broken(wanted: &Definitions, sas: &[IkeSa], audit: &Audit) -> Vec<String> {
-    let lacks = |(_, definition): &(&String, &Definition)| {
-        let mut children = children(definition, sas);
-        children.any(|child| audit.broken.contains(&child.unique_id))
-    };
-    let lacking = wanted.iter().filter(lacks);
-    lacking.map(|(name, _)| name.clone()).collect()
-}
-
-/// The connections with ways of which only the SA says whether they are alive.
-fn statics(wanted: &Definitions) -> impl Iterator<Item = String> {
-    let any = |it: &Definition| it.children.iter().any(|child| child.reached.is_some());
-    let some = wanted.iter().filter(move |(_, it)| any(it));
-    some.map(|(name, _)| name.clone())
-}
-
-/// Ways without BGP whose far end has agreed to less than what is to be reached by them.
-fn narrowed(wanted: &Definitions, sas: &[IkeSa]) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for child in wanted.values().flat_map(|it| &it.children) {
-        let mut installed = sas.iter().flat_map(|sa| bound(sa, child.bind)).peekable();
-        let any = installed.peek().is_some();
-        if any && !installed.any(|it| it.takes(child.reached.iter().flatten())) {
-            let reason = "the far end has agreed to a part of its prefixes only, so it is not used: let the selectors \
-                          of both ends, and the foreign peer's prefixes, be the same";
-            problems.push(remark(format!("tunnel {}", child.way), reason));
-        }
-    }
-    problems
-}
-
-/// Tunnels whose peer does not do IP-TFS: charon then makes an SA in tunnel mode by itself.
-fn weaker(wanted: &Definitions, sas: &[IkeSa]) -> Vec<Problem> {
-    let plain = |(_, definition): &(&String, &Definition)| {
-        let mut children = children(definition, sas);
-        let installed = |child: &ChildSa| child.state == ChildState::Installed;
-        definition.esp.iptfs && children.any(|child| installed(child) && !child.iptfs)
-    };
-    let reason = "esp.mode = \"iptfs\" is asked for, and the peer does not do it: packets are encrypted, \
-                  and have their own sizes; it needs strongSwan 6.0.2 and Linux 6.14";
-    let all = wanted.iter().filter(plain);
-    all.map(|(name, _)| remark(format!("connection {name}"), reason))
-        .collect()
-}
-
 /// The connection that has an SA more or less.
 fn up_or_down(event: Event) -> Option<String> {
     match event {
@@ -543,22 +390,6 @@ fn is_refusal(error: &vici::Error) -> bool {
         error,
         vici::Error::Refused { .. } | vici::Error::TooLong { .. }
     )
-}
-
-fn tunnels(wanted: &Definitions) -> Vec<heal::Wanted> {
-    let mut tunnels = Vec::new();
-    for (name, definition) in wanted {
-        let digest = definition.digest();
-        for (child, of) in definition.named_children(&digest) {
-            tunnels.push(heal::Wanted {
-                connection: name.clone(),
-                child,
-                bind: of.bind,
-                initiate: definition.initiate,
-            });
-        }
-    }
-    tunnels
 }
 
 /// Unloads a connection and closes its SAs, which would outlive it.
@@ -609,51 +440,6 @@ async fn clear(vici: &Vici, state_dir: &StateDir) -> Result<usize, vici::Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{EspOptions, IkeOptions};
-
-    fn definition(peer: &str) -> Definition {
-        Definition {
-            local_addrs: vec!["192.0.2.1".into()],
-            remote_addrs: vec!["198.51.100.1".into()],
-            local_id: "V1-1".into(),
-            remote_id: peer.into(),
-            auth: Auth::Certificate {
-                own_pem: String::new(),
-                ca_pem: String::new(),
-            },
-            children: vec![Child::of_all(peer.into(), Bind::IfId(1))],
-            initiate: true,
-            ike: IkeOptions::default(),
-            esp: EspOptions::default(),
-        }
-    }
-
-    #[test]
-    fn what_differs_is_loaded_and_what_is_not_wanted_goes() {
-        let wanted: Definitions = ["rm1-a", "rm2-b", "rm3-c"]
-            .map(|name| (name.to_owned(), definition(name)))
-            .into();
-        let loaded = |digest: String| Connection {
-            digest,
-            more: BTreeSet::new(),
-        };
-        let observed = BTreeMap::from([
-            ("rm1-a".to_owned(), loaded(wanted["rm1-a"].digest())),
-            ("rm2-b".to_owned(), loaded("another".into())),
-            ("rm9-x".to_owned(), loaded("old".into())),
-        ]);
-        let ops = plan(&wanted, &observed);
-        let load = |name: &str| Op::Load(name.into());
-        assert_eq!(
-            ops,
-            [load("rm2-b"), load("rm3-c"), Op::Unload("rm9-x".into())]
-        );
-
-        let digests = wanted
-            .iter()
-            .map(|(name, d)| (name.clone(), loaded(d.digest())));
-        assert_eq!(plan(&wanted, &digests.collect()), []);
-    }
 
     #[test]
     fn interfaces_are_known_by_their_connections() {

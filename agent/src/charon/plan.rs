@@ -1,0 +1,286 @@
+//! What charon should have, and what is to be done about what it has. Pure.
+
+use super::Definitions;
+use crate::config::{Config, Far, Tunnel};
+use crate::problem::remark;
+use crate::state::{Connection, LinkKind};
+use crate::vici::heal;
+use crate::vici::{Audit, Auth, Bind, Child, ChildSa, ChildState, Definition, IkeSa};
+use ipnet::IpNet;
+use routemesh_proto::{Identity, Problem};
+use std::collections::BTreeMap;
+
+/// The connections of all tunnels.
+pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
+    let mut definitions = Definitions::new();
+    // By number: the first is the one that a connection is named after.
+    for tunnel in config.tunnels.values() {
+        let of_new = || define(config, identity, tunnel);
+        let definition = definitions
+            .entry(tunnel.connection())
+            .or_insert_with(of_new);
+        definition.children.push(child(config, tunnel));
+    }
+    definitions
+}
+
+/// A tunnel's connection, still without children.
+fn define(config: &Config, identity: &Identity, tunnel: &Tunnel) -> Definition {
+    let (local_id, remote_id, auth) = match &tunnel.far {
+        Far::Gateway { .. } => {
+            let auth = Auth::Certificate {
+                own_pem: identity.certificate.clone(),
+                ca_pem: identity.ca.clone(),
+            };
+            (&config.gateway, &tunnel.peer, auth)
+        }
+        Far::Abroad(it) => (&it.local_id, &it.remote_id, Auth::Psk(it.psk.clone())),
+    };
+    Definition {
+        local_addrs: vec![tunnel.local_endpoint.clone()],
+        remote_addrs: vec![tunnel.remote_endpoint.clone()],
+        local_id: local_id.clone(),
+        remote_id: remote_id.clone(),
+        auth,
+        children: Vec::new(),
+        initiate: tunnel.initiate,
+        ike: tunnel.ike.clone(),
+        esp: tunnel.esp.clone(),
+    }
+}
+
+fn child(config: &Config, tunnel: &Tunnel) -> Child {
+    let all = Child::of_all(tunnel.name(), bind(tunnel));
+    let texts = |prefixes: &[IpNet], all: Vec<String>| match prefixes {
+        [] => all,
+        some => some.iter().map(ToString::to_string).collect(),
+    };
+    match tunnel.abroad() {
+        None => all,
+        Some(abroad) => Child {
+            reached: abroad.session.is_none().then(|| config.statics(tunnel)),
+            local: texts(&abroad.local_selectors, all.local),
+            remote: texts(&abroad.remote_selectors, all.remote),
+            ..all
+        },
+    }
+}
+
+/// What a tunnel's SAs are bound to.
+fn bind(tunnel: &Tunnel) -> Bind {
+    match tunnel.kind {
+        LinkKind::Xfrm { if_id } => Bind::IfId(if_id),
+        LinkKind::Vti { key, .. } => Bind::Mark(key),
+    }
+}
+
+/// The SA has a child that takes this tunnel's packets.
+pub fn carries(sa: &IkeSa, tunnel: &Tunnel) -> bool {
+    installed(sa, tunnel).next().is_some()
+}
+
+/// The children of an SA that take a tunnel's packets.
+pub fn installed<'a>(sa: &'a IkeSa, tunnel: &Tunnel) -> impl Iterator<Item = &'a ChildSa> {
+    bound(sa, bind(tunnel))
+}
+
+pub(super) fn bound(sa: &IkeSa, bind: Bind) -> impl Iterator<Item = &ChildSa> {
+    let installed = sa.children.iter();
+    installed.filter(move |it| it.state == ChildState::Installed && it.bind == Some(bind))
+}
+
+/// The interface that a connection's name begins with.
+pub fn link_of(connection: &str) -> &str {
+    connection
+        .split_once('-')
+        .map_or(connection, |(link, _)| link)
+}
+
+/// A step towards the wanted connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    /// Anew, if there is one.
+    Load(String),
+    /// With its SAs.
+    Unload(String),
+}
+
+/// What differs, new before old.
+pub(super) fn plan(wanted: &Definitions, observed: &BTreeMap<String, Connection>) -> Vec<Op> {
+    let differs = |(name, definition): &(&String, &Definition)| {
+        let loaded = observed.get(*name).map(|connection| &connection.digest);
+        loaded != Some(&definition.digest())
+    };
+    let load = wanted
+        .iter()
+        .filter(differs)
+        .map(|(name, _)| Op::Load(name.clone()));
+    let gone = observed.keys().filter(|name| !wanted.contains_key(*name));
+    load.chain(gone.cloned().map(Op::Unload)).collect()
+}
+
+/// The SAs that carry a connection's packets.
+fn children<'a>(definition: &'a Definition, sas: &'a [IkeSa]) -> impl Iterator<Item = &'a ChildSa> {
+    let binds = definition.children.iter().map(|child| child.bind);
+    binds.flat_map(|bind| sas.iter().flat_map(move |sa| bound(sa, bind)))
+}
+
+/// The connections that have SAs of which the kernel lacks something.
+pub(super) fn broken(wanted: &Definitions, sas: &[IkeSa], audit: &Audit) -> Vec<String> {
+    let lacks = |(_, definition): &(&String, &Definition)| {
+        let mut children = children(definition, sas);
+        children.any(|child| audit.broken.contains(&child.unique_id))
+    };
+    let lacking = wanted.iter().filter(lacks);
+    lacking.map(|(name, _)| name.clone()).collect()
+}
+
+/// The connections with ways of which only the SA says whether they are alive.
+pub(super) fn statics(wanted: &Definitions) -> impl Iterator<Item = String> {
+    let any = |it: &Definition| it.children.iter().any(|child| child.reached.is_some());
+    let some = wanted.iter().filter(move |(_, it)| any(it));
+    some.map(|(name, _)| name.clone())
+}
+
+/// Ways without BGP whose far end has agreed to less than what is to be reached by them.
+pub(super) fn narrowed(wanted: &Definitions, sas: &[IkeSa]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for child in wanted.values().flat_map(|it| &it.children) {
+        let mut installed = sas.iter().flat_map(|sa| bound(sa, child.bind)).peekable();
+        let any = installed.peek().is_some();
+        if any && !installed.any(|it| it.takes(child.reached.iter().flatten())) {
+            let reason = "the far end has agreed to a part of its prefixes only, so it is not used: let the selectors \
+                          of both ends, and the foreign peer's prefixes, be the same";
+            problems.push(remark(format!("tunnel {}", child.way), reason));
+        }
+    }
+    problems
+}
+
+/// Tunnels whose peer does not do IP-TFS: charon then makes an SA in tunnel mode by itself.
+pub(super) fn weaker(wanted: &Definitions, sas: &[IkeSa]) -> Vec<Problem> {
+    let plain = |(_, definition): &(&String, &Definition)| {
+        let mut children = children(definition, sas);
+        definition.esp.iptfs && children.any(|child| !child.iptfs)
+    };
+    let reason = "esp.mode = \"iptfs\" is asked for, and the peer does not do it: packets are encrypted, \
+                  and have their own sizes; it needs strongSwan 6.0.2 and Linux 6.14";
+    let all = wanted.iter().filter(plain);
+    all.map(|(name, _)| remark(format!("connection {name}"), reason))
+        .collect()
+}
+
+/// The tunnels, as they are loaded: what could not be loaded stays as it was.
+pub(super) fn tunnels(
+    wanted: &Definitions,
+    loaded: &BTreeMap<String, Connection>,
+) -> Vec<heal::Wanted> {
+    let mut tunnels = Vec::new();
+    for (name, definition) in wanted {
+        let digest = match loaded.get(name) {
+            Some(connection) => connection.digest.clone(),
+            None => definition.digest(),
+        };
+        for (child, of) in definition.named_children(&digest) {
+            tunnels.push(heal::Wanted {
+                connection: name.clone(),
+                child,
+                bind: of.bind,
+                initiate: definition.initiate,
+            });
+        }
+    }
+    tunnels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{EspOptions, IkeOptions};
+    use crate::vici::heal::tests::{BIND, up};
+    use std::collections::BTreeSet;
+
+    fn definition(peer: &str) -> Definition {
+        Definition {
+            local_addrs: vec!["192.0.2.1".into()],
+            remote_addrs: vec!["198.51.100.1".into()],
+            local_id: "V1-1".into(),
+            remote_id: peer.into(),
+            auth: Auth::Certificate {
+                own_pem: String::new(),
+                ca_pem: String::new(),
+            },
+            children: vec![Child::of_all(peer.into(), Bind::IfId(1))],
+            initiate: true,
+            ike: IkeOptions::default(),
+            esp: EspOptions::default(),
+        }
+    }
+
+    #[test]
+    fn what_differs_is_loaded_and_what_is_not_wanted_goes() {
+        let wanted: Definitions = ["rm1-a", "rm2-b", "rm3-c"]
+            .map(|name| (name.to_owned(), definition(name)))
+            .into();
+        let loaded = |digest: String| Connection {
+            digest,
+            more: BTreeSet::new(),
+        };
+        let observed = BTreeMap::from([
+            ("rm1-a".to_owned(), loaded(wanted["rm1-a"].digest())),
+            ("rm2-b".to_owned(), loaded("another".into())),
+            ("rm9-x".to_owned(), loaded("old".into())),
+        ]);
+        let ops = plan(&wanted, &observed);
+        let load = |name: &str| Op::Load(name.into());
+        assert_eq!(
+            ops,
+            [load("rm2-b"), load("rm3-c"), Op::Unload("rm9-x".into())]
+        );
+
+        let digests = wanted
+            .iter()
+            .map(|(name, d)| (name.clone(), loaded(d.digest())));
+        assert_eq!(plan(&wanted, &digests.collect()), []);
+    }
+
+    #[test]
+    fn what_could_not_be_loaded_is_made_as_it_is_loaded() {
+        let wanted: Definitions = [("rm1-a".to_owned(), definition("a"))].into();
+        let child = |digest: Option<&str>| {
+            let connection = digest.map(|digest| Connection {
+                digest: digest.to_owned(),
+                more: BTreeSet::new(),
+            });
+            let loaded = connection.map(|it| ("rm1-a".to_owned(), it));
+            let mut all = tunnels(&wanted, &loaded.into_iter().collect());
+            all.remove(0).child
+        };
+        assert_eq!(child(Some("old")), "old");
+        assert_eq!(child(None), wanted["rm1-a"].digest());
+    }
+
+    #[test]
+    fn who_does_no_iptfs_is_told_of() {
+        let mut asked = definition("a");
+        asked.children = vec![Child::of_all("a".into(), BIND)];
+        asked.esp.iptfs = true;
+        let weak = |definition: &Definition, sa: IkeSa| {
+            let wanted = [("rm1-a".to_owned(), definition.clone())].into();
+            weaker(&wanted, &[sa]).len()
+        };
+        let plain = || up(1, 1, "new");
+        assert_eq!(weak(&asked, plain()), 1);
+        let mut iptfs = plain();
+        iptfs.children[0].iptfs = true;
+        assert_eq!(weak(&asked, iptfs), 0);
+        let mut closing = plain();
+        closing.children[0].state = ChildState::Closing;
+        assert_eq!(weak(&asked, closing), 0);
+        asked.children = vec![Child::of_all("a".into(), Bind::IfId(1))];
+        assert_eq!(weak(&asked, plain()), 0, "of another tunnel");
+        asked.children = vec![Child::of_all("a".into(), BIND)];
+        asked.esp.iptfs = false;
+        assert_eq!(weak(&asked, plain()), 0);
+    }
+}

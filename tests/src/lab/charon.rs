@@ -128,6 +128,26 @@ impl Charon {
         vici::order(&self.socket, command, arguments)
     }
 
+    /// Closes a connection's IKE_SA, without waiting for the peer's word.
+    pub fn terminate(&self, connection: &str) -> Result<()> {
+        let arguments = [
+            Word::Text("ike", connection),
+            Word::Text("force", "yes"),
+            Word::Text("timeout", "-1"),
+        ];
+        vici::order(&self.socket, "terminate", &arguments)
+    }
+
+    /// Starts to bring a child up.
+    pub fn initiate(&self, connection: &str, child: &str) -> Result<()> {
+        let arguments = [
+            Word::Text("ike", connection),
+            Word::Text("child", child),
+            Word::Text("timeout", "-1"),
+        ];
+        vici::order(&self.socket, "initiate", &arguments)
+    }
+
     /// Its VICI socket.
     pub fn socket(&self) -> &Path {
         &self.socket

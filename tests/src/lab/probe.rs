@@ -53,6 +53,8 @@ pub struct ProbeReport {
     pub longest_gap: Duration,
     /// When the last lost datagram was sent, from the probe's start.
     pub last_loss: Option<Duration>,
+    /// When the first of them was.
+    pub first_loss: Option<Duration>,
     /// Sent and lost, flow by flow.
     pub flows: Vec<(usize, usize)>,
 }
@@ -61,10 +63,12 @@ impl fmt::Display for ProbeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {} of {} lost, longest gap {:.2} s, {} of {} flows hit",
+            "{}: {} of {} lost, from {:.2} s to {:.2} s, longest gap {:.2} s, {} of {} flows hit",
             self.path,
             self.lost,
             self.sent,
+            self.first_loss.unwrap_or_default().as_secs_f64(),
+            self.last_loss.unwrap_or_default().as_secs_f64(),
             self.longest_gap.as_secs_f64(),
             self.flows.iter().filter(|flow| flow.1 > 0).count(),
             self.flows.len(),
@@ -225,12 +229,14 @@ fn account(
         }
     }
     let losses = || arrived.iter().zip(sent).filter(|(at, _)| at.is_none());
+    let when = |(_, at): (_, &Instant)| at.duration_since(start);
     ProbeReport {
         path,
         sent: sent.len(),
         lost: losses().count(),
         longest_gap,
-        last_loss: losses().next_back().map(|(_, at)| at.duration_since(start)),
+        last_loss: losses().next_back().map(when),
+        first_loss: losses().next().map(when),
         flows: counts,
     }
 }
@@ -256,6 +262,7 @@ mod tests {
         assert_eq!((report.sent, report.lost), (10, 2));
         assert_eq!(report.flows, [(5, 0), (5, 2)]);
         assert_eq!(report.longest_gap, Duration::from_millis(61));
+        assert_eq!(report.first_loss, Some(Duration::from_millis(30)));
         assert_eq!(report.last_loss, Some(Duration::from_millis(50)));
     }
 

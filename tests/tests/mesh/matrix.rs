@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use routemesh_tests::lab::Lab;
+use routemesh_tests::lab::charon::Charon;
 use routemesh_tests::lab::error::{LabError, Result};
 use routemesh_tests::lab::mesh::Mesh;
 use routemesh_tests::lab::observe::Tunnel;
@@ -13,6 +14,7 @@ use routemesh_tests::lab::settle::SETTLE;
 use routemesh_tests::lab::sniff::{Sniffer, in_clear};
 use routemesh_tests::lab::topology::{Gateway, PUBLIC, Topology, prefixes};
 use routemesh_tests::lab::traffic::Traffic;
+use routemesh_tests::lab::vici::Child;
 
 use super::steady::capture_sees_what_is_in_clear;
 use super::{gateway, link_kind, mesh_up, spec, tunnel as tunnel_kind};
@@ -75,6 +77,7 @@ fn every_fault_heals_by_itself_and_nothing_leaks() -> Result<()> {
     if tunnel_kind() == "xfrm" {
         rows.extend(charon_silent(&lab));
         rows.extend(rekeyed(&lab));
+        rows.push(both_initiate(&lab));
         rows.extend(deleted(&lab));
         rows.extend(underlay(&lab));
         rows.extend(configured(&lab, &mut mesh));
@@ -110,11 +113,49 @@ fn rekeyed(lab: &Lab) -> Vec<Result<()>> {
                     false => Err(LabError::Unexpected(format!("{same} SAs are the same"))),
                 }
             };
-            // charon takes the old SAs away before it asks for the new ones.
+            // Nobody knows beforehand, and who answers sends by the new SA before who asked has it.
             let cost = if reauth { Bounded } else { Nothing };
             row(lab, name, cost, rekey, replaced)
         })
         .collect()
+}
+
+/// Both ends of a tunnel make its SAs in the same moment, beside the agents, which would not.
+fn both_initiate(lab: &Lab) -> Result<()> {
+    // Not one that other rows kill: it would be held for longer and longer.
+    let gateways = [gateway(1, 2), gateway(2, 2)];
+    let link = tunnel(lab, gateways[0], gateways[1]).interface();
+    let ends = gateways.map(|gateway| lab.charon(gateway));
+    let of = |charon: &Charon| -> Result<Vec<Child>> {
+        let mut children = charon.children()?;
+        children.retain(|it| it.connection.starts_with(&format!("{link}-")));
+        Ok(children)
+    };
+    let mut most = 0;
+    let both = || {
+        let known = [of(ends[0])?, of(ends[1])?];
+        ends[0].terminate(&known[0][0].connection)?;
+        for (charon, children) in ends.iter().zip(&known) {
+            charon.initiate(&children[0].connection, &children[0].name)?;
+        }
+        wait_until("several SAs of one tunnel", SETTLE, || {
+            most = most.max(of(ends[0])?.len());
+            match most {
+                0 | 1 => Err(LabError::Unexpected(format!("{most} SAs"))),
+                _ => Ok(()),
+            }
+        })
+    };
+    let name = "both ends of a tunnel initiate at once";
+    row(lab, name, Bounded, both, || {
+        for charon in ends {
+            let children = of(charon)?;
+            if children.len() != 1 {
+                return Err(LabError::Unexpected(format!("{link}: {children:?}")));
+            }
+        }
+        whole(lab, gateways[0])
+    })
 }
 
 /// All SAs of a gateway: `what` is `child` or `ike`.
@@ -190,8 +231,7 @@ fn charon_killed(lab: &Lab, gateway: Gateway) -> [Result<()>; 2] {
         lab.charon(gateway).start_again(lab.underlay(gateway))
     };
     let title = format!("charon of {name} killed, back after 2 s");
-    // The peer sends by the new SA as soon as it has answered, and the answer takes some reading.
-    let killed = row(lab, &title, Bounded, replace, || keys(lab, gateway));
+    let killed = row(lab, &title, Nothing, replace, || keys(lab, gateway));
     // What the old one left goes, and the next rekey meets nothing of it.
     let title = format!("what it left at {name} cleared, and all SAs rekeyed");
     let rekey = || {

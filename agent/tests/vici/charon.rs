@@ -19,6 +19,8 @@ pub struct Charon {
     dir: TempDir,
     /// A named network namespace, or nothing for a fresh one.
     netns: Option<String>,
+    /// It minds changes of its addresses, which our package tells it not to.
+    pub roams: bool,
     child: Option<Child>,
 }
 
@@ -29,6 +31,7 @@ impl Charon {
         let mut charon = Charon {
             dir,
             netns,
+            roams: false,
             child: None,
         };
         charon.run().await;
@@ -44,7 +47,7 @@ impl Charon {
         let dir = self.dir.path();
         let log = dir.join("log");
         let conf = dir.join("strongswan.conf");
-        fs::write(&conf, configuration(&self.socket(), &log)).unwrap();
+        fs::write(&conf, configuration(&self.socket(), &log, self.roams)).unwrap();
         let _ = fs::remove_file(self.socket());
         // Each program becomes the next, so the process id to kill is charon's.
         let namespaces = match &self.netns {
@@ -99,12 +102,13 @@ impl Drop for Charon {
 }
 
 /// What our package brings, and what a test needs besides.
-fn configuration(socket: &Path, log: &Path) -> String {
+fn configuration(socket: &Path, log: &Path, roams: bool) -> String {
     format!(
         "include {package}
         charon {{
             load = random nonce openssl pem pkcs1 pkcs8 x509 pubkey kdf kernel-netlink socket-default vici updown
             threads = 8
+            process_route = {roams}
             filelog {{
                 a {{
                     path = {log}
@@ -112,6 +116,9 @@ fn configuration(socket: &Path, log: &Path) -> String {
                 }}
             }}
             plugins {{
+                kernel-netlink {{
+                    roam_events = {roams}
+                }}
                 vici {{
                     socket = unix://{socket}
                 }}
@@ -119,7 +126,8 @@ fn configuration(socket: &Path, log: &Path) -> String {
         }}",
         package = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging/strongswan.d/routemesh.conf"),
         log = log.display(),
-        socket = socket.display()
+        socket = socket.display(),
+        roams = if roams { "yes" } else { "no" }
     )
 }
 

@@ -345,6 +345,37 @@ async fn a_vti_tunnel_comes_up() {
     assert_eq!(sas[0].children[0].bind, Some(Bind::Mark(NUMBER)));
 }
 
+#[tokio::test]
+async fn a_tunnel_follows_an_address_that_changes() {
+    require_esp();
+    let mut pair = Pair::new("rmm", Bind::IfId(NUMBER)).await;
+    for gateway in [&mut pair.a, &mut pair.b] {
+        gateway.definition.ike.mobike = true;
+        gateway.charon.kill();
+        gateway.charon.roams = true;
+        gateway.charon.run().await;
+        gateway.load().await;
+    }
+    pair.heals("cold start, MOBIKE").await;
+    let before = pair.a.vici.sas().await.unwrap();
+    let netns = &pair.a.netns;
+    all(&format!(
+        "ip -n {netns} address add 192.0.2.11/32 dev wire
+         ip -n {netns} address del 192.0.2.1/24 dev wire
+         ip -n {netns} route add 192.0.2.0/24 dev wire src 192.0.2.11"
+    ));
+    pair.until("another address", |pair, a, b| {
+        let moved = |sas: &[IkeSa], host: fn(&IkeSa) -> &String| {
+            matches!(sas, [sa] if host(sa) == "192.0.2.11")
+        };
+        let both = moved(a, |sa| &sa.local_host) && moved(b, |sa| &sa.remote_host);
+        both && pair.a.ping("10.1.0.2") && pair.b.ping("fd00::1")
+    })
+    .await;
+    let after = pair.a.vici.sas().await.unwrap();
+    assert_eq!(after[0].unique_id, before[0].unique_id, "the same SA");
+}
+
 fn ip_xfrm_state(netns: &str) -> String {
     let output = Command::new("ip")
         .args(["-n", netns, "-s", "xfrm", "state"])

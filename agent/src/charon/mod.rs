@@ -20,7 +20,7 @@ use crate::state::{Connection, ours};
 use crate::state_dir::StateDir;
 use crate::vici::heal::{self, Action, History};
 use crate::vici::{self, Audit, Auth, Bind, Definition, Event, IkeSa, Secret, Vici};
-use plan::{Op, bound, broken, narrowed, plan, statics, tunnels, weaker};
+use plan::{Op, bound, broken, incurable, narrowed, plan, statics, tunnels, weaker};
 use routemesh_proto::{Identity, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -185,7 +185,10 @@ impl Keeper {
             Err(error) => return (unreachable(&error), None),
         };
         let mut audit = ipsec.audit(&charon, before, &mut problems).await;
-        let doubt = memory.suspects.confirm(&mut audit, Instant::now());
+        let doubt = {
+            let now = Instant::now();
+            memory.suspects.confirm(&mut audit, &charon.sas, now)
+        };
         let told = std::mem::take(&mut memory.told).into_iter();
         let told = told.chain(broken(wanted, &charon.sas, &audit));
         let told = told.chain(statics(wanted)).collect();
@@ -201,6 +204,7 @@ impl Keeper {
         }
         problems.extend(weaker(wanted, &charon.sas));
         problems.extend(narrowed(wanted, &charon.sas));
+        problems.extend(incurable(wanted, &audit));
         for (name, reason) in &refused {
             problems.push(remark(format!("connection {name}"), reason));
         }

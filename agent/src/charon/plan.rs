@@ -37,6 +37,7 @@ fn define(config: &Config, identity: &Identity, tunnel: &Tunnel) -> Definition {
         Far::Abroad(it) => (&it.local_id, &it.remote_id, Auth::Psk(it.psk.clone())),
     };
     Definition {
+        site: tunnel.peer_site.clone(),
         local_addrs: vec![tunnel.local_endpoint.clone()],
         remote_addrs: vec![tunnel.remote_endpoint.clone()],
         local_id: local_id.clone(),
@@ -157,6 +158,16 @@ pub(super) fn narrowed(wanted: &Definitions, sas: &[IkeSa]) -> Vec<Problem> {
     problems
 }
 
+/// Tunnels of whose SAs the kernel seems to lack something, whatever is done.
+pub(super) fn incurable(wanted: &Definitions, audit: &Audit) -> Vec<Problem> {
+    let children = wanted.values().flat_map(|it| &it.children);
+    let some = children.filter(|it| audit.incurable.contains(&it.bind.number()));
+    let reason = "the kernel seems to lack a part of its SAs or policies, also of new ones, so they are left as they \
+                  are for ten minutes: does another program delete them? See `ip xfrm state` and `ip xfrm policy`";
+    some.map(|child| remark(format!("tunnel {}", child.way), reason))
+        .collect()
+}
+
 /// Tunnels whose peer does not do IP-TFS: charon then makes an SA in tunnel mode by itself.
 pub(super) fn weaker(wanted: &Definitions, sas: &[IkeSa]) -> Vec<Problem> {
     let plain = |(_, definition): &(&String, &Definition)| {
@@ -187,6 +198,7 @@ pub(super) fn tunnels(
                 child,
                 bind: of.bind,
                 initiate: definition.initiate,
+                site: definition.site.clone(),
             });
         }
     }
@@ -202,6 +214,7 @@ mod tests {
 
     fn definition(peer: &str) -> Definition {
         Definition {
+            site: "two".into(),
             local_addrs: vec!["192.0.2.1".into()],
             remote_addrs: vec!["198.51.100.1".into()],
             local_id: "V1-1".into(),
@@ -258,6 +271,21 @@ mod tests {
         };
         assert_eq!(child(Some("old")), "old");
         assert_eq!(child(None), wanted["rm1-a"].digest());
+    }
+
+    #[test]
+    fn what_nothing_cures_is_told_of() {
+        let wanted: Definitions = [("rm1-a".to_owned(), definition("a"))].into();
+        let told = |number| {
+            let audit = Audit {
+                incurable: [number].into(),
+                ..Audit::default()
+            };
+            let problems = incurable(&wanted, &audit).into_iter();
+            problems.map(|it| it.object).collect::<Vec<_>>()
+        };
+        assert_eq!(told(1), ["tunnel a"]);
+        assert_eq!(told(2), [""; 0]);
     }
 
     #[test]

@@ -591,6 +591,7 @@ mod tests {
             Child::of_all(format!("rm{number}-V2-1"), bind)
         };
         Definition {
+            site: "two".into(),
             local_addrs: Vec::new(),
             remote_addrs: Vec::new(),
             local_id: "V1-1".into(),

@@ -4,7 +4,7 @@
 //! that was killed has made lives on in the kernel, where the next one knows nothing of it: the tunnel
 //! works until the peer rekeys, which then has nobody to rekey with.
 
-use super::sas::{ChildState, IkeSa};
+use super::sas::{ChildSa, ChildState, IkeSa};
 use crate::kernel::{Policy, Sa};
 use crate::state::ours;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,13 @@ use std::time::{Duration, Instant};
 /// How long something must have been wrong: while SAs are made, or go over from one IKE_SA to the next,
 /// charon and the kernel may disagree.
 const WRONG_FOR: Duration = Duration::from_millis(200);
+/// How often a tunnel's SAs are believed to be broken. If new ones have not cured it, it is more likely
+/// that the comparison is wrong; and traffic may flow.
+const CURES: usize = 3;
+/// How long an SA must be whole for its tunnel to be cured.
+const CURED: Duration = Duration::from_secs(10);
+/// After so long it is tried again.
+const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// What the kernel has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +40,8 @@ pub struct Audit {
     pub orphans: BTreeMap<u32, Vec<Sa>>,
     /// Tunnels that seem to have such, of which it is not certain yet.
     pub doubtful: BTreeSet<u32>,
+    /// Tunnels whose SAs seem broken however often they are made anew: they are left alone.
+    pub incurable: BTreeSet<u32>,
 }
 
 /// Policies for each pair of selectors: in, out and forwarded.
@@ -95,7 +104,7 @@ pub fn audit(
     Audit {
         broken,
         orphans,
-        doubtful: BTreeSet::new(),
+        ..Audit::default()
     }
 }
 
@@ -128,12 +137,24 @@ fn halves(sas: &[Sa]) -> BTreeMap<(IpAddr, IpAddr, u32), u32> {
 pub struct Suspects {
     broken: BTreeMap<u32, Instant>,
     orphans: BTreeMap<Sa, Instant>,
+    /// By tunnel: the SAs that were believed to be broken since it was last cured.
+    cures: BTreeMap<u32, Cures>,
+}
+
+#[derive(Debug)]
+struct Cures {
+    /// How often all was broken, and something else than before.
+    count: usize,
+    /// What was broken the last time, and when.
+    last: (BTreeSet<u32>, Instant),
 }
 
 impl Suspects {
     /// Leaves in an audit what has been wrong for long enough; says when to look again for the rest.
-    pub fn confirm(&mut self, audit: &mut Audit, now: Instant) -> Option<Instant> {
-        let Self { broken, orphans } = self;
+    pub fn confirm(&mut self, audit: &mut Audit, sas: &[IkeSa], now: Instant) -> Option<Instant> {
+        let Self {
+            broken, orphans, ..
+        } = self;
         *broken = since(broken, &audit.broken, now);
         *orphans = since(orphans, audit.orphans.values().flatten(), now);
         audit.broken.retain(|id| {
@@ -154,11 +175,48 @@ impl Suspects {
             }
             !sas.is_empty()
         });
-        let due = broken
-            .values()
-            .chain(orphans.values())
-            .map(|since| *since + WRONG_FOR);
-        due.filter(|due| *due > now).min()
+        let since = broken.values().chain(orphans.values());
+        let due = since.map(|since| *since + WRONG_FOR);
+        let due = due.filter(|due| *due > now).min();
+        self.despair(audit, sas, now);
+        due
+    }
+
+    /// Believes no more in what nothing cures.
+    fn despair(&mut self, audit: &mut Audit, sas: &[IkeSa], now: Instant) {
+        let installed = |it: &&ChildSa| it.state == ChildState::Installed;
+        let children = || sas.iter().flat_map(|ike| &ike.children).filter(installed);
+        let settled = |child: &ChildSa| child.installed.is_some_and(|age| age >= CURED);
+        for child in children().filter(|it| settled(it) && !self.broken.contains_key(&it.unique_id))
+        {
+            let number = child.bind.map(|bind| bind.number());
+            number.map(|number| self.cures.remove(&number));
+        }
+        self.cures.retain(|_, cures| cures.last.1 + FORGOTTEN > now);
+        let mut found: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for child in children().filter(|it| audit.broken.contains(&it.unique_id)) {
+            if let Some(bind) = child.bind {
+                found
+                    .entry(bind.number())
+                    .or_default()
+                    .insert(child.unique_id);
+            }
+        }
+        for (number, found) in found {
+            let cures = self.cures.entry(number).or_insert_with(|| Cures {
+                count: 0,
+                last: (BTreeSet::new(), now),
+            });
+            if !cures.last.0.is_disjoint(&found) {
+                cures.last.0 = found;
+            } else if cures.count < CURES {
+                cures.count += 1;
+                cures.last = (found, now);
+            } else {
+                audit.broken.retain(|id| !found.contains(id));
+                audit.incurable.insert(number);
+            }
+        }
     }
 }
 
@@ -256,7 +314,7 @@ mod tests {
             let mut audit = Audit::default();
             audit.broken.extend(broken);
             audit.orphans = broken.iter().map(|id| (*id, pair(*id, *id))).collect();
-            let again = suspects.confirm(&mut audit, now + after);
+            let again = suspects.confirm(&mut audit, &[], now + after);
             assert!(audit.broken.iter().eq(audit.orphans.keys()));
             let told: BTreeSet<u32> = audit.broken.union(&audit.doubtful).copied().collect();
             assert!(told.iter().eq(broken), "certain or doubtful");
@@ -272,6 +330,44 @@ mod tests {
             look(&[1], half + WRONG_FOR),
             (vec![], Some(then + WRONG_FOR))
         );
+    }
+
+    #[test]
+    fn what_three_new_sas_do_not_cure_is_left_alone_until_one_is_whole_or_it_is_forgotten() {
+        let start = Instant::now();
+        let mut suspects = Suspects::default();
+        let mut look = |id: u32, age: u64, whole: bool, second: u64| {
+            let mut sa = up(1, id, "new");
+            sa.children[0].installed = Some(Duration::from_secs(age));
+            let mut audit = Audit::default();
+            audit.broken.extend((!whole).then_some(id));
+            suspects.confirm(&mut audit, &[sa], start + Duration::from_secs(second));
+            let left = audit.incurable == [NUMBER].into();
+            assert!(!left || audit.broken.is_empty());
+            (!audit.broken.is_empty(), left)
+        };
+        let (nothing, closed, left) = ((false, false), (true, false), (false, true));
+        for (id, second) in [(1, 0), (2, 3), (3, 6), (4, 9)] {
+            let expected = if id < 4 { closed } else { left };
+            assert_eq!(look(id, 0, false, second), nothing, "not certain yet");
+            assert_eq!(look(id, 1, false, second + 1), expected, "{id}");
+            assert_eq!(look(id, 2, false, second + 2), expected, "{id}, again");
+        }
+        // Being whole for a moment is no cure.
+        assert_eq!(look(5, 9, true, 20), nothing);
+        look(5, 10, false, 21);
+        assert_eq!(look(5, 11, false, 22), left);
+        assert_eq!(look(5, 12, true, 23), nothing);
+        look(6, 0, false, 30);
+        assert_eq!(look(6, 0, false, 31), closed, "it was cured");
+        for id in [7, 8] {
+            look(id, 0, false, u64::from(id) * 10);
+            assert_eq!(look(id, 0, false, u64::from(id) * 10 + 1), closed);
+        }
+        look(9, 0, false, 90);
+        assert_eq!(look(9, 0, false, 91), left);
+        assert_eq!(look(9, 0, false, 680), left);
+        assert_eq!(look(9, 0, false, 681), closed, "forgotten");
     }
 
     #[test]

@@ -113,6 +113,8 @@ impl Child {
 /// Everything about an IKE connection and its children; between gateways of the mesh, it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
+    /// The site at the far end, or the foreign peer. charon is not told of it.
+    pub site: String,
     /// Own outer addresses, literals.
     pub local_addrs: Vec<String>,
     /// The peer's outer address: a literal, or a host name that charon resolves each time.
@@ -334,6 +336,7 @@ mod tests {
 
     fn definition() -> Definition {
         Definition {
+            site: "two".into(),
             local_addrs: vec!["2001:db8:1::1".into()],
             remote_addrs: vec!["2001:db8:2::1".into()],
             local_id: "V1-1".into(),

@@ -16,7 +16,7 @@
 //!
 //! In charon, who answers sends by the new SA before who asked can receive by it. So where there is
 //! one that carries traffic, BGP gets [`YIELD`] to take the peer's traffic elsewhere before a new one is
-//! made.
+//! made. Of several tunnels to the same site, half do so at a time: the others are where it goes.
 
 use super::audit::Audit;
 use super::definition::Bind;
@@ -39,6 +39,8 @@ pub const RESPONDER_CLOSES: Duration = Duration::from_secs(60);
 pub const ORPHANS_STAY: Duration = Duration::from_secs(5);
 /// How long traffic has to leave a tunnel that carries it, before a new SA is made.
 pub const YIELD: Duration = Duration::from_millis(1500);
+/// How long a tunnel waits for others to the same site before traffic leaves it nevertheless.
+pub const TURN: Duration = Duration::from_secs(15);
 /// How long an SA must live until attempts are counted from zero again.
 const SETTLED: Duration = Duration::from_secs(10);
 /// Between two attempts: first, and at most; it doubles from one to the other.
@@ -57,6 +59,8 @@ pub struct Wanted {
     pub bind: Bind,
     /// Whether this side initiates.
     pub initiate: bool,
+    /// The site at the far end, or the foreign peer.
+    pub site: String,
 }
 
 /// Something to ask of charon.
@@ -99,6 +103,11 @@ pub struct History {
     orphans: BTreeMap<Sa, Instant>,
     /// Interfaces whose SAs are made anew because charon and the kernel disagree.
     mending: BTreeSet<Bind>,
+    /// Since when traffic has been leaving an interface. It stays known when that is over, until there
+    /// is a new SA.
+    leaving: BTreeMap<Bind, Instant>,
+    /// What charon was asked to close, and when.
+    asked: BTreeMap<Action, Instant>,
 }
 
 /// What to do now.
@@ -130,11 +139,11 @@ pub fn wanted(
     now: Instant,
 ) -> Heal {
     let mut pass = Pass {
+        connections,
         before: history,
         audit,
         now,
         heal: Heal::default(),
-        closed: BTreeSet::new(),
         initiated: BTreeSet::new(),
     };
     for ike in sas.iter().filter(|ike| in_the_making(ike)) {
@@ -145,7 +154,7 @@ pub fn wanted(
         pass.connection(connection, sas);
     }
     for ike in sas {
-        pass.left_over(ike, connections);
+        pass.left_over(ike);
     }
     let served = |number: &u32| connections.iter().any(|it| it.bind.number() == *number);
     for (_, orphans) in audit.orphans.iter().filter(|(number, _)| !served(number)) {
@@ -170,12 +179,11 @@ fn in_the_making(ike: &IkeSa) -> bool {
 }
 
 struct Pass<'a> {
+    connections: &'a [Wanted],
     before: &'a History,
     audit: &'a Audit,
     now: Instant,
     heal: Heal,
-    /// IKE_SAs that are being closed by this pass.
-    closed: BTreeSet<u32>,
     /// Connections of which this pass initiates a child: two at once could become two IKE_SAs.
     initiated: BTreeSet<String>,
 }
@@ -251,9 +259,7 @@ impl Pass<'_> {
                 .iter()
                 .any(|it| it.state == ChildState::Installed && it.bind != child.bind);
             if ike.unique_id == kept.0.unique_id || serves_another {
-                self.heal.actions.push(Action::TerminateChild {
-                    unique_id: child.unique_id,
-                });
+                self.close_child(child);
             } else {
                 self.close(ike);
             }
@@ -265,9 +271,13 @@ impl Pass<'_> {
     fn broken(&mut self, wanted: &Wanted, all: &[Working]) {
         self.remember(wanted);
         self.mending(wanted);
-        for (_, child) in all {
+        for (ike, child) in all {
             let unique_id = child.unique_id;
-            self.heal.actions.push(Action::TerminateChild { unique_id });
+            let asked = self.ask(Action::TerminateChild { unique_id });
+            // It waits for another exchange, which the peer does not answer.
+            if self.due(asked + STUCK) {
+                self.close(ike);
+            }
         }
         // charon would not make one beside one that equals it.
         self.due(self.now + SOON);
@@ -285,6 +295,9 @@ impl Pass<'_> {
         let attempts = self.before.attempts.get(&wanted.bind).copied();
         if let Some(attempts) = attempts {
             history.attempts.insert(wanted.bind, attempts);
+        }
+        if let Some(leaving) = self.before.leaving.get(&wanted.bind) {
+            history.leaving.insert(wanted.bind, *leaving);
         }
         (since, attempts)
     }
@@ -308,11 +321,10 @@ impl Pass<'_> {
             true => since,
             false => since + RESPONDER_WAITS,
         };
-        // Not for ever: the peer may not have its config yet.
-        let yields = (carries || may_be_forgotten) && turn <= self.now && !self.due(turn + STUCK);
-        if yields {
-            self.heal.yielding.insert(wanted.connection.clone());
-        }
+        let turn = match carries || may_be_forgotten {
+            true => self.leave(wanted, turn),
+            false => turn,
+        };
         if !making.is_empty() {
             // What is stuck is closed now and replaced by the next pass: initiating at the same
             // time, charon could give the new child to the IKE_SA that it is about to close.
@@ -327,7 +339,7 @@ impl Pass<'_> {
             self.due(self.now + SOON);
             return;
         }
-        if !self.due(turn) || yields && !self.due(turn + YIELD) {
+        if !self.due(turn) {
             return;
         }
         if let Some((count, last)) = attempts
@@ -347,6 +359,42 @@ impl Pass<'_> {
             self.mending(wanted);
         }
         self.due(self.now + backoff(count));
+    }
+
+    /// Has traffic leave a tunnel that carries it, from `turn` on; says when it will have left.
+    fn leave(&mut self, wanted: &Wanted, turn: Instant) -> Instant {
+        if !self.due(turn) {
+            return turn;
+        }
+        let began = match self.before.leaving.get(&wanted.bind) {
+            Some(began) => *began,
+            None if self.is_crowded(wanted) && !self.due(turn + TURN) => {
+                self.due(self.now + SOON);
+                return turn + TURN;
+            }
+            None => self.now,
+        };
+        self.heal.history.leaving.insert(wanted.bind, began);
+        // Not for ever: the peer may not have its config yet.
+        if !self.due(began + STUCK) {
+            self.heal.yielding.insert(wanted.connection.clone());
+        }
+        began + YIELD
+    }
+
+    /// Traffic is leaving half of the connections to the same site, or the only other one.
+    fn is_crowded(&self, wanted: &Wanted) -> bool {
+        let all = || self.connections.iter().filter(|it| it.site == wanted.site);
+        let leaves = |it: &&Wanted| {
+            let both = [self.before, &self.heal.history];
+            let mut since = both.iter().filter_map(|of| of.leaving.get(&it.bind));
+            since.any(|since| *since + STUCK > self.now)
+        };
+        let all_names: BTreeSet<&str> = all().map(|it| it.connection.as_str()).collect();
+        let leaving = all().filter(leaves).map(|it| it.connection.as_str());
+        // Its own other children go with it.
+        let leaving = leaving.filter(|name| *name != wanted.connection);
+        leaving.collect::<BTreeSet<_>>().len() >= (all_names.len() / 2).max(1)
     }
 
     /// Deletes what charon does not know of, in time.
@@ -385,7 +433,8 @@ impl Pass<'_> {
 
     /// Closes an IKE_SA that belongs to no connection, be it by name or by interface; and of one that
     /// does, what belongs to an interface of ours that nothing is wanted of any more.
-    fn left_over(&mut self, ike: &IkeSa, connections: &[Wanted]) {
+    fn left_over(&mut self, ike: &IkeSa) {
+        let connections = self.connections;
         let named = connections
             .iter()
             .any(|wanted| wanted.connection == ike.connection);
@@ -411,18 +460,41 @@ impl Pass<'_> {
             child.state == ChildState::Installed && bind.is_some_and(|it| !wanted(it))
         };
         for child in ike.children.iter().filter(unwanted) {
-            let unique_id = child.unique_id;
-            self.heal.actions.push(Action::TerminateChild { unique_id });
+            self.close_child(child);
         }
     }
 
     fn close(&mut self, ike: &IkeSa) {
-        if self.closed.insert(ike.unique_id) {
-            self.heal.actions.push(Action::Terminate {
-                unique_id: ike.unique_id,
-            });
-            self.due(self.now + SOON);
+        let unique_id = ike.unique_id;
+        self.insist(Action::Terminate { unique_id });
+        self.due(self.now + SOON);
+    }
+
+    /// One that nobody misses.
+    fn close_child(&mut self, child: &ChildSa) {
+        let unique_id = child.unique_id;
+        self.insist(Action::TerminateChild { unique_id });
+    }
+
+    /// Asks charon to close something, and again if it is still there after some time.
+    fn insist(&mut self, action: Action) {
+        let asked = self.ask(action.clone());
+        if self.due(asked + STUCK) {
+            self.heal.history.asked.insert(action.clone(), self.now);
+            self.heal.actions.push(action);
         }
+    }
+
+    /// Asks charon to close something, once: each time it would be one exchange more. Since when?
+    fn ask(&mut self, action: Action) -> Instant {
+        let asked = self.heal.history.asked.get(&action);
+        let asked = asked.or_else(|| self.before.asked.get(&action)).copied();
+        if asked.is_none() {
+            self.heal.actions.push(action.clone());
+        }
+        let asked = asked.unwrap_or(self.now);
+        self.heal.history.asked.insert(action, asked);
+        asked
     }
 
     /// Since when something has been so; now, if it is new.

@@ -13,6 +13,7 @@ fn initiator() -> Wanted {
         child: "new".into(),
         bind: BIND,
         initiate: true,
+        site: "two".into(),
     }
 }
 

@@ -190,6 +190,7 @@ fn definition(bind: Bind) -> (Definition, Secret) {
     let ca = Authority::new();
     let (own_pem, key) = ca.issue("v1");
     let definition = Definition {
+        site: "two".into(),
         local_addrs: vec!["192.0.2.1".into()],
         remote_addrs: vec!["192.0.2.2".into()],
         local_id: "v1".into(),

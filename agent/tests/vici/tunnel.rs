@@ -59,6 +59,7 @@ impl Gateway {
             child: self.definition.digest(),
             bind: self.definition.children[0].bind,
             initiate: self.definition.initiate,
+            site: self.definition.site.clone(),
         };
         let audit = Audit::default();
         let heal = wanted(&[connection], &sas, &audit, &self.history, Instant::now());
@@ -230,6 +231,7 @@ async fn gateway(
     let charon = Charon::start(Some(netns.clone())).await;
     let (own_pem, key) = ca.issue(name);
     let definition = Definition {
+        site: "two".into(),
         local_addrs: vec![format!("192.0.2.{own}")],
         remote_addrs: vec![format!("192.0.2.{other}")],
         local_id: name.into(),

@@ -1,7 +1,7 @@
 //! What is reported: observed state in the words of routemesh.proto. Pure.
 
 use crate::bgp::View;
-use crate::charon::carries;
+use crate::charon::installed;
 use crate::config::{Config, Tunnel, Whereabouts};
 use crate::firewall::{Count, Counter, Reason};
 use crate::liveness::Life;
@@ -25,6 +25,8 @@ pub struct Facts<'a> {
     pub usable: &'a BTreeSet<String>,
     /// charon's SAs; `None` where it does not answer.
     pub sas: Option<&'a [IkeSa]>,
+    /// Why connections have none, as far as charon knows.
+    pub refusals: &'a BTreeMap<String, String>,
     /// BGP's view.
     pub view: &'a View,
     /// The prefixes that begin here.
@@ -89,11 +91,13 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         Some(_) if facts.usable.contains(&link) => "up",
         Some(_) => "down",
     };
+    let ike = ike(facts, tunnel);
     let of_link = |reason| Counter::Tunnel(link.clone(), reason);
     proto::TunnelStatus {
         number: tunnel.number,
         peer: tunnel.peer.clone(),
-        ike: ike(facts.sas, tunnel).to_owned(),
+        ike: ike.to_owned(),
+        ike_reason: ike_reason(facts, tunnel, ike),
         interface: interface.to_owned(),
         bgp: tunnel.has_bgp().then(|| bgp(facts, &tunnel.name())),
         bfd: bfd(facts, &tunnel.name()),
@@ -125,18 +129,35 @@ fn invalid(facts: &Facts, counters: impl IntoIterator<Item = Counter>) -> Vec<pr
     counters.into_iter().filter_map(tell).collect()
 }
 
-fn ike(sas: Option<&[IkeSa]>, tunnel: &Tunnel) -> &'static str {
-    let Some(sas) = sas else {
+fn ike(facts: &Facts, tunnel: &Tunnel) -> &'static str {
+    let Some(sas) = facts.sas else {
         return "charon unreachable";
     };
     let name = tunnel.connection();
     let mine = || sas.iter().filter(|sa| sa.connection == name);
-    if mine().any(|sa| carries(sa, tunnel)) {
+    let reached = facts.config.statics(tunnel);
+    let installed = || mine().flat_map(|sa| installed(sa, tunnel));
+    if installed().any(|child| child.takes(reached.iter())) {
         "up"
+    } else if installed().next().is_some() {
+        "narrowed"
     } else if mine().any(|sa| sa.state != IkeState::Closing) {
         "connecting"
     } else {
         "down"
+    }
+}
+
+/// Why it is not up.
+fn ike_reason(facts: &Facts, tunnel: &Tunnel, ike: &str) -> String {
+    match ike {
+        "up" | "charon unreachable" => String::new(),
+        "narrowed" => "the far end has agreed to a part of its prefixes only".to_owned(),
+        _ => facts
+            .refusals
+            .get(&tunnel.connection())
+            .cloned()
+            .unwrap_or_default(),
     }
 }
 

@@ -6,6 +6,8 @@
 mod charon;
 #[path = "vici/misbehaving.rs"]
 mod misbehaving;
+#[path = "vici/refused.rs"]
+mod refused;
 mod space;
 #[path = "vici/tunnel.rs"]
 mod tunnel;

@@ -8,7 +8,7 @@
 
 mod plan;
 
-pub use plan::{carries, definitions, installed, link_of};
+pub use plan::{definitions, installed, link_of};
 
 use crate::bgp::Bgp;
 use crate::config::Offload;
@@ -20,7 +20,7 @@ use crate::state::{Connection, ours};
 use crate::state_dir::StateDir;
 use crate::vici::heal::{self, Action, History};
 use crate::vici::{self, Audit, Auth, Bind, Definition, Event, IkeSa, Secret, Vici};
-use plan::{Op, bound, broken, incurable, narrowed, plan, statics, tunnels, weaker};
+use plan::{Op, bound, broken, incurable, lacks, narrowed, plan, statics, tunnels, weaker};
 use routemesh_proto::{Identity, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -76,6 +76,8 @@ pub struct Seen {
     pub repaired: u64,
     /// Connections about to be keyed anew, which traffic had better leave before.
     pub yielding: BTreeSet<String>,
+    /// How the last attempt at a connection ended that has not all its SAs.
+    pub refusals: BTreeMap<String, String>,
 }
 
 /// One gateway's charon.
@@ -126,8 +128,7 @@ impl Keeper {
                 changed = wanted.changed() => if changed.is_err() { return },
                 Some(event) = events.recv() => {
                     let more = std::iter::from_fn(|| events.try_recv().ok());
-                    let told = std::iter::once(event).chain(more).filter_map(up_or_down);
-                    memory.told.extend(told);
+                    std::iter::once(event).chain(more).for_each(|it| memory.take(it));
                 }
                 () = ipsec.deletion() => {}
                 () = sleep_until(due.into()) => {}
@@ -202,6 +203,8 @@ impl Keeper {
             Err(error) if is_refusal(&error) => problems.push(problem("pre-shared key", &error)),
             Err(error) => return (unreachable(&error), None),
         }
+        let lacks = |name: &String, _: &mut String| lacks(wanted.get(name), &charon.sas);
+        memory.refusals.retain(lacks);
         problems.extend(weaker(wanted, &charon.sas));
         problems.extend(narrowed(wanted, &charon.sas));
         problems.extend(incurable(wanted, &audit));
@@ -257,6 +260,7 @@ impl Keeper {
             problems,
             repaired: memory.repaired,
             yielding: heal.yielding,
+            refusals: memory.refusals.clone(),
         };
         (seen, heal.again.into_iter().chain(doubt).min())
     }
@@ -378,13 +382,21 @@ struct Memory {
     told: BTreeSet<String>,
     /// As in [`Seen::repaired`].
     repaired: u64,
+    /// As in [`Seen::refusals`].
+    refusals: BTreeMap<String, String>,
 }
 
-/// The connection that has an SA more or less.
-fn up_or_down(event: Event) -> Option<String> {
-    match event {
-        Event::ConnectionUp(name) | Event::ConnectionDown(name) => Some(name),
-        Event::Resync | Event::Lost | Event::Rekeyed(_) => None,
+impl Memory {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::ConnectionUp(name) | Event::ConnectionDown(name) => {
+                self.told.insert(name);
+            }
+            Event::Refused { connection, reason } => {
+                self.refusals.insert(connection, reason);
+            }
+            Event::Resync | Event::Lost | Event::Rekeyed(_) => {}
+        }
     }
 }
 

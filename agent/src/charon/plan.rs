@@ -75,11 +75,6 @@ fn bind(tunnel: &Tunnel) -> Bind {
     }
 }
 
-/// The SA has a child that takes this tunnel's packets.
-pub fn carries(sa: &IkeSa, tunnel: &Tunnel) -> bool {
-    installed(sa, tunnel).next().is_some()
-}
-
 /// The children of an SA that take a tunnel's packets.
 pub fn installed<'a>(sa: &'a IkeSa, tunnel: &Tunnel) -> impl Iterator<Item = &'a ChildSa> {
     bound(sa, bind(tunnel))
@@ -124,6 +119,14 @@ pub(super) fn plan(wanted: &Definitions, observed: &BTreeMap<String, Connection>
 fn children<'a>(definition: &'a Definition, sas: &'a [IkeSa]) -> impl Iterator<Item = &'a ChildSa> {
     let binds = definition.children.iter().map(|child| child.bind);
     binds.flat_map(|bind| sas.iter().flat_map(move |sa| bound(sa, bind)))
+}
+
+/// A connection is wanted, and one of its interfaces has no SA.
+pub(super) fn lacks(definition: Option<&Definition>, sas: &[IkeSa]) -> bool {
+    let children = definition.into_iter().flat_map(|it| &it.children);
+    let mut without =
+        children.filter(|it| sas.iter().all(|sa| bound(sa, it.bind).next().is_none()));
+    without.next().is_some()
 }
 
 /// The connections that have SAs of which the kernel lacks something.
@@ -271,6 +274,19 @@ mod tests {
         };
         assert_eq!(child(Some("old")), "old");
         assert_eq!(child(None), wanted["rm1-a"].digest());
+    }
+
+    #[test]
+    fn a_connection_lacks_an_sa_until_every_interface_has_one() {
+        let mut wanted = definition("a");
+        wanted.children[0].bind = BIND;
+        assert!(lacks(Some(&wanted), &[]));
+        assert!(!lacks(Some(&wanted), &[up(1, 1, "old")]));
+        wanted
+            .children
+            .push(Child::of_all("b".into(), Bind::IfId(1)));
+        assert!(lacks(Some(&wanted), &[up(1, 1, "old")]));
+        assert!(!lacks(None, &[]), "it is wanted no more");
     }
 
     #[test]

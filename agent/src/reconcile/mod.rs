@@ -323,6 +323,7 @@ impl Gateway {
             state: self.dataplane.state(),
             usable: &links.usable,
             sas: seen.charon.as_ref().map(|c| c.sas.as_slice()),
+            refusals: &seen.refusals,
             view: &view,
             originated: &self.originated,
             invalid: &firewall.counts,

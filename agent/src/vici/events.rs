@@ -3,6 +3,7 @@
 use super::error::{Call, Error};
 use super::fence::{self, Connection};
 use super::message::{Message, Received};
+use super::refusal;
 use super::sas::is_ours;
 use futures::StreamExt;
 use futures::stream::select_all;
@@ -33,6 +34,13 @@ pub enum Event {
     ConnectionDown(String),
     /// An IKE_SA or CHILD_SA of this connection was replaced by a new one.
     Rekeyed(String),
+    /// An attempt to make one came to nothing.
+    Refused {
+        /// The connection.
+        connection: String,
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// What is asked of charon.
@@ -42,13 +50,15 @@ enum Topic {
     IkeUpdown,
     ChildRekey,
     IkeRekey,
+    Log,
 }
 
-const TOPICS: [(&str, Topic); 4] = [
+const TOPICS: [(&str, Topic); 5] = [
     ("child-updown", Topic::ChildUpdown),
     ("ike-updown", Topic::IkeUpdown),
     ("child-rekey", Topic::ChildRekey),
     ("ike-rekey", Topic::IkeRekey),
+    ("log", Topic::Log),
 ];
 
 /// charon's events, on a connection of their own, until the receiver is dropped.
@@ -129,21 +139,34 @@ async fn listen(socket: &Path, outbox: &mut Outbox, registered: &mut bool) -> Er
     }
 }
 
-/// What an event says about ours. One that cannot be read may say anything.
+/// What an event says about ours. One that cannot be read may say anything, but for a line of the log.
 fn interpret(topic: Topic, message: Option<&Message>) -> Option<Event> {
     let Some(message) = message else {
-        return Some(Event::Resync);
+        return (!matches!(topic, Topic::Log)).then_some(Event::Resync);
     };
-    let (name, _) = message.sections().find(|(name, _)| is_ours(name))?;
-    let name = name.to_owned();
+    let ours = || {
+        let mut sections = message.sections();
+        let (name, _) = sections.find(|(name, _)| is_ours(name))?;
+        Some(name.to_owned())
+    };
     let up = message.get_text("up") == Some("yes");
     match topic {
-        Topic::ChildUpdown if up => Some(Event::ConnectionUp(name)),
+        Topic::ChildUpdown if up => ours().map(Event::ConnectionUp),
         // Its child follows, and only that carries traffic.
         Topic::IkeUpdown if up => None,
-        Topic::ChildUpdown | Topic::IkeUpdown => Some(Event::ConnectionDown(name)),
-        Topic::ChildRekey | Topic::IkeRekey => Some(Event::Rekeyed(name)),
+        Topic::ChildUpdown | Topic::IkeUpdown => ours().map(Event::ConnectionDown),
+        Topic::ChildRekey | Topic::IkeRekey => ours().map(Event::Rekeyed),
+        Topic::Log => refused(message),
     }
+}
+
+/// What a line of charon's log says of an attempt of ours.
+fn refused(message: &Message) -> Option<Event> {
+    let connection = message.get_text("ikesa-name").filter(|it| is_ours(it))?;
+    Some(Event::Refused {
+        connection: connection.to_owned(),
+        reason: refusal::reason(message.get_text("msg")?)?,
+    })
 }
 
 /// Where events go: never waits, never grows.

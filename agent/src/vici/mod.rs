@@ -11,6 +11,7 @@ mod events;
 mod fence;
 pub mod heal;
 mod message;
+mod refusal;
 mod sas;
 
 pub use audit::{Audit, Kernel, Suspects, audit};

@@ -92,10 +92,10 @@ async fn answer_version(stream: &mut UnixStream, answer: &str) {
     stream.write_all(&version(answer)).await.unwrap();
 }
 
-/// Confirms the four registrations.
+/// Confirms the five registrations.
 async fn confirm_registrations(stream: &mut UnixStream) -> Vec<String> {
     let mut names = Vec::new();
-    while names.len() < 4 {
+    while names.len() < 5 {
         let (kind, name, _) = receive(stream).await.unwrap();
         assert_eq!(kind, 3);
         names.push(name);
@@ -465,7 +465,13 @@ async fn events_go_on_after_one_that_makes_no_sense() {
     let names = within(confirm_registrations(&mut stream)).await;
     assert_eq!(
         names,
-        ["child-rekey", "child-updown", "ike-rekey", "ike-updown"]
+        [
+            "child-rekey",
+            "child-updown",
+            "ike-rekey",
+            "ike-updown",
+            "log"
+        ]
     );
     assert_eq!(next(&mut events).await, Event::Resync);
 
@@ -491,6 +497,26 @@ async fn events_go_on_after_one_that_makes_no_sense() {
     let rekey = packet(EVENT, Some("child-rekey"), &section("rm1-v2", &[]));
     stream.write_all(&rekey).await.unwrap();
     assert_eq!(next(&mut events).await, Event::Rekeyed("rm1-v2".into()));
+
+    // Of the log, what says why there is no SA of ours; what cannot be read of it says nothing.
+    let line = |name: &str, msg: &str| {
+        let message = [text("ikesa-name", name), text("msg", msg)].concat();
+        packet(EVENT, Some("log"), &message)
+    };
+    let failed = "received AUTHENTICATION_FAILED notify error";
+    let lines = [
+        packet(EVENT, Some("log"), b"\xff\xff"),
+        line("home", failed),
+        line("rm1-v2", "sending packet"),
+        line("rm1-v2", failed),
+    ];
+    stream.write_all(&lines.concat()).await.unwrap();
+    let refused = next(&mut events).await;
+    assert!(
+        matches!(&refused, Event::Refused { connection, reason }
+            if connection == "rm1-v2" && reason.contains("AUTHENTICATION_FAILED")),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]
@@ -502,11 +528,12 @@ async fn confirmations_may_come_byte_by_byte_between_registrations() {
     within(receive(&mut stream)).await.unwrap();
     let confirmation = packet(EVENT_CONFIRM, None, &[]);
     stream.write_all(&confirmation[..2]).await.unwrap();
-    for _ in 0..3 {
+    for _ in 0..4 {
         within(receive(&mut stream)).await.unwrap();
     }
     for byte in [
         &confirmation[2..],
+        &confirmation,
         &confirmation,
         &confirmation,
         &confirmation,

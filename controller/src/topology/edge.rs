@@ -15,7 +15,10 @@ enum Fault {
     Stale(String),
     NotRunning(u64),
     Interface(String),
-    Ike(String),
+    Ike {
+        state: String,
+        reason: String,
+    },
     /// Dead by whatever sign, or not steady for long enough.
     Way(String),
     Bgp {
@@ -36,8 +39,9 @@ impl Fault {
                 format!("does not run this tunnel (generation {generation})")
             }
             Self::Interface(state) => format!("interface {state}"),
-            Self::Ike(state) if NOT_OF_IKE.contains(&state.as_str()) => state.clone(),
-            Self::Ike(state) => format!("IKE {state}"),
+            Self::Ike { state, .. } if NOT_OF_IKE.contains(&state.as_str()) => state.clone(),
+            Self::Ike { state, reason } if reason.is_empty() => format!("IKE {state}"),
+            Self::Ike { state, reason } => format!("IKE {state} ({reason})"),
             Self::Way(words) => words.clone(),
             Self::Bgp { state, last_error } if last_error.is_empty() => format!("BGP {state}"),
             Self::Bgp { state, last_error } => format!("BGP {state} ({last_error})"),
@@ -65,7 +69,10 @@ fn fault(number: u32, bgp: bool, report: Option<&Report>) -> Option<Fault> {
         return Some(Fault::Interface(tunnel.interface.clone()));
     }
     if tunnel.ike != "up" {
-        return Some(Fault::Ike(tunnel.ike.clone()));
+        return Some(Fault::Ike {
+            state: tunnel.ike.clone(),
+            reason: tunnel.ike_reason.clone(),
+        });
     }
     if tunnel.interface != "up" {
         return Some(Fault::Interface(tunnel.interface.clone()));

@@ -354,8 +354,10 @@ fn a_tunnel_to_a_foreign_peer_is_up_if_our_end_says_so() {
     // A, B and C have ids 0 to 2, the far end 3.
     let number = 3;
     let of = |ike: &str, seconds| {
+        let (ike, reason) = ike.split_once(": ").unwrap_or((ike, ""));
         let mut status = tunnel(&format!("{ike}, up"));
         status.tunnels[0].number = number;
+        status.tunnels[0].ike_reason = reason.to_owned();
         let reports = Reports::from([("A".to_owned(), report(status, seconds))]);
         let edges = topology(&mesh, &reports).edges;
         let edge = edges
@@ -372,6 +374,12 @@ fn a_tunnel_to_a_foreign_peer_is_up_if_our_end_says_so() {
     let said = |verdict: &str, reason: &str| (verdict.to_owned(), reason.to_owned());
     assert_eq!(of("up", 1), said("up", ""));
     assert_eq!(of("down", 1), said("down", "A: IKE down"));
+    assert_eq!(
+        of("down: refused", 1),
+        said("down", "A: IKE down (refused)")
+    );
+    let narrowed = said("down", "A: IKE narrowed (a part only)");
+    assert_eq!(of("narrowed: a part only", 1), narrowed);
     assert_eq!(of("up", 40), said("unknown", "A: last report 40 s ago"));
 }
 

@@ -1,6 +1,7 @@
 //! `mesh-agent`: the gateway daemon's command line.
 
 use clap::{ArgGroup, Parser, Subcommand};
+use routemesh_agent::charon;
 use routemesh_agent::config::Config;
 use routemesh_agent::control::{self, InForce};
 use routemesh_agent::kernel::Kernel;
@@ -282,10 +283,14 @@ async fn leave_old_overlay(
     Kernel::open(&new.config.overlay)?;
     info!("the overlay has changed: leaving {}", old.config.overlay);
     let vici = Vici::new(vici.to_owned());
-    match reconcile::down(&old.config, &vici, state_dir)
-        .await?
-        .first()
-    {
+    let problems = reconcile::down(&old.config, &vici, state_dir).await?;
+    let (of_charon, others): (Vec<_>, Vec<_>) =
+        problems.iter().partition(|it| it.object == charon::OBJECT);
+    // It is not waited for: what it still has then, the first look at it finds and mends.
+    for problem in of_charon {
+        warn!("{}: {}", problem.object, problem.reason);
+    }
+    match others.first() {
         None => Ok(()),
         Some(problem) => Err(format!("{}: {}", problem.object, problem.reason).into()),
     }

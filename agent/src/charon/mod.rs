@@ -37,6 +37,9 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// And at most, for whatever was missed.
 const TICK: Duration = Duration::from_secs(10);
 
+/// What problems with it are told of.
+pub const OBJECT: &str = "charon";
+
 /// Connections by name.
 pub type Definitions = BTreeMap<String, Definition>;
 
@@ -175,7 +178,7 @@ impl Keeper {
     ) -> (Seen, Option<Instant>) {
         let repaired = memory.repaired;
         let unreachable = |error: &vici::Error| Seen {
-            problems: vec![problem("charon", error)],
+            problems: vec![problem(OBJECT, error)],
             repaired,
             ..Seen::default()
         };
@@ -251,7 +254,7 @@ impl Keeper {
             debug!("{action:?}");
             match self.perform(&action, ipsec, &mut problems).await {
                 Ok(()) => {}
-                Err(error) if is_refusal(&error) => problems.push(problem("charon", &error)),
+                Err(error) if is_refusal(&error) => problems.push(problem(OBJECT, &error)),
                 Err(error) => return (unreachable(&error), None),
             }
         }
@@ -422,10 +425,10 @@ pub async fn down(vici: &Vici, state_dir: &StateDir) -> Vec<Problem> {
     match clear(vici, state_dir).await {
         Ok(0) => Vec::new(),
         Ok(left) => vec![remark(
-            "charon",
+            OBJECT,
             &format!("{left} SAs are still waiting for their peers; they end by themselves"),
         )],
-        Err(error) => vec![problem("charon", &error)],
+        Err(error) => vec![problem(OBJECT, &error)],
     }
 }
 

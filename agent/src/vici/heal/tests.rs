@@ -2,7 +2,7 @@
 
 use super::*;
 
-#[path = "heal_repair_tests.rs"]
+#[path = "repair_tests.rs"]
 mod repairs;
 
 pub(crate) const BIND: Bind = Bind::IfId(0x5200_0007);

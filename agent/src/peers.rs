@@ -290,8 +290,9 @@ fn abroad_peer(config: &Config, tunnel: &Tunnel, session: &Session, inside: &Ins
     PeerConfig {
         hold_time: session.hold_time.unwrap_or(config.hold_time),
         families,
-        import: Some(import(tunnel).within(&config.beyond(tunnel))),
-        export: within(&config.before(tunnel)),
+        // Its own terms decide within what the mesh allows, and cannot widen it.
+        import: Some(session.import.clone().within(&config.beyond(tunnel))),
+        export: Some(session.export.clone().within(&config.before(tunnel))),
         max_prefixes: session.max_prefixes,
         drain: config.drain || tunnel.drain,
         ..PeerConfig::new(session.asn, inside.own.addr(), inside.far)
@@ -304,6 +305,7 @@ fn reach(config: &Config, tunnel: &Tunnel) -> Reach {
         prefixes: config.statics(tunnel),
         preference: tunnel.preference,
         weight: tunnel.weight,
+        drain: tunnel.drain,
     }
 }
 
@@ -546,7 +548,7 @@ mod tests {
         let reach = Reach {
             prefixes: nets(&["10.9.1.0/24"]).into_iter().collect(),
             preference: Some(90),
-            weight: None,
+            ..Reach::default()
         };
         assert_eq!(setup.reaches, [("rm4-oracle".into(), reach)].into());
     }
@@ -605,6 +607,8 @@ mod tests {
             asn: 64512,
             hold_time: Some(Duration::from_secs(30)),
             max_prefixes: 100,
+            import: Policy::accept(),
+            export: Policy::accept(),
         });
         let setup = setup(&config, &links());
         assert!(setup.reaches.is_empty());
@@ -621,8 +625,58 @@ mod tests {
         };
         assert!(verdict("10.9.0.0/16") && verdict("10.9.7.0/24"));
         assert!(!verdict("10.0.2.0/24") && !verdict("10.8.0.0/16") && !verdict("0.0.0.0/0"));
-        // No BFD: nobody would answer.
+        // Nobody has asked for BFD.
         assert_eq!(setup.bfd.len(), 0);
+
+        // Its terms choose within that.
+        let Far::Abroad(abroad) = &mut config.tunnels.get_mut(&4).unwrap().far else {
+            panic!("it is foreign")
+        };
+        let session = abroad.session.as_mut().unwrap();
+        (session.import, session.export) = (Policy::default(), Policy::default());
+        let setup = super::setup(&config, &links());
+        let peer = &setup.speaker.peers[&"rm4-oracle".into()];
+        for (policy, inside) in [(&peer.import, "10.9.0.0/16"), (&peer.export, "10.0.1.0/24")] {
+            let verdict = |prefix: &str| {
+                let policy = policy.as_ref().unwrap();
+                policy.evaluate(&prefix.parse().unwrap(), &Attributes::default())
+            };
+            assert_eq!(verdict(inside), Verdict::Reject(Rejection::NoTerm));
+            let outside = verdict("10.7.0.0/16");
+            assert_eq!(outside, Verdict::Reject(Rejection::NotAuthorized));
+        }
+    }
+
+    #[test]
+    fn what_is_asked_of_a_foreign_peer_is_asked_through_its_tunnel() {
+        let mut config = config_with_foreign_peers();
+        let Far::Abroad(abroad) = &mut config.tunnels.get_mut(&4).unwrap().far else {
+            panic!("it is foreign")
+        };
+        abroad.inside = Some(Inside {
+            own: "169.254.10.2/30".parse().unwrap(),
+            far: "169.254.10.1".parse().unwrap(),
+        });
+        abroad.bfd = Some(routemesh_bfd::Timers {
+            interval: Duration::from_millis(300),
+            multiplier: 3,
+        });
+        abroad.ping = Some(Ping {
+            source: "169.254.10.2".parse().unwrap(),
+            target: "169.254.10.1".parse().unwrap(),
+            interval: Duration::from_secs(1),
+            lost: 3,
+        });
+        let setup = setup(&config, &links());
+        let way = "rm4-oracle".into();
+        assert!(setup.reaches.contains_key(&way));
+        let (asked, lost) = &setup.pings[&way];
+        assert_eq!((asked.link.as_str(), asked.number, *lost), ("rm4", 4, 3));
+        let bfd = &setup.bfd[&way];
+        assert_eq!(
+            (bfd.link.as_str(), bfd.remote.to_string()),
+            ("rm4", "169.254.10.1".to_owned())
+        );
     }
 
     #[test]
@@ -674,6 +728,10 @@ mod tests {
         assert!(drained(&config).is_empty());
         config.tunnels.values_mut().for_each(|it| it.drain = true);
         assert_eq!(drained(&config), ["rm1-V2-1"]);
+        let mut foreign = config_with_foreign_peers();
+        foreign.tunnels.values_mut().for_each(|it| it.drain = true);
+        let reaches = setup(&foreign, &links()).reaches;
+        assert!(reaches[&"rm4-oracle".into()].drain);
         config.drain = true;
         assert_eq!(
             drained(&config),

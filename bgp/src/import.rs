@@ -85,8 +85,9 @@ impl Judge<'_> {
                 if let Some(policy) = policy {
                     policy.apply(matched, &mut attributes, self.rules.asn);
                 }
-                // RFC 8326 section 4: as the last choice, whatever the policy prefers.
-                if shuts_down {
+                // RFC 8326 section 4: as the last choice, whatever the policy prefers; also where the policy
+                // says so for a peer that does not itself.
+                if shuts_down || attributes.communities.contains(&GRACEFUL_SHUTDOWN) {
                     attributes.local_pref = Some(0);
                 }
                 attributes.only_to_customer = only_to_customer;

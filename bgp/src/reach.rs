@@ -1,6 +1,7 @@
 //! Static routes: what is reached by a way without a BGP session. Whoever drives the speaker says so.
 
 use crate::config::{PeerId, Time};
+use crate::import::GRACEFUL_SHUTDOWN;
 use crate::speaker::Speaker;
 use crate::table::{Offer, Source, Used};
 use crate::wire::{Attributes, Family, NextHop};
@@ -18,6 +19,8 @@ pub struct Reach {
     pub preference: Option<u32>,
     /// Their share of the traffic beside other paths.
     pub weight: Option<u16>,
+    /// Traffic is to leave the way (RFC 8326): the paths are the last choice, here and wherever they are told.
+    pub drain: bool,
 }
 
 impl Speaker {
@@ -56,9 +59,17 @@ impl Speaker {
         let (Some(source), Some(peer)) = (sources.live(way, family), sources.number(way)) else {
             return;
         };
-        let attributes = self.sets.intern(Attributes {
-            local_pref: reach.preference,
+        let marked = Attributes {
+            local_pref: Some(0),
+            communities: vec![GRACEFUL_SHUTDOWN],
             ..Attributes::default()
+        };
+        let attributes = self.sets.intern(match reach.drain {
+            true => marked,
+            false => Attributes {
+                local_pref: reach.preference,
+                ..Attributes::default()
+            },
         });
         let offer = self.table.offer(Offer {
             source,

@@ -5,7 +5,7 @@ use crate::spec::MeshSpec;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// A gateway, or all tunnels between two.
+/// A gateway, or all tunnels between two, or between one and a foreign peer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Drain {
     gateway: String,
@@ -25,7 +25,7 @@ impl Drain {
         }
     }
 
-    /// The tunnels between two gateways, whichever is named first.
+    /// The tunnels between two gateways, or one and a foreign peer, whichever is named first.
     pub fn between(one: &str, other: &str) -> Self {
         let (gateway, peer) = if one < other {
             (one, other)
@@ -63,10 +63,56 @@ impl From<&str> for Drain {
 
 /// Those that still mean something in this specification.
 pub fn staying(mut drains: Drains, spec: &MeshSpec) -> Drains {
-    let names = gateway_names(spec);
-    drains.retain(|drain| {
-        let (gateway, peer) = drain.names();
-        names.contains(gateway) && peer.is_none_or(|peer| names.contains(peer))
+    let gateways = gateway_names(spec);
+    let foreign: BTreeSet<&str> = spec.foreign.iter().map(|it| it.name.as_str()).collect();
+    drains.retain(|drain| match drain.names() {
+        (gateway, None) => gateways.contains(gateway),
+        (one, Some(other)) => match (gateways.contains(one), gateways.contains(other)) {
+            (true, true) => true,
+            (true, false) => foreign.contains(other),
+            (false, true) => foreign.contains(one),
+            (false, false) => false,
+        },
     });
     drains
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_from_the_specification_is_not_drained_any_more() {
+        let text = r#"
+            [mesh]
+            as = 65000
+            interconnect = "fd00:ff::/64"
+            [sites.one]
+            prefixes = ["10.1.0.0/16"]
+            gateways.A.endpoints = ["192.0.2.1"]
+            gateways.Z.endpoints = ["192.0.2.2"]
+            [foreign.M]
+            prefixes = ["10.9.0.0/16"]
+            [[foreign.M.tunnels]]
+            gateway = "A"
+            remote = "198.51.100.1"
+            psk = "long enough for a key"
+        "#;
+        let spec = crate::spec::parse("test", text).unwrap();
+        let stay = [
+            Drain::gateway("A"),
+            Drain::between("A", "Z"),
+            Drain::between("A", "M"),
+            Drain::between("Z", "M"),
+        ];
+        let gone = [
+            Drain::gateway("M"),
+            Drain::gateway("B"),
+            Drain::between("A", "B"),
+            Drain::between("B", "M"),
+            Drain::between("M", "M"),
+        ];
+        let all = stay.iter().chain(&gone).cloned().collect();
+        assert_eq!(staying(all, &spec), stay.into());
+    }
 }

@@ -149,9 +149,8 @@ pub(crate) fn behind(site: &Site, gateway: &Gateway) -> u32 {
     best.map_or(0, |best| best.saturating_sub(preference(gateway)))
 }
 
-/// What a router is told; by a standby with a worse MED, which the router's own terms may change.
-fn export(router: &Router, behind: u32) -> Vec<proto::Term> {
-    let mut terms = router.export.clone();
+/// What is told; by a standby with a worse MED, which the terms may change.
+fn export(mut terms: Vec<proto::Term>, behind: u32) -> Vec<proto::Term> {
     if behind > 0 {
         let term = |action: &str| proto::Term {
             action: action.to_owned(),
@@ -184,7 +183,7 @@ fn router(router: &Router, behind: u32) -> proto::Router {
         long_lived: router.long_lived.unwrap_or_default(),
         bfd: router.bfd.as_ref().map(|bfd| bfd.value),
         import: router.import.clone(),
-        export: export(router, behind),
+        export: export(router.export.clone(), behind),
         ..proto::Router::default()
     };
     let whereabouts = router.whereabouts.to_string();
@@ -238,7 +237,7 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         local_address: local.to_string(),
         remote_address: remote.to_string(),
         initiate,
-        drain: is_drained(mesh, own.gateway, far.gateway),
+        drain: is_drained(mesh, own.gateway, &far.gateway.name),
         ike,
         esp,
         preference: preference(far.site, far.gateway),
@@ -261,8 +260,8 @@ fn wireguard(mesh: &Mesh, own: &End, far: &End) -> Option<proto::WireGuard> {
 }
 
 /// There may be millions of tunnels to ask this of, and mostly nothing is drained.
-fn is_drained(mesh: &Mesh, own: &Gateway, far: &Gateway) -> bool {
-    !mesh.drains.is_empty() && mesh.drains.contains(&Drain::between(&own.name, &far.name))
+fn is_drained(mesh: &Mesh, own: &Gateway, far: &str) -> bool {
+    !mesh.drains.is_empty() && mesh.drains.contains(&Drain::between(&own.name, far))
 }
 
 /// The foreign peers that a gateway has tunnels to and that another site may reach.
@@ -288,10 +287,10 @@ fn foreign_tunnels<'m>(
     });
     let firsts: Vec<u64> = numbers.collect();
     let rendered = own.into_iter().zip(firsts);
-    rendered.filter_map(|(it, first)| foreign_tunnel(&mesh.spec, &it, first))
+    rendered.filter_map(|(it, first)| foreign_tunnel(mesh, &it, first))
 }
 
-fn foreign_tunnel(spec: &MeshSpec, it: &Abroad, first: u64) -> Option<proto::Tunnel> {
+fn foreign_tunnel(mesh: &Mesh, it: &Abroad, first: u64) -> Option<proto::Tunnel> {
     let Abroad {
         own,
         peer,
@@ -301,7 +300,8 @@ fn foreign_tunnel(spec: &MeshSpec, it: &Abroad, first: u64) -> Option<proto::Tun
     } = it;
     let (local, remote) = (own.endpoint.text(), tunnel.remote.text());
     let inside = tunnel.inside.as_ref().map(|it| it.value);
-    let admitted = spec.sites.iter().filter(|site| peer.admits(&site.name));
+    let sites = mesh.spec.sites.iter();
+    let admitted = sites.filter(|site| peer.admits(&site.name));
     let (ike, esp) = render_options(&peer.options_of(tunnel));
     Some(proto::Tunnel {
         number: u32::try_from(it.number()).ok()?,
@@ -327,7 +327,13 @@ fn foreign_tunnel(spec: &MeshSpec, it: &Abroad, first: u64) -> Option<proto::Tun
             hold_time: peer.hold_time().map_or(0, u32::from),
             ping: peer.ping(tunnel, selectors),
             bfd: peer.bfd.as_ref().map(|bfd| bfd.value),
+            import: peer.import_of(tunnel),
+            export: match peer.asn {
+                Some(_) => export(peer.export_of(tunnel), peer.behind(tunnel)),
+                None => Vec::new(),
+            },
         }),
+        drain: is_drained(mesh, own.gateway, &peer.name),
         peer_asn: peer.asn.as_ref().map_or(0, |asn| asn.value),
         local_address: inside.map_or(String::new(), |it| it.own.addr().to_string()),
         remote_address: inside.map_or(String::new(), |it| it.far.to_string()),

@@ -1,13 +1,14 @@
 //! Files that operators hand in.
 
 use crate::failure::Failure;
+use crate::keys;
 use std::io::{self, Read};
 use std::path::Path;
 
 /// A specification may be this long, in bytes.
 const LONGEST_TEXT: u64 = 8 << 20;
 
-/// A specification's name and text; - for standard input.
+/// A specification's name and text, with the keys of the files that it names; - for standard input.
 pub(crate) fn read(file: &Path) -> Result<(String, String), Failure> {
     let (name, mut source): (_, Box<dyn Read>) = if file == Path::new("-") {
         ("<stdin>".to_owned(), Box::new(io::stdin()))
@@ -40,7 +41,11 @@ pub(crate) fn read(file: &Path) -> Result<(String, String), Failure> {
         }),
     };
     match text {
-        Ok(text) => Ok((name, text)),
+        Ok(text) => {
+            let directory = file.parent().unwrap_or(Path::new(""));
+            let text = keys::inline(&name, text, directory)?;
+            Ok((name, text))
+        }
         Err(reason) => Err(Failure::Read { file: name, reason }),
     }
 }

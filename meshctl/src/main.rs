@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod failure;
 mod input;
+mod keys;
 mod mtu;
 mod output;
 mod table;

@@ -144,6 +144,8 @@ impl fmt::Debug for crate::Foreign {
             hold_time,
             ping,
             bfd,
+            import,
+            export,
         } = self;
         f.debug_struct("Foreign")
             .field("connection", connection)
@@ -158,6 +160,8 @@ impl fmt::Debug for crate::Foreign {
             .field("hold_time", hold_time)
             .field("ping", ping)
             .field("bfd", bfd)
+            .field("import", import)
+            .field("export", export)
             .finish()
     }
 }

@@ -1,8 +1,9 @@
 //! Tunnels to gateways that are not ours, as the config has them.
 
-use super::{ConfigError, Fields, MAX_PREFIXES, TUNNELS, bfd};
+use super::{ConfigError, Fields, MAX_PREFIXES, TUNNELS, bfd, term};
 use ipnet::IpNet;
 use routemesh_bfd::Timers;
+use routemesh_bgp::Policy;
 use routemesh_proto::{self as proto, Secret};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -58,7 +59,7 @@ pub struct Ping {
 }
 
 /// BGP with a gateway that is not ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// Its AS.
     pub asn: u32,
@@ -66,6 +67,10 @@ pub struct Session {
     pub hold_time: Option<Duration>,
     /// The session ends when it announces more prefixes.
     pub max_prefixes: usize,
+    /// What is taken from it, as far as it owns it, and what that is worth.
+    pub import: Policy,
+    /// What it is told, as far as those own it who may reach it.
+    pub export: Policy,
 }
 
 impl Abroad {
@@ -115,7 +120,7 @@ pub(super) fn parse(
     };
     let session = match tunnel.peer_asn {
         0 => None,
-        asn => Some(session(fields, raw, asn)?),
+        asn => Some(session(fields, tunnel, raw, asn)?),
     };
     let bfd = bfd::parse(fields, raw.bfd)?;
     if inside.is_none() && (session.is_some() || bfd.is_some()) {
@@ -179,7 +184,12 @@ fn ping(fields: &Fields, raw: &proto::Ping) -> Result<Ping, ConfigError> {
     })
 }
 
-fn session(fields: &Fields, raw: &proto::Foreign, asn: u32) -> Result<Session, ConfigError> {
+fn session(
+    fields: &Fields,
+    tunnel: &proto::Tunnel,
+    raw: &proto::Foreign,
+    asn: u32,
+) -> Result<Session, ConfigError> {
     let hold_time = match raw.hold_time {
         0 => None,
         seconds @ 3..=0xffff => Some(Duration::from_secs(seconds.into())),
@@ -192,12 +202,37 @@ fn session(fields: &Fields, raw: &proto::Foreign, asn: u32) -> Result<Session, C
             0 => MAX_PREFIXES,
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
         },
+        import: term::policy(fields, "import", &import(tunnel, &raw.import))?,
+        export: term::policy(fields, "export", &raw.export)?,
     })
+}
+
+/// What the tunnel is worth, which the terms may change; and by one that traffic is to leave, the paths are the
+/// last choice (RFC 8326), which the far end does not say.
+fn import(tunnel: &proto::Tunnel, terms: &[proto::Term]) -> Vec<proto::Term> {
+    let term = |action: &str| proto::Term {
+        action: action.to_owned(),
+        ..proto::Term::default()
+    };
+    let leave = tunnel.drain.then(|| "graceful-shutdown".to_owned());
+    let first = proto::Term {
+        set_preference: Some(tunnel.preference).filter(|it| *it > 0),
+        set_weight: tunnel.weight,
+        add_communities: leave.into_iter().collect(),
+        ..term("next")
+    };
+    let all = match terms {
+        [] => vec![term("accept")],
+        some => some.to_vec(),
+    };
+    std::iter::once(first).chain(all).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use routemesh_bgp::policy::Verdict;
+    use routemesh_bgp::wire::Attributes;
 
     fn nets(texts: &[&str]) -> Vec<IpNet> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -239,6 +274,44 @@ mod tests {
             let parsed = parse(local, remote, length, hold_time);
             assert!(parsed.is_err(), "{local} {remote} {length} {hold_time}");
         }
+    }
+
+    /// What an import of a tunnel to the cloud makes of its word for 10.9.0.0/16: preference, weight, and
+    /// whether it is marked as about to go.
+    fn worth(tunnel: &proto::Tunnel, terms: &[proto::Term]) -> (Option<u32>, Option<u16>, bool) {
+        let fields = Fields { object: "a tunnel" };
+        let policy = term::policy(&fields, "import", &import(tunnel, terms)).unwrap();
+        let mut path = Attributes::default();
+        let Verdict::Accept(matched) = policy.evaluate(&"10.9.0.0/16".parse().unwrap(), &path)
+        else {
+            panic!("nothing refuses it")
+        };
+        policy.apply(matched, &mut path, 65000);
+        let leaving = path.communities.contains(&0xffff_0000);
+        (path.local_pref, policy.weight(matched), leaving)
+    }
+
+    #[test]
+    fn terms_have_the_last_word_on_a_tunnels_worth_but_not_on_its_drain() {
+        let plain = proto::Tunnel {
+            preference: 90,
+            weight: 3,
+            ..proto::Tunnel::default()
+        };
+        let drained = proto::Tunnel {
+            drain: true,
+            ..plain.clone()
+        };
+        let better = proto::Term {
+            set_preference: Some(200),
+            action: "accept".into(),
+            ..proto::Term::default()
+        };
+        let better = [better];
+        assert_eq!(worth(&proto::Tunnel::default(), &[]), (None, None, false));
+        assert_eq!(worth(&plain, &[]), (Some(90), Some(3), false));
+        assert_eq!(worth(&plain, &better), (Some(200), Some(3), false));
+        assert_eq!(worth(&drained, &better), (Some(200), Some(3), true));
     }
 
     #[test]

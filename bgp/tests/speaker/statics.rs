@@ -135,3 +135,27 @@ fn what_one_of_a_full_mesh_says_no_other_is_told_whatever_their_ases() {
         assert_eq!(through_b, usize::from(!meshed), "meshed: {meshed}");
     }
 }
+
+#[test]
+fn a_way_that_traffic_is_to_leave_is_the_last_choice_everywhere() {
+    for ases in [false, true] {
+        let mut network = Network::mesh(&["A", "B"], ases);
+        network.run(Duration::from_secs(5));
+        network.reach("A", "one", to(&[CLOUD]));
+        network.reach("B", "other", to(&[CLOUD]));
+        let drained = Reach {
+            drain: true,
+            preference: Some(200),
+            ..to(&[CLOUD])
+        };
+        network.reach("A", "one", drained);
+        network.run(Duration::from_secs(1));
+        assert_eq!(network.peers_for("A", CLOUD), ["B"]);
+        assert_eq!(network.peers_for("B", CLOUD), ["other"]);
+        // And better than none.
+        network.reach("B", "other", Reach::default());
+        network.run(Duration::from_secs(1));
+        assert_eq!(network.peers_for("A", CLOUD), ["one"]);
+        assert_eq!(network.peers_for("B", CLOUD), ["A"]);
+    }
+}

@@ -244,8 +244,9 @@ fn check_file(file: &str) -> Result<(), Status> {
 
 /// What an operator means, if the mesh has it.
 fn named(mesh: &Mesh, gateway: &str, peer: &str) -> Result<Drain, String> {
-    let names = [Some(gateway), Some(peer).filter(|peer| !peer.is_empty())];
-    for name in names.into_iter().flatten() {
+    let foreign = mesh.spec.foreign.iter().find(|it| it.name.value == peer);
+    let far = Some(peer).filter(|peer| !peer.is_empty() && foreign.is_none());
+    for name in [Some(gateway), far].into_iter().flatten() {
         if mesh.spec.gateway(name).is_none() {
             return Err(format!(
                 "no gateway {name:?} is in the mesh: meshctl get gateways lists them"
@@ -262,7 +263,8 @@ fn named(mesh: &Mesh, gateway: &str, peer: &str) -> Result<Drain, String> {
             }
             let is = |a: &str, b: &str| Drain::between(a, b) == drain;
             let mut pairs = pairs(mesh).into_iter();
-            match pairs.any(|pair| is(&pair.a.gateway.name, &pair.b.gateway.name)) {
+            let held = foreign.is_some_and(|it| it.is_held_by(gateway));
+            match held || pairs.any(|pair| is(&pair.a.gateway.name, &pair.b.gateway.name)) {
                 true => Ok(drain),
                 false => Err(format!(
                     "there is no tunnel between {gateway} and {peer}: meshctl topology lists them"

@@ -1,11 +1,13 @@
 //! Gateways that are not ours, as a cloud's are: `[foreign.NAME]` and its tunnels.
 
-use super::place::{At, quote};
+use super::place::{At, Place, quote};
 use super::reader::{Reader, Table, Value};
+use super::spread::PREFERENCE;
+use super::term::Direction;
 use super::{Gateway, Health, Options, OuterAddress, Provider};
 use super::{router, values};
 use ipnet::IpNet;
-use routemesh_proto::{Bfd, Secret};
+use routemesh_proto::{Bfd, Secret, Term};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use toml::de::{DeTable, DeValue};
@@ -29,6 +31,8 @@ pub struct Foreign {
     pub sites: Option<Vec<At<String>>>,
     /// How the SAs of its tunnels are made and kept; what the provider documents included.
     pub options: Options,
+    /// What is taken from it and told it over all its tunnels.
+    pub terms: Terms,
     /// BFD over its tunnels.
     pub bfd: Option<At<Bfd>>,
     /// Who is pinged through its tunnels; the outer `None` where nothing is written.
@@ -60,10 +64,24 @@ pub struct ForeignTunnel {
     pub inside: Option<At<Inside>>,
     /// How its SAs are made and kept, where that is other than for the peer's other tunnels.
     pub options: Options,
+    /// What is taken and told over it, before what holds for all of the peer's tunnels.
+    pub terms: Terms,
     /// How much it is preferred to other ways.
     pub preference: Option<u32>,
     /// Its share of the traffic beside other ways.
     pub weight: Option<u16>,
+}
+
+/// What is taken from a far end of what it owns, and what it is told of what others own; without terms,
+/// everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// What is taken.
+    pub import: Vec<Term>,
+    /// What is told.
+    pub export: Vec<Term>,
+    /// Where they are written.
+    pub place: Option<Place>,
 }
 
 /// The addresses of a tunnel's ends, which BGP goes between.
@@ -111,6 +129,25 @@ impl Foreign {
         let written = self.hold_time.as_ref().map(|it| it.value);
         let provider = self.provider.as_ref();
         written.or_else(|| provider?.value.hold_time())
+    }
+
+    /// What is taken over a tunnel.
+    pub fn import_of(&self, tunnel: &ForeignTunnel) -> Vec<Term> {
+        let terms = [&tunnel.terms.import, &self.terms.import];
+        terms.into_iter().flatten().cloned().collect()
+    }
+
+    /// What is told over a tunnel.
+    pub fn export_of(&self, tunnel: &ForeignTunnel) -> Vec<Term> {
+        let terms = [&tunnel.terms.export, &self.terms.export];
+        terms.into_iter().flatten().cloned().collect()
+    }
+
+    /// How much less a tunnel is preferred than the best of the peer's.
+    pub fn behind(&self, tunnel: &ForeignTunnel) -> u32 {
+        let preference = |it: &ForeignTunnel| it.preference.unwrap_or(PREFERENCE);
+        let best = self.tunnels.iter().map(preference).max();
+        best.map_or(0, |best| best.saturating_sub(preference(tunnel)))
     }
 
     /// How a tunnel's SAs are made and kept.
@@ -194,6 +231,8 @@ impl<'t> Reader<'t> {
             "esp",
             "bfd",
             "health",
+            "import",
+            "export",
             "tunnels",
         ];
         let table = self.table(what, name.place, value, &known)?;
@@ -251,6 +290,7 @@ impl<'t> Reader<'t> {
             max_prefixes: limit,
             sites,
             options,
+            terms: self.import_and_export(&table),
             bfd: table.get("bfd").and_then(|value| self.bfd(value)),
             health: table.get("health").and_then(|value| self.health(value)),
             tunnels,
@@ -260,16 +300,19 @@ impl<'t> Reader<'t> {
 
     fn foreign_tunnel(&mut self, value: &Value<'t>) -> Option<ForeignTunnel> {
         let place = self.lines.place(value.span().start);
-        const KNOWN: [&str; 13] = [
+        const KNOWN: [&str; 16] = [
             "gateway",
             "local",
             "remote",
             "psk",
+            "psk_file",
             "local_id",
             "remote_id",
             "selectors",
             "inside",
             "health",
+            "import",
+            "export",
             "ike",
             "esp",
             "preference",
@@ -287,7 +330,15 @@ impl<'t> Reader<'t> {
         let remote = self.required(&table, "remote", cure);
         let remote = remote.and_then(|value| self.endpoint(value));
         let cure = "the pre-shared key, like psk = \"a long random text\"";
-        let psk = self.required(&table, "psk", cure);
+        let psk = match table.get("psk_file") {
+            Some(value) => {
+                let place = self.lines.place(value.span().start);
+                let reason = "psk_file is read by meshctl, which puts the key in its place: apply the specification by it";
+                self.wrong(place, reason);
+                None
+            }
+            None => self.required(&table, "psk", cure),
+        };
         let psk = psk.and_then(|value| self.text("psk", value, pre_shared));
         let mut id = |key| {
             let value = table.get(key)?;
@@ -312,9 +363,19 @@ impl<'t> Reader<'t> {
             health,
             inside: within,
             options,
+            terms: self.import_and_export(&table),
             preference,
             weight,
         })
+    }
+
+    fn import_and_export(&mut self, table: &Table<'_, 't>) -> Terms {
+        let written = table.get("import").or_else(|| table.get("export"));
+        Terms {
+            import: self.terms(table, Direction::Import),
+            export: self.terms(table, Direction::Export),
+            place: written.map(|value| self.lines.place(value.span().start)),
+        }
     }
 
     fn selectors(&mut self, table: &Table<'_, 't>) -> Vec<Selectors> {

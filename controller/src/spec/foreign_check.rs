@@ -4,6 +4,7 @@ use super::check::{error, overlap};
 use super::health;
 use super::place::{At, Place, SpecError};
 use super::provider;
+use super::term::MOST_TERMS;
 use super::{Foreign, ForeignTunnel, Inside, MeshSpec, OuterAddress};
 use ipnet::IpNet;
 use routemesh_proto::Secret;
@@ -17,6 +18,7 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
         errors.extend(sites(spec, foreign));
         errors.extend(uncarried(foreign));
         errors.extend(provider::check(spec, foreign));
+        errors.extend(terms(foreign));
         for tunnel in &foreign.tunnels {
             errors.extend(ends(spec, tunnel));
             errors.extend(outside(foreign, tunnel));
@@ -59,6 +61,35 @@ fn sites(spec: &MeshSpec, foreign: &Foreign) -> Vec<SpecError> {
     unknown
         .map(|it| error(it.place, format!("there is no site {}", it.value)))
         .collect()
+}
+
+/// Terms are of BGP, and those of a tunnel and of its peer are one list.
+fn terms(foreign: &Foreign) -> Vec<SpecError> {
+    let of_tunnels = foreign.tunnels.iter().map(|it| &it.terms);
+    let all = of_tunnels.chain([&foreign.terms]);
+    let places: Vec<Place> = all.filter_map(|it| it.place).collect();
+    if foreign.asn.is_none() {
+        let reason = format!(
+            "import and export are of BGP: give foreign {} an \"as\", or leave them out",
+            foreign.name.value
+        );
+        let each = places.into_iter();
+        return each.map(|place| error(place, reason.clone())).collect();
+    }
+    let many = foreign.tunnels.iter().filter(|it| {
+        let most = foreign.import_of(it).len().max(foreign.export_of(it).len());
+        // One more says that a standby is one.
+        most >= MOST_TERMS
+    });
+    many.map(|it| {
+        let reason = format!(
+            "this tunnel's terms and those of foreign {} are more than {} together",
+            foreign.name.value,
+            MOST_TERMS - 1
+        );
+        error(it.terms.place.unwrap_or(it.gateway.place), reason)
+    })
+    .collect()
 }
 
 /// The two ends of a tunnel.

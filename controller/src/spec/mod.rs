@@ -20,7 +20,7 @@ mod term;
 mod tunnel;
 mod values;
 
-pub use foreign::{Foreign, ForeignTunnel, Inside, Selectors};
+pub use foreign::{Foreign, ForeignTunnel, Inside, Selectors, Terms};
 pub use health::Health;
 pub use options::{Options, Setting, render as render_options};
 pub use place::{At, Place, SpecError, SpecErrors};

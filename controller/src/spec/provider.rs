@@ -232,12 +232,17 @@ fn hold_time(facts: &Facts, cloud: &str, foreign: &Foreign) -> Option<SpecError>
 /// Its sessions end.
 fn too_many(facts: &Facts, cloud: &str, spec: &MeshSpec, foreign: &Foreign) -> Option<SpecError> {
     let (asn, takes) = (foreign.asn.as_ref()?, facts.takes?);
+    let tunnels = foreign.tunnels.iter().map(|it| foreign.export_of(it));
+    // Whoever has terms may choose some.
+    if tunnels.into_iter().any(|terms| !terms.is_empty()) {
+        return None;
+    }
     let admitted = spec.sites.iter().filter(|it| foreign.admits(&it.name));
     let told: usize = admitted.map(|it| it.prefixes.len()).sum();
     (told > takes).then(|| {
         let reason = format!(
             "{cloud} takes {takes} prefixes and ends the session above, and the sites that may reach foreign {} own \
-             {told}: name fewer sites, or have them own fewer and larger ones",
+             {told}: name fewer sites, have them own fewer and larger ones, or choose by export",
             foreign.name.value
         );
         error(asn.place, reason)

@@ -6,7 +6,7 @@ use super::values;
 use routemesh_proto::{Community, PrefixRange, Term};
 
 /// As many as an agent takes, less the one with which a standby makes its MED worse.
-const MOST_TERMS: usize = 63;
+pub(super) const MOST_TERMS: usize = 63;
 /// Values of one condition or change.
 const MOST_VALUES: usize = 1024;
 

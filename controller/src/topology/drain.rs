@@ -2,6 +2,7 @@
 
 use super::{Reports, ago};
 use crate::drain::Drain;
+use crate::ids::Abroad;
 use crate::mesh::Mesh;
 use crate::render::Pair;
 use routemesh_proto as proto;
@@ -34,6 +35,22 @@ pub(super) fn tunnel(mesh: &Mesh, pair: &Pair, reports: &Reports) -> Drained {
     state([a, b].into_iter(), |it| {
         let waits = told(mesh, it, true, reports);
         waits.or_else(|| uses(it, reports, |path| path.interface == interface))
+    })
+}
+
+/// So is one to a foreign peer, of whose end nobody knows, when ours sends nothing.
+pub(super) fn abroad(mesh: &Mesh, it: &Abroad, reports: &Reports) -> Drained {
+    let gateway = it.own.gateway.name.as_str();
+    if !mesh
+        .drains
+        .contains(&Drain::between(gateway, &it.peer.name))
+    {
+        return Default::default();
+    }
+    let interface = format!("rm{}", it.number());
+    state([gateway].into_iter(), |gateway| {
+        let waits = told(mesh, gateway, true, reports);
+        waits.or_else(|| uses(gateway, reports, |path| path.interface == interface))
     })
 }
 

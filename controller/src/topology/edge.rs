@@ -175,7 +175,8 @@ pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
 }
 
 /// A tunnel to a foreign peer, of which only our end reports.
-pub(super) fn abroad(it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
+pub(super) fn abroad(mesh: &Mesh, it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
+    let (drain, drain_reason) = drain::abroad(mesh, it, reports);
     let number = u32::try_from(it.number()).ok()?;
     let gateway = &it.own.gateway.name;
     let report = reports.get(&gateway.value);
@@ -210,6 +211,8 @@ pub(super) fn abroad(it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
             address: address(|it| it.far),
             ..proto::End::default()
         }),
+        drain: drain.to_owned(),
+        drain_reason,
         ..proto::Edge::default()
     })
 }

@@ -54,7 +54,11 @@ fn edges(mesh: &Mesh, reports: &Reports) -> Vec<proto::Edge> {
     let pairs = pairs(mesh).into_iter();
     let mut edges: Vec<proto::Edge> = pairs.map(|it| edge::edge(mesh, &it, reports)).collect();
     let abroad = abroad(&mesh.spec, &mesh.ids);
-    edges.extend(abroad.iter().filter_map(|it| edge::abroad(it, reports)));
+    edges.extend(
+        abroad
+            .iter()
+            .filter_map(|it| edge::abroad(mesh, it, reports)),
+    );
     edges
 }
 

@@ -384,6 +384,33 @@ fn a_tunnel_to_a_foreign_peer_is_up_if_our_end_says_so() {
 }
 
 #[test]
+fn a_tunnel_to_a_foreign_peer_is_drained_when_our_end_sends_nothing_through_it() {
+    let mut mesh = mesh_with_a_foreign_peer();
+    let of = |mesh: &Mesh, interface: &str| {
+        let path = Path {
+            interface: interface.to_owned(),
+            ..Path::default()
+        };
+        let status = Status {
+            generation: mesh.generation,
+            routes: vec![Route {
+                prefix: "10.9.0.0/16".to_owned(),
+                paths: vec![path],
+            }],
+            routes_total: 1,
+            ..Status::default()
+        };
+        let reports = Reports::from([("A".to_owned(), report(status, 0))]);
+        let edges = topology(mesh, &reports).edges;
+        edges.into_iter().find(|it| it.number == 3).unwrap().drain
+    };
+    assert_eq!(of(&mesh, "rm3"), "");
+    mesh.drains.insert(Drain::between("cloud", "A"));
+    assert_eq!(of(&mesh, "rm3"), "draining");
+    assert_eq!(of(&mesh, "rm0"), "drained");
+}
+
+#[test]
 fn a_foreign_prefix_is_announced_by_who_holds_tunnels_and_concerns_who_may_reach_it() {
     let mesh = mesh_with_a_foreign_peer();
     let holder = Status {

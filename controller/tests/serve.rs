@@ -257,6 +257,23 @@ async fn what_is_drained_stays_so_until_somebody_undrains_it_or_it_is_gone() {
     assert_eq!(view.gateways[0].drain, "draining");
     drain(&controller, "A", "", true).await.unwrap();
     assert!(!a.change().await.header.unwrap().drain);
+
+    // A foreign peer is no gateway, but the tunnels to it can be drained by who holds them.
+    let foreign = "\n[sites.four]\nprefixes = [\"10.0.4.0/24\"]\ngateways.D.endpoints = [\"192.0.2.4\"]\n\
+                   [foreign.cloud]\nprefixes = [\"10.9.0.0/16\"]\n[[foreign.cloud.tunnels]]\n\
+                   gateway = \"D\"\nremote = \"198.51.100.1\"\npsk = \"long enough for a key\"\n";
+    let spec = format!("{TWO_SITES}{foreign}");
+    controller.apply(&pki, &spec).await.unwrap();
+    for (gateway, peer) in [("cloud", ""), ("A", "cloud"), ("cloud", "D")] {
+        let refused = drain(&controller, gateway, peer, false).await.unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound, "{gateway} {peer}");
+    }
+    drain(&controller, "D", "cloud", false).await.unwrap();
+    let edges = controller.topology(&pki).await.edges;
+    let drained = edges.iter().filter(|it| !it.drain.is_empty());
+    let drained: Vec<_> = drained.flat_map(|it| it.b.clone()).collect();
+    assert_eq!(drained.len(), 1);
+    assert_eq!(drained[0].gateway, "cloud");
     controller.stop().await;
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub(crate) struct Drain {
     /// The gateway.
     gateway: String,
-    /// Only its tunnels to this gateway.
+    /// Only its tunnels to this gateway, or foreign peer.
     peer: Option<String>,
 }
 

@@ -41,6 +41,8 @@ const OPTIONAL: &[&str] = &[
     "Tunnel.foreign",
     "Tunnel.behind_here",
     "Tunnel.behind_there",
+    "Config.identity",
+    "Tunnel.peer_identity",
     "Tunnel.wireguard",
     "WireGuard.public_key",
     "Foreign.local_selectors",

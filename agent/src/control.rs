@@ -63,16 +63,16 @@ fn chain(status: &tonic::Status) -> String {
     text
 }
 
-/// Keeps a stream to the controller for ever, with pauses after failures. `chance`: random numbers.
+/// Keeps a stream to the controller for ever, with pauses after failures, and over another channel when
+/// there is one. `chance`: random numbers.
 pub async fn run(
-    channel: Channel,
+    mut channels: watch::Receiver<Channel>,
     state: Arc<StateDir>,
     in_force: watch::Sender<Option<InForce>>,
     refused: watch::Sender<Option<proto::Problem>>,
     status: watch::Receiver<proto::Status>,
     mut chance: impl FnMut() -> u64,
 ) {
-    let mut client = AgentsClient::new(channel).max_decoding_message_size(64 << 20);
     let mut failures = 0;
     let mut whole = false;
     loop {
@@ -82,7 +82,15 @@ pub async fn run(
             in_force: &in_force,
             refused: &refused,
         };
-        let Err(error) = link.attach(&mut client, status.clone(), whole).await;
+        let channel = channels.borrow_and_update().clone();
+        let mut client = AgentsClient::new(channel).max_decoding_message_size(64 << 20);
+        let error = tokio::select! {
+            Err(error) = link.attach(&mut client, status.clone(), whole) => error,
+            Ok(()) = channels.changed() => {
+                info!("connecting with the new identity");
+                continue;
+            }
+        };
         // After a change that did not fit, say that we have nothing and get it whole.
         whole = matches!(error, StreamError::Change(_) | StreamError::NothingToChange);
         if begun.elapsed() > Duration::from_secs(30) {
@@ -91,7 +99,10 @@ pub async fn run(
         let pause = pause(failures, chance());
         failures += 1;
         warn!("no controller: {error}; all goes on as configured, next attempt in {pause:.1?}");
-        sleep(pause).await;
+        tokio::select! {
+            () = sleep(pause) => {}
+            Ok(()) = channels.changed() => {}
+        }
     }
 }
 

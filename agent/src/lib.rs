@@ -7,7 +7,7 @@
 //! | module | |
 //! |---|---|
 //! | [`config`], [`peers`], [`mtu`], [`drain`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`metrics`], [`vici::audit()`], [`vici::heal`] | decide: pure functions over values |
-//! | [`kernel`], [`ipsec`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`service`], [`state_dir`] | observe and apply: decide nothing |
+//! | [`kernel`], [`ipsec`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`renewal`], [`service`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
 pub mod bfd;
@@ -35,6 +35,7 @@ pub mod preflight;
 pub mod probe;
 pub mod problem;
 pub mod reconcile;
+pub mod renewal;
 pub mod repairs;
 pub mod run;
 pub mod service;

@@ -9,13 +9,15 @@ use routemesh_agent::memory;
 use routemesh_agent::metrics;
 use routemesh_agent::preflight::{self, Needs};
 use routemesh_agent::reconcile;
+use routemesh_agent::renewal;
 use routemesh_agent::run::{self, Host};
 use routemesh_agent::service;
 use routemesh_agent::state_dir::{StateDir, ask_to_drain, read_config};
 use routemesh_agent::vici::Vici;
-use routemesh_proto::{Identity, Status};
+use routemesh_proto::{Identity, KeyKind, Status, Token};
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,7 +52,7 @@ enum Command {
         /// Take the config from this file, without a controller.
         #[arg(long, group = "source", env = "MESH_AGENT_CONFIG")]
         config: Option<PathBuf>,
-        /// Directory with ca.pem, cert.pem and key.pem, as `mesh-controller issue` writes it.
+        /// Directory with ca.pem, cert.pem and key.pem, as `mesh-agent enroll` writes it.
         #[arg(
             long,
             default_value = "/etc/routemesh/identity",
@@ -62,6 +64,21 @@ enum Command {
         metrics: Option<String>,
         #[command(flatten)]
         host: HostArgs,
+    },
+    /// Make a key on this host, and get a certificate for it with a token of `meshctl token create`. The key
+    /// never leaves the host.
+    Enroll {
+        /// The token; - for standard input, which no other user of the host sees.
+        token: String,
+        /// Directory for ca.pem, cert.pem and key.pem; it is made.
+        #[arg(long, default_value = "/etc/routemesh/identity")]
+        identity: PathBuf,
+        /// What kind of key to make: ecdsa-p384 or ed25519.
+        #[arg(long, default_value_t)]
+        key: KeyKind,
+        /// Replace an identity that is there. Restart the agent afterwards.
+        #[arg(long)]
+        replace: bool,
     },
     /// Let traffic leave the gateway before it stops, e.g. for a reboot: all BGP peers are asked to use
     /// any other way (RFC 8326). It still forwards what reaches it.
@@ -194,6 +211,12 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             tokio::time::sleep(Duration::from_secs(wait)).await;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Enroll {
+            token,
+            identity,
+            key,
+            replace,
+        } => enroll(&token, &identity, key, replace).await,
         Command::Undrain { state_dir } => {
             ask_to_drain(&state_dir, false)?;
             Ok(ExitCode::SUCCESS)
@@ -201,14 +224,44 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     }
 }
 
+async fn enroll(
+    token: &str,
+    dir: &Path,
+    key: KeyKind,
+    replace: bool,
+) -> Result<ExitCode, Box<dyn Error>> {
+    if dir.join("cert.pem").exists() && !replace {
+        let dir = dir.display();
+        return Err(format!("{dir} has an identity: --replace puts another in its place").into());
+    }
+    let token: Token = match token {
+        "-" => {
+            let mut text = String::new();
+            std::io::stdin()
+                .lock()
+                .take(8192)
+                .read_to_string(&mut text)?;
+            text.parse()?
+        }
+        text => text.parse()?,
+    };
+    routemesh_proto::enroll(&token, key).await?.save(dir)?;
+    println!("enrolled as {token}: {}", dir.display());
+    println!(
+        "next: mesh-agent run --controller {}",
+        token.controllers.join(" or ")
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
 async fn run(
     controller: Option<String>,
     config: Option<&Path>,
-    identity: &Path,
+    identity_dir: &Path,
     figures: Option<TcpListener>,
     host: HostArgs,
 ) -> Result<ExitCode, Box<dyn Error>> {
-    let identity = Identity::load(identity)?;
+    let identity = Identity::load(identity_dir)?;
     let state_dir = Arc::new(StateDir::open(&host.state_dir)?);
     let first = match config {
         Some(path) => {
@@ -226,8 +279,9 @@ async fn run(
     let (in_force, configs) = watch::channel(first);
     let (refused, refusals) = watch::channel(None);
     let (status, reports) = watch::channel(Status::default());
+    let (holds, identities) = watch::channel(identity);
     let host = Host {
-        identity: identity.clone(),
+        identity: identities,
         vici: host.vici,
         state_dir: state_dir.clone(),
     };
@@ -240,14 +294,23 @@ async fn run(
     let stream = async {
         match &controller {
             Some(address) => {
-                let channel = identity.dial(address)?;
                 let chance = || RandomState::new().build_hasher().finish();
-                control::run(channel, state_dir, in_force, refused, reports, chance).await;
+                let (dialled, channels) = watch::channel(holds.borrow().dial(address)?);
+                let keeper = renewal::Keeper {
+                    dir: identity_dir.to_owned(),
+                    controller: address.clone(),
+                    holds,
+                    dialled,
+                };
+                tokio::select! {
+                    () = keeper.run(chance) => {}
+                    () = control::run(channels, state_dir, in_force, refused, reports, chance) => {}
+                }
                 Ok(())
             }
             // The senders live as long as the daemon.
             None => {
-                let _keep = (in_force, refused, reports);
+                let _keep = (in_force, refused, reports, holds);
                 std::future::pending().await
             }
         }
@@ -299,10 +362,12 @@ async fn leave_old_overlay(
 /// The cached config, if there is a sound one: a gateway boots without its controller.
 fn cached(state_dir: &StateDir) -> Option<InForce> {
     let loaded = state_dir.load().map_err(|error| error.to_string());
-    let parsed = loaded.and_then(|raw| {
-        raw.map(InForce::new)
-            .transpose()
-            .map_err(|error| format!("cached config: {error}"))
+    let parsed = loaded.and_then(|kept| {
+        if let Some(damaged) = kept.damaged {
+            warn!("{damaged}; until then, the one before it is used");
+        }
+        let parsed = kept.config.map(InForce::new).transpose();
+        parsed.map_err(|error| format!("cached config: {error}"))
     });
     match parsed {
         Ok(Some(cached)) => {
@@ -340,7 +405,7 @@ async fn preflight(config: Option<&Path>, vici: PathBuf) -> Result<ExitCode, Box
 
 async fn down(host: HostArgs) -> Result<ExitCode, Box<dyn Error>> {
     let state_dir = StateDir::open(&host.state_dir)?;
-    let Some(raw) = state_dir.load()? else {
+    let Some(raw) = state_dir.load()?.config else {
         println!("nothing to remove: no agent has run with this state directory");
         return Ok(ExitCode::SUCCESS);
     };

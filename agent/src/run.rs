@@ -34,7 +34,7 @@ const ASKED: Duration = Duration::from_millis(500);
 /// What the daemon is started with.
 pub struct Host {
     /// Certificate, key and authority.
-    pub identity: Identity,
+    pub identity: watch::Receiver<Identity>,
     /// charon's socket.
     pub vici: PathBuf,
     /// Cache and lock.
@@ -123,6 +123,7 @@ async fn live(
             return Ended::Failed;
         }
     };
+    let mut identity = host.identity.clone();
     let (wanted, connections) = watch::channel(None);
     let (seen, mut charon) = watch::channel(Seen::default());
     let keeper = Keeper {
@@ -132,6 +133,7 @@ async fn live(
         state_dir: host.state_dir.clone(),
         bgp: gateway.bgp().clone(),
         key: None,
+        old_keys: Vec::new(),
         shared: BTreeMap::new(),
         kernel: Release::running(),
     };
@@ -179,7 +181,8 @@ async fn live(
         let seen = charon.borrow_and_update().clone();
         let now = std::time::Instant::now();
         let gone = leaving.adapt(&mut config, &seen.yielding, now);
-        let pass = gateway.pass(&config, &host.identity, &seen, &wanted);
+        let own = identity.borrow_and_update().clone();
+        let pass = gateway.pass(&config, &own, &seen, &wanted);
         let outcome = pass.await;
         let ended = Instant::now();
         let mut due = ended + TICK;
@@ -238,6 +241,7 @@ async fn live(
                     }
                 },
                 Ok(()) = findings.changed() => due = soon(due),
+                Ok(()) = identity.changed() => due = soon(due),
                 changed = firewall.changed() => match changed {
                     Ok(()) => due = soon(due),
                     Err(_) => {

@@ -1,9 +1,12 @@
-//! What an agent keeps on disk: the config in force, so that it boots without a controller, and a
-//! lock, so that two agents never run the same gateway.
+//! What an agent keeps on disk: the config in force, so that it boots without a controller, the one before
+//! it, should that be damaged, and a lock, so that two agents never run the same gateway.
+//!
+//! The first line of a kept config is its format and the SHA-256 of the rest. It protects against what is torn,
+//! mixed up or edited, not against root.
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use routemesh_proto::Config;
+use routemesh_proto::{Config, fingerprint};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -43,6 +46,14 @@ pub enum StateError {
         /// Why. The line itself may hold a password.
         reason: String,
     },
+    /// A kept config that is not whole, or not as it was written.
+    #[error("{} is damaged or was edited: {reason}; the controller sends another, or remove the file", path.display())]
+    Torn {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        reason: &'static str,
+    },
     /// A config that has no text form: never for one that was received.
     #[error("cannot write the config as TOML: {0}")]
     Unwritable(#[from] toml::ser::Error),
@@ -80,19 +91,33 @@ impl StateDir {
         })
     }
 
-    /// The config that was last saved.
-    pub fn load(&self) -> Result<Option<Config>, StateError> {
-        match read_config(&self.config()) {
-            Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Ok(None)
+    /// The config that was last saved; where that is damaged, the one before it, and how it is damaged.
+    pub fn load(&self) -> Result<Kept, StateError> {
+        let damaged = match read_kept(&self.config()) {
+            Ok(config) => {
+                return Ok(Kept {
+                    config,
+                    damaged: None,
+                });
             }
-            other => other.map(Some),
+            Err(damaged) => damaged,
+        };
+        match read_kept(&self.previous()) {
+            Ok(Some(config)) => Ok(Kept {
+                config: Some(config),
+                damaged: Some(damaged),
+            }),
+            Ok(None) | Err(_) => Err(damaged),
         }
     }
 
-    /// Replaces the saved config: after a crash there is the old one or the new one, whole.
+    /// Replaces the saved config, which is kept beside it: after a crash there is the old one or the new
+    /// one, whole.
     pub fn save(&self, config: &Config) -> Result<(), StateError> {
         let text = toml::to_string(config)?;
+        let text = format!("{}\n{text}", first_line(&text));
+        // One that is damaged is not kept instead of a good one.
+        let keeps = matches!(read_kept(&self.config()), Ok(Some(_)));
         let new = self.dir.join("config.toml.new");
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new()
@@ -103,6 +128,11 @@ impl StateDir {
                 .open(&new)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
+            if keeps {
+                let previous = self.previous();
+                remove(&previous)?;
+                std::fs::hard_link(self.config(), previous)?;
+            }
             std::fs::rename(&new, self.config())?;
             File::open(&self.dir)?.sync_all()
         };
@@ -112,15 +142,12 @@ impl StateDir {
         })
     }
 
-    /// Forgets the saved config.
+    /// Forgets the saved configs.
     pub fn forget(&self) -> Result<(), StateError> {
-        match std::fs::remove_file(self.config()) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Io {
-                path: self.config(),
-                source,
-            }),
-            _ => Ok(()),
+        for path in [self.config(), self.previous()] {
+            remove(&path).map_err(|source| StateError::Io { path, source })?;
         }
+        Ok(())
     }
 
     /// Whether somebody has asked on this host that traffic leaves the gateway (`mesh-agent drain`).
@@ -146,6 +173,58 @@ impl StateDir {
     fn config(&self) -> PathBuf {
         self.dir.join("config.toml")
     }
+
+    fn previous(&self) -> PathBuf {
+        self.dir.join("config.toml.previous")
+    }
+}
+
+/// A config that was saved.
+#[derive(Debug)]
+pub struct Kept {
+    /// It; `None` where none was saved.
+    pub config: Option<Config>,
+    /// Why it is not the last one.
+    pub damaged: Option<StateError>,
+}
+
+/// Removes a file. Well if it is not there.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Of a kept config: what it is, in which format, and the digest of the rest.
+fn first_line(rest: &str) -> String {
+    let digest = fingerprint(rest.as_bytes());
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("# mesh-agent's config, format 1, sha256 {digest}")
+}
+
+/// Reads a config that was saved; `None` where none is.
+fn read_kept(path: &Path) -> Result<Option<Config>, StateError> {
+    let text = match read(path) {
+        Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        other => other?,
+    };
+    let torn = |reason| StateError::Torn {
+        path: path.to_owned(),
+        reason,
+    };
+    let (first, rest) = text.split_once('\n').unwrap_or_default();
+    if !first.starts_with("# mesh-agent's config, format 1, ") {
+        return Err(torn(
+            "its first line is not that of a config of this version",
+        ));
+    }
+    if first != first_line(rest) {
+        return Err(torn("its digest is not the one in its first line"));
+    }
+    parse(path, rest).map(Some)
 }
 
 /// Asks the agent that runs with the directory, or the next one, to drain the gateway, or not to.
@@ -163,11 +242,22 @@ pub fn ask_to_drain(dir: &Path, drain: bool) -> Result<(), StateError> {
 
 /// Reads a config from a TOML file, a saved one or one written by hand.
 pub fn read_config(path: &Path) -> Result<Config, StateError> {
-    let text = std::fs::read_to_string(path).map_err(|source| StateError::Io {
+    parse(path, &read(path)?)
+}
+
+fn read(path: &Path) -> Result<String, StateError> {
+    let bytes = std::fs::read(path).map_err(|source| StateError::Io {
         path: path.to_owned(),
         source,
     })?;
-    toml::from_str(&text).map_err(|error| {
+    String::from_utf8(bytes).map_err(|_| StateError::Torn {
+        path: path.to_owned(),
+        reason: "it is no text",
+    })
+}
+
+fn parse(path: &Path, text: &str) -> Result<Config, StateError> {
+    toml::from_str(text).map_err(|error| {
         let before = text.get(..error.span().unwrap_or_default().start);
         StateError::Damaged {
             path: path.to_owned(),
@@ -186,19 +276,63 @@ mod tests {
     fn what_is_saved_is_loaded_and_private() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
-        assert_eq!(state.load().unwrap(), None);
+        assert_eq!(state.load().unwrap().config, None);
         let config = Config {
             generation: 7,
             gateway: "V1-1".into(),
             ..Config::default()
         };
         state.save(&config).unwrap();
-        assert_eq!(state.load().unwrap(), Some(config));
+        let kept = state.load().unwrap();
+        assert!(kept.config == Some(config) && kept.damaged.is_none());
         let file = std::fs::metadata(dir.path().join("config.toml")).unwrap();
         assert_eq!(file.permissions().mode() & 0o777, 0o600);
         state.forget().unwrap();
         state.forget().unwrap();
-        assert_eq!(state.load().unwrap(), None);
+        assert_eq!(state.load().unwrap().config, None);
+    }
+
+    #[test]
+    fn one_that_is_damaged_is_refused_and_the_one_before_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let config = |generation| Config {
+            generation,
+            gateway: "V1-1".into(),
+            ..Config::default()
+        };
+        let generation = |kept: &Kept| kept.config.as_ref().map(|it| it.generation);
+        state.save(&config(1)).unwrap();
+        state.save(&config(2)).unwrap();
+        let file = dir.path().join("config.toml");
+        let whole = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(generation(&state.load().unwrap()), Some(2));
+        // Torn anywhere, changed anywhere, or without the line that would tell.
+        let mut spoiled: Vec<Vec<u8>> = Vec::new();
+        for at in 0..whole.len() {
+            spoiled.push(whole.as_bytes()[..at].to_vec());
+            let mut changed = whole.clone().into_bytes();
+            changed[at] ^= 1;
+            spoiled.push(changed);
+        }
+        spoiled.push(whole.split_once('\n').unwrap().1.into());
+        spoiled.push(vec![0xff; 100]);
+        for bytes in &spoiled {
+            std::fs::write(&file, bytes).unwrap();
+            let kept = state.load().unwrap();
+            assert_eq!(generation(&kept), Some(1));
+            let text = kept.damaged.unwrap().to_string();
+            assert!(
+                text.contains("config.toml is damaged or was edited"),
+                "{text}"
+            );
+        }
+        // It does not take the place of the good one either.
+        state.save(&config(3)).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        assert_eq!(generation(&state.load().unwrap()), Some(1));
+        std::fs::write(dir.path().join("config.toml.previous"), "x").unwrap();
+        assert!(matches!(state.load(), Err(StateError::Torn { .. })));
     }
 
     #[test]
@@ -228,8 +362,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         let torn = "generation = 1\n[[routers]]\npassword = \"hunter2\" \"\n";
-        std::fs::write(dir.path().join("config.toml"), torn).unwrap();
-        let error = state.load().unwrap_err();
+        drop(state);
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, torn).unwrap();
+        let error = read_config(&file).unwrap_err();
         let text = error.to_string();
         assert!(
             text.contains("config.toml is not a gateway's config: line 3: "),

@@ -1,7 +1,7 @@
 //! `mesh-controller`: makes the mesh's certificates, and serves it.
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
-use routemesh_controller::ca::{self, Authority, Peer, Role};
+use routemesh_controller::ca::{self, Authority, Peer, Role, Step};
 use routemesh_controller::serve::{self, State};
 use routemesh_controller::store::{self, Store};
 use routemesh_proto::KeyKind;
@@ -41,6 +41,9 @@ enum Command {
     Renew(Renew),
     /// Make a database of what `meshctl backup` wrote, in a directory that has none.
     Restore(Restore),
+    /// Replace the authority, step by step: each call takes the next of three. A running controller takes
+    /// it up by itself.
+    Rollover(Rollover),
     /// Serve agents and operators.
     Run(Run),
 }
@@ -65,6 +68,16 @@ struct Init {
     /// How long the controller's certificate lasts.
     #[arg(long, default_value_t = 730, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
+}
+
+#[derive(Args)]
+struct Rollover {
+    /// The controller's directory.
+    #[arg(long, default_value = "/var/lib/routemesh-controller")]
+    dir: PathBuf,
+    /// What kind of key the next authority has: ecdsa-p384 or ed25519.
+    #[arg(long, default_value_t)]
+    key: KeyKind,
 }
 
 #[derive(Args)]
@@ -129,6 +142,7 @@ fn main() -> ExitCode {
         Command::Init(args) => ca::init(&args.dir, args.key, days(args.days)).map_err(Into::into),
         Command::Renew(args) => ca::renew(&args.dir, days(args.days)).map_err(Into::into),
         Command::Issue(args) => issue(&args),
+        Command::Rollover(args) => rollover(&args),
         Command::Restore(args) => restore(&args),
         Command::Run(args) => run(&args),
     };
@@ -152,6 +166,24 @@ fn issue(args: &Issue) -> Result<(), Box<dyn Error>> {
     let peer = asked.find_map(|(role, name)| Some(Peer::new(role, name.as_deref()?)));
     let peer = peer.ok_or("give --gateway NAME or --operator NAME")?;
     Ok(ca::issue(&args.dir, &peer, &args.out, days(args.days))?)
+}
+
+fn rollover(args: &Rollover) -> Result<(), Box<dyn Error>> {
+    println!(
+        "{}",
+        match ca::roll_over(&args.dir, args.key)? {
+            Step::Trusted =>
+                "1 of 3: another authority is trusted beside the one that signs\n\
+             agents learn of it within ten minutes; people by `meshctl renew`; then run this again",
+            Step::Signs =>
+                "2 of 3: the new authority signs, and the old one is still trusted\n\
+             agents renew within ten minutes; people by `meshctl renew`; then run this again",
+            Step::Alone =>
+                "3 of 3: the old authority is trusted no more\n\
+             whoever still has a certificate of it has to enroll again",
+        }
+    );
+    Ok(())
 }
 
 fn days(days: u32) -> Duration {

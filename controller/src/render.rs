@@ -1,5 +1,6 @@
 //! (mesh, gateway) -> exactly what that gateway must run. Pure: equal in, equal out.
 
+use crate::ca::ike_name;
 use crate::canary;
 use crate::drain::Drain;
 use crate::ids::{
@@ -101,6 +102,15 @@ pub(crate) fn header(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Conf
         resilient: gateway.spread.resilient,
         table: gateway.spread.table.unwrap_or_default(),
         metric: gateway.spread.metric.unwrap_or_default(),
+        identity: identity(gateway),
+    }
+}
+
+/// By what IKE knows a gateway, where that is not its name.
+fn identity(gateway: &Gateway) -> String {
+    match gateway.admission {
+        0 => String::new(),
+        again => ike_name(&gateway.name, again),
     }
 }
 
@@ -246,6 +256,7 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         behind_here: behind_gateway(spec, own.gateway, far.site),
         behind_there: behind_gateway(spec, far.gateway, own.site),
         wireguard,
+        peer_identity: identity(far.gateway),
     })
 }
 

@@ -4,14 +4,17 @@
 
 mod common;
 
-use common::{Agent, Controller, Pki, TWO_SITES};
-use routemesh_controller::ca::Role;
+use common::{Agent, Controller, Pki, TWO_SITES, eventually, three_sites};
+use routemesh_controller::ca::{self, Role, Step};
 use routemesh_proto::certificates_client::CertificatesClient;
 use routemesh_proto::trust_client::TrustClient;
 use routemesh_proto::{
-    CreateTokenRequest, EnrollError, Identity, KeyKind, RenewRequest, Request, Token, enroll,
+    AuditRequest, AuthoritiesRequest, Config, CreateTokenRequest, EnrollError, Identity, KeyKind,
+    RenewRequest, Request, RevokeReply, RevokeRequest, Token, enroll,
 };
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::Channel;
 
@@ -189,4 +192,266 @@ async fn whoever_has_a_certificate_gets_the_next_for_a_new_key() {
         assert_eq!(refused.code(), code, "{refused}");
     }
     controller.stop().await;
+}
+
+async fn revoke(
+    pki: &Pki,
+    controller: &Controller,
+    name: &str,
+    person: bool,
+) -> Result<RevokeReply, tonic::Status> {
+    let name = name.to_owned();
+    let request = RevokeRequest { name, person };
+    let reply = administrator(pki, controller).revoke(request).await;
+    reply.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn who_is_revoked_is_out_of_the_mesh_and_comes_back_as_somebody_else() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    let stolen = pki.gateway("A");
+    let mut a = Agent::attach(&stolen, &controller.url, None).await.unwrap();
+    a.config().await;
+    let mut b = Agent::attach(&pki.gateway("B"), &controller.url, None)
+        .await
+        .unwrap();
+    assert_eq!(b.config().await.tunnels.len(), 2);
+    let reply = revoke(&pki, &controller, "A", false).await.unwrap();
+    assert_eq!((reply.generation, reply.unchanged), (2, false));
+    // The others lose their tunnels to it, and the stream that it has ends.
+    assert_eq!(b.change().await.removed.len(), 1);
+    let sites = |config: &Config| config.sites.len();
+    assert_eq!(sites(b.has.as_ref().unwrap()), 3, "it is still unreachable");
+    let end = loop {
+        match a.next().await {
+            Err(end) => break end,
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it ended without a word"),
+        }
+    };
+    assert_eq!(end.code(), Code::PermissionDenied, "{end}");
+    let gone = async |controller: &Controller| {
+        let refused = Agent::attach(&stolen, &controller.url, None).await;
+        let refused = refused.err().unwrap();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("was revoked"), "{refused}");
+        let mut client = CertificatesClient::new(stolen.dial(&controller.url).unwrap());
+        let request = Request::renewing(&stolen).unwrap().der().to_vec();
+        assert!(client.renew(RenewRequest { request }).await.is_err());
+    };
+    gone(&controller).await;
+    let again = revoke(&pki, &controller, "A", false).await.unwrap();
+    assert_eq!((again.generation, again.unchanged), (2, true));
+
+    // Neither a restart nor another specification lets it in.
+    controller.stop().await;
+    let controller = Controller::start(&pki.controller()).await;
+    gone(&controller).await;
+    let text = three_sites().replace("10.0.3.0/24", "10.0.4.0/24");
+    assert_eq!(controller.apply(&pki, &text).await.unwrap().gateways, 2);
+
+    let token = token(&pki, &controller, "gateway", "A", 60).await.unwrap();
+    let new = enroll(&token, KeyKind::EcdsaP384).await.unwrap();
+    let mut a = Agent::attach(&new, &controller.url, None).await.unwrap();
+    let config = a.config().await;
+    assert_eq!((&*config.identity, config.tunnels.len()), ("A_1", 2));
+    let mut b = Agent::attach(&pki.gateway("B"), &controller.url, b.has)
+        .await
+        .unwrap();
+    b.next().await.unwrap();
+    let mut b = Agent::attach(&pki.gateway("B"), &controller.url, None)
+        .await
+        .unwrap();
+    let config = b.config().await;
+    let to_a = config.tunnels.iter().find(|it| it.peer == "A").unwrap();
+    // So that B's charon does not take the old certificate either.
+    assert_eq!(to_a.peer_identity, "A_1");
+    gone(&controller).await;
+    // One generation is as good as the other to one that has missed both.
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_person_is_revoked_in_every_role_and_all_of_it_is_on_record() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    revoke(&pki, &controller, "ann", true).await.unwrap();
+    let refused = controller.apply(&pki, &three_sites()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let itself = revoke(&pki, &controller, "root", true).await.unwrap_err();
+    assert_eq!(itself.code(), Code::FailedPrecondition);
+    let token = token(&pki, &controller, "viewer", "ann", 60).await.unwrap();
+    let new = enroll(&token, KeyKind::Ed25519).await.unwrap();
+    let mut ann = TrustClient::new(new.dial(&controller.url).unwrap());
+    let audit = ann.get_audit(AuditRequest { limit: 0 }).await.unwrap();
+    let audit = audit.into_inner();
+    let said: Vec<_> = audit
+        .entries
+        .iter()
+        .map(|it| (&*it.who, &*it.what, &*it.detail, it.from, it.to))
+        .collect();
+    let apply = audit.entries.last().unwrap().detail.clone();
+    assert_eq!(
+        said,
+        [
+            ("viewer ann", "enroll", "", 0, 0),
+            ("admin root", "token", "viewer ann", 0, 0),
+            ("admin root", "revoke", "person ann", 0, 0),
+            ("ann", "apply", &*apply, 0, 1),
+        ]
+    );
+    let refused: Vec<_> = audit
+        .refusals
+        .iter()
+        .map(|it| (&*it.reason, it.count))
+        .collect();
+    assert_eq!(refused, [("revoked", 1)]);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn one_authority_follows_another_and_nobody_is_left_behind() {
+    let pki = Pki::new();
+    let dir = pki.controller();
+    let controller = Controller::start(&dir).await;
+    let renewed = async |own: &Identity| {
+        let mut client = CertificatesClient::new(own.dial(&controller.url).unwrap());
+        let request = Request::renewing(own).unwrap();
+        let asked = RenewRequest {
+            request: request.der().to_vec(),
+        };
+        request
+            .answered(client.renew(asked).await?.into_inner())
+            .map_err(|error| tonic::Status::internal(error.to_string()))
+    };
+    let authorities = async |own: &Identity| {
+        let mut client = CertificatesClient::new(own.dial(&controller.url).unwrap());
+        let answer = client.get_authorities(AuthoritiesRequest {}).await;
+        answer.map(|it| it.into_inner().pem)
+    };
+    let mut a = pki.gateway("A");
+    let behind = a.clone();
+    assert_eq!(
+        ca::roll_over(&dir, KeyKind::Ed25519).unwrap(),
+        Step::Trusted
+    );
+    a.ca = authorities(&a).await.unwrap();
+    assert_eq!(a.authorities().len(), 2);
+    assert!(a.is_of_first_authority(), "nothing to renew yet");
+    assert_eq!(ca::roll_over(&dir, KeyKind::Ed25519).unwrap(), Step::Signs);
+    // The controller takes the new one up by itself, and its own certificate is of it from then on: whoever
+    // knew of it in time goes on.
+    eventually(async || authorities(&a).await.is_ok_and(|pem| pem != a.ca)).await;
+    a.ca = authorities(&a).await.unwrap();
+    assert!(!a.is_of_first_authority());
+    eventually(async || authorities(&behind).await.is_err()).await;
+    let new = renewed(&a).await.unwrap();
+    assert!(new.is_of_first_authority());
+    assert_eq!(ca::roll_over(&dir, KeyKind::Ed25519).unwrap(), Step::Alone);
+    eventually(async || authorities(&a).await.is_err()).await;
+    let pem = authorities(&new).await.unwrap();
+    assert!(new.ca.starts_with(&pem) && pem.len() < new.ca.len());
+    // Tokens are of the new one as well.
+    let admin = pki.identity(Role::Admin, "another");
+    let mut trust = TrustClient::new(admin.dial(&controller.url).unwrap());
+    let made = trust.create_token(CreateTokenRequest {
+        role: "gateway".to_owned(),
+        name: "B".to_owned(),
+        lifetime: 60,
+    });
+    let made = made.await.unwrap().into_inner();
+    let token = Token {
+        controllers: vec![controller.url.clone()],
+        authority: made.authority,
+        role: "gateway".to_owned(),
+        name: "B".to_owned(),
+        secret: made.secret,
+    };
+    enroll(&token, KeyKind::EcdsaP384).await.unwrap();
+    controller.stop().await;
+}
+
+/// Hundreds that connect and say nothing, or half of something, with a certificate and without.
+#[tokio::test]
+async fn who_opens_connections_and_waits_stops_nobody() {
+    use tokio::io::AsyncWriteExt;
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    let address = controller.url.trim_start_matches("https://").to_owned();
+    let mut mute = Vec::new();
+    for n in 0..400 {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        if n % 2 == 0 {
+            // The beginning of a handshake.
+            stream.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+        }
+        mute.push(stream);
+    }
+    // Handshakes without a certificate: more than there are places.
+    let connector = stranger(&pki);
+    let name = routemesh_proto::CONTROLLER_NAME;
+    let mut strangers = Vec::new();
+    for _ in 0..300 {
+        let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        let stream = connector.connect(name.try_into().unwrap(), stream).await;
+        strangers.push(stream.unwrap());
+    }
+    // One that has a certificate, too often.
+    let gateway = pki.gateway("B");
+    let mut agents = Vec::new();
+    for _ in 0..40 {
+        agents.push(
+            Agent::attach(&gateway, &controller.url, None)
+                .await
+                .unwrap(),
+        );
+    }
+    let began = std::time::Instant::now();
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    let mut a = Agent::attach(&pki.gateway("A"), &controller.url, None)
+        .await
+        .unwrap();
+    a.config().await;
+    let token = token(&pki, &controller, "gateway", "A", 60).await.unwrap();
+    enroll(&token, KeyKind::Ed25519).await.unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
+    // Whoever has had a place longest has lost it.
+    let mut first = strangers.swap_remove(0);
+    let mut byte = [0; 64];
+    let closed = async {
+        use tokio::io::AsyncReadExt;
+        while first.read(&mut byte).await.is_ok_and(|read| read > 0) {}
+    };
+    timeout(Duration::from_secs(5), closed)
+        .await
+        .expect("closed");
+    drop((mute, strangers, agents));
+    controller.stop().await;
+}
+
+/// Trusts the controller, and shows nothing of itself.
+fn stranger(pki: &Pki) -> tokio_rustls::TlsConnector {
+    use tokio_rustls::rustls::crypto::ring::default_provider;
+    use tokio_rustls::rustls::pki_types::CertificateDer;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, version};
+    let mut roots = RootCertStore::empty();
+    let ca = pki.gateway("A").ca;
+    roots
+        .add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap())
+        .unwrap();
+    let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[&version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols.push(b"h2".to_vec());
+    Arc::new(config).into()
 }

@@ -1,10 +1,14 @@
 //! Calls to the controller, each with a time limit, and errors that say what to do.
 
+use routemesh_proto::certificates_client::CertificatesClient;
 use routemesh_proto::operators_client::OperatorsClient;
+use routemesh_proto::trust_client::TrustClient;
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, BackupPiece, BackupRequest, CanaryRequest, CanaryView, Diff,
-    DiffRequest, DrainReply, DrainRequest, GetRoutesRequest, GetTopologyRequest, History,
-    HistoryRequest, Identity, IdentityError, Plan, PlanRequest, RollbackRequest, Routes, Topology,
+    ApplyReply, ApplyRequest, Audit, AuditRequest, BackupPiece, BackupRequest, CanaryRequest,
+    CanaryView, CreateTokenReply, CreateTokenRequest, Diff, DiffRequest, DrainReply, DrainRequest,
+    GetRoutesRequest, GetTopologyRequest, History, HistoryRequest, Identity, IdentityError,
+    IssuedCertificate, Plan, PlanRequest, RenewRequest, RevokeReply, RevokeRequest,
+    RollbackRequest, Routes, Topology,
 };
 use std::error::Error;
 use std::future::Future;
@@ -43,6 +47,8 @@ pub(crate) enum CallError {
 pub(crate) struct Client {
     controller: String,
     operators: OperatorsClient<Channel>,
+    trust: TrustClient<Channel>,
+    certificates: CertificatesClient<Channel>,
 }
 
 impl Client {
@@ -50,8 +56,41 @@ impl Client {
         let channel = Identity::load(identity)?.dial(controller)?;
         Ok(Self {
             controller: controller.to_owned(),
+            trust: TrustClient::new(channel.clone()).max_decoding_message_size(LARGEST_REPLY),
+            certificates: CertificatesClient::new(channel.clone()),
             operators: OperatorsClient::new(channel).max_decoding_message_size(LARGEST_REPLY),
         })
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> &str {
+        &self.controller
+    }
+
+    pub(crate) async fn create_token(
+        &self,
+        request: CreateTokenRequest,
+    ) -> Result<CreateTokenReply, CallError> {
+        let mut trust = self.trust.clone();
+        self.call(trust.create_token(request)).await
+    }
+
+    pub(crate) async fn revoke(&self, request: RevokeRequest) -> Result<RevokeReply, CallError> {
+        let mut trust = self.trust.clone();
+        self.call(trust.revoke(request)).await
+    }
+
+    pub(crate) async fn audit(&self, request: AuditRequest) -> Result<Audit, CallError> {
+        let mut trust = self.trust.clone();
+        self.call(trust.get_audit(request)).await
+    }
+
+    pub(crate) async fn renew(
+        &self,
+        request: RenewRequest,
+    ) -> Result<IssuedCertificate, CallError> {
+        let mut certificates = self.certificates.clone();
+        self.call(certificates.renew(request)).await
     }
 
     pub(crate) async fn apply(&self, request: ApplyRequest) -> Result<ApplyReply, CallError> {

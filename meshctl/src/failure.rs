@@ -1,7 +1,7 @@
 //! Why a command failed, in words for whoever typed it.
 
 use crate::client::CallError;
-use routemesh_proto::ProposalError;
+use routemesh_proto::{EnrollError, ProposalError, TokenError};
 use std::io;
 
 /// Why a command failed.
@@ -24,6 +24,10 @@ pub(crate) enum Failure {
     Write(#[from] io::Error),
     #[error("meshctl: cannot show this as JSON: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("meshctl: {0}")]
+    Token(#[from] TokenError),
+    #[error("meshctl: {0}")]
+    Enroll(#[from] EnrollError),
     #[error("meshctl: {0}")]
     Usage(&'static str),
     #[error("meshctl: there is no gateway {0}: `meshctl get gateways` lists them")]

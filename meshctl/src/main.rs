@@ -14,7 +14,9 @@ mod tunnels;
 
 use clap::{Parser, Subcommand};
 use client::Client;
-use commands::{Apply, Diff, Drain, History, Mtu, Plan, Rollback, Routes};
+use commands::{
+    Apply, Audit, Diff, Drain, Enroll, History, Mtu, Plan, Revoke, Rollback, Routes, Tokens,
+};
 use failure::Failure;
 use output::Output;
 use std::io::{self, IsTerminal, Write};
@@ -85,6 +87,19 @@ enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Give out tokens with which gateways and people enroll.
+    #[command(subcommand)]
+    Token(Tokens),
+    /// Make a key here, and get a certificate for it with a token, into the directory of --identity.
+    Enroll(Enroll),
+    /// Get another certificate, for a new key, before the one that you have runs out.
+    Renew,
+    /// Let no certificate of a gateway or a person be good any more. A new token lets it enroll again.
+    ///
+    /// Every other gateway takes down its tunnels to the one that is revoked, and its routes, at once.
+    Revoke(Revoke),
+    /// Show who did what, the latest first, and what was refused.
+    Audit(Audit),
     /// Reckon the MTU of a tunnel from its ESP proposal. Needs no controller.
     Mtu(Mtu),
 }
@@ -140,6 +155,11 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Doctor { gateway, output } => {
             return commands::doctor(&client()?, gateway, output, look).await;
         }
+        Command::Token(Tokens::Create(args)) => commands::token(&client()?, args).await?,
+        Command::Enroll(args) => commands::enroll(cli.identity.as_deref(), args).await?,
+        Command::Renew => commands::renew(&client()?, cli.identity.as_deref()).await?,
+        Command::Revoke(args) => commands::revoke(&client()?, args).await?,
+        Command::Audit(args) => commands::audit(&client()?, args, look).await?,
         Command::Mtu(args) => commands::mtu(args, look)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -150,7 +170,7 @@ fn connect(controller: Option<&str>, identity: Option<&Path>) -> Result<Client, 
         "which controller? Give --controller URL or set MESHCTL_CONTROLLER, like https://[2001:db8::7]:7179",
     ))?;
     let identity = identity.ok_or(Failure::Usage(
-        "who asks? Give --identity DIR or set MESHCTL_IDENTITY; `mesh-controller issue --operator NAME --out DIR` makes one",
+        "who asks? Give --identity DIR or set MESHCTL_IDENTITY; `meshctl enroll TOKEN` makes one, and `mesh-controller issue --admin NAME --out DIR` the first",
     ))?;
     Ok(Client::new(controller, identity)?)
 }

@@ -3,10 +3,12 @@
 mod history;
 mod plan;
 mod routes;
+mod trust;
 
 pub(crate) use history::{history, text_diff};
 pub(crate) use plan::{is_empty, plan};
 pub(crate) use routes::{rejected, routes};
+pub(crate) use trust::audit;
 
 use crate::mtu::Sizes;
 use crate::tunnels::TunnelEnd;

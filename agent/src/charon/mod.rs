@@ -90,13 +90,15 @@ pub struct Keeper {
     /// Its socket.
     pub socket: PathBuf,
     /// Whose key it is given.
-    pub identity: Identity,
+    pub identity: watch::Receiver<Identity>,
     /// Remembers which key that was.
     pub state_dir: Arc<StateDir>,
     /// Told of tunnels that lost their last SA.
     pub bgp: Bgp,
-    /// The id of the key that this run has loaded.
-    pub key: Option<String>,
+    /// The key that this run has loaded, and its id.
+    pub key: Option<(Identity, String)>,
+    /// The ids of those before it, until no connection needs them.
+    pub old_keys: Vec<String>,
     /// The pre-shared keys that this run has loaded, by connection.
     pub shared: BTreeMap<String, routemesh_proto::Secret>,
     /// On which it runs.
@@ -237,6 +239,9 @@ impl Keeper {
                 Err(error) => return (unreachable(&error), None),
             }
         }
+        if let Err(error) = self.forget_keys(wanted).await {
+            return (unreachable(&error), None);
+        }
         let now = Instant::now();
         let tunnels = tunnels(wanted, &charon.connections);
         let heal = heal::wanted(&tunnels, &charon.sas, &audit, &memory.history, now);
@@ -272,15 +277,17 @@ impl Keeper {
     async fn observe(&mut self) -> Result<Charon, vici::Error> {
         let held = self.vici.keys().await?;
         let saved = self.state_dir.key_id();
+        let identity = self.identity.borrow().clone();
+        let is_held = |(own, id): &(Identity, String)| *own == identity && held.contains(id);
         // Once in every run: since the last, the key may have been renewed.
-        if self.key.as_ref().is_none_or(|id| !held.contains(id)) {
-            let key = Secret::new(self.identity.expose_key().to_owned());
+        if !self.key.as_ref().is_some_and(is_held) {
+            let key = Secret::new(identity.expose_key().to_owned());
             let id = self.vici.load_key(&key).await?;
-            if let Some(old) = saved.filter(|old| *old != id && held.contains(old)) {
-                self.vici.unload_key(&old).await?;
-            }
+            let before = self.key.take().map(|(_, id)| id).into_iter().chain(saved);
+            let old = before.filter(|old| *old != id && held.contains(old));
+            self.old_keys.extend(old);
             self.state_dir.save_key_id(&id);
-            self.key = Some(id);
+            self.key = Some((identity, id));
         }
         let connections = self.vici.connections().await?;
         let (sas, others) = self.vici.all_sas().await?;
@@ -289,6 +296,21 @@ impl Keeper {
             sas,
             others,
         })
+    }
+
+    /// Unloads keys that were renewed, once all connections are wanted with the new certificate, and so have
+    /// been loaded with it.
+    async fn forget_keys(&mut self, wanted: &Definitions) -> Result<(), vici::Error> {
+        let Some((identity, id)) = &self.key else {
+            return Ok(());
+        };
+        let mut all = wanted.values();
+        if !self.old_keys.is_empty() && all.all(|it| it.is_of(&identity.certificate)) {
+            for old in self.old_keys.drain(..).filter(|old| old != id) {
+                self.vici.unload_key(&old).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The connections that this host cannot have as they are wanted, and why: what is loaded of them

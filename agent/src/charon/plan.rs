@@ -13,9 +13,13 @@ use std::collections::BTreeMap;
 /// The connections of all tunnels.
 pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
     let mut definitions = Definitions::new();
+    let own = Auth::Certificate {
+        own_pem: identity.certificate.clone(),
+        ca_pems: identity.authorities(),
+    };
     // By number: the first is the one that a connection is named after.
     for tunnel in config.tunnels.values() {
-        let of_new = || define(config, identity, tunnel);
+        let of_new = || define(config, &own, tunnel);
         let definition = definitions
             .entry(tunnel.connection())
             .or_insert_with(of_new);
@@ -25,15 +29,9 @@ pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
 }
 
 /// A tunnel's connection, still without children.
-fn define(config: &Config, identity: &Identity, tunnel: &Tunnel) -> Definition {
+fn define(config: &Config, own: &Auth, tunnel: &Tunnel) -> Definition {
     let (local_id, remote_id, auth) = match &tunnel.far {
-        Far::Gateway { .. } => {
-            let auth = Auth::Certificate {
-                own_pem: identity.certificate.clone(),
-                ca_pem: identity.ca.clone(),
-            };
-            (&config.gateway, &tunnel.peer, auth)
-        }
+        Far::Gateway { .. } => (&config.identity, &tunnel.peer_identity, own.clone()),
         Far::Abroad(it) => (&it.local_id, &it.remote_id, Auth::Psk(it.psk.clone())),
     };
     Definition {
@@ -224,7 +222,7 @@ mod tests {
             remote_id: peer.into(),
             auth: Auth::Certificate {
                 own_pem: String::new(),
-                ca_pem: String::new(),
+                ca_pems: Vec::new(),
             },
             children: vec![Child::of_all(peer.into(), Bind::IfId(1))],
             initiate: true,

@@ -30,7 +30,9 @@ const TUNNELS: u32 = 1 << 24;
 pub struct Config {
     /// The specification's generation.
     pub generation: u64,
-    /// This gateway; also its IKE identity.
+    /// By what IKE knows this gateway.
+    pub identity: String,
+    /// This gateway.
     pub gateway: String,
     /// Its site.
     pub site: String,
@@ -97,8 +99,10 @@ pub enum Mode {
 pub struct Tunnel {
     /// Everything else of it derives from this.
     pub number: u32,
-    /// The gateway at the far end; also its IKE identity.
+    /// The gateway at the far end.
     pub peer: String,
+    /// By what IKE knows it.
+    pub peer_identity: String,
     /// The peer's site.
     pub peer_site: String,
     /// Outer address of this end, literal or host name.
@@ -329,6 +333,21 @@ impl Fields<'_> {
         Ok(value.to_owned())
     }
 
+    /// By what IKE knows a gateway: by its name, unless something else is said.
+    fn identity(
+        &self,
+        field: &'static str,
+        value: &str,
+        name: &str,
+    ) -> Result<String, ConfigError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        match value {
+            "" => Ok(name.to_owned()),
+            given if given.len() <= 80 && given.chars().all(plain) => Ok(given.to_owned()),
+            other => Err(self.wrong(field, other, "an IKE identity")),
+        }
+    }
+
     /// The name of a network interface.
     fn interface(&self, field: &'static str, value: &str) -> Result<String, ConfigError> {
         let odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%');
@@ -389,6 +408,7 @@ impl TryFrom<&proto::Config> for Config {
         Ok(Self {
             generation: raw.generation,
             gateway: fields.name("gateway", &raw.gateway)?,
+            identity: fields.identity("identity", &raw.identity, &raw.gateway)?,
             site: fields.name("site", &raw.site)?,
             asn: fields.asn("asn", raw.asn)?,
             router_id: fields.parse("router_id", &raw.router_id, "an IPv4 address")?,
@@ -498,6 +518,7 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
     Ok(Tunnel {
         number: raw.number,
         peer: fields.name("peer", &raw.peer)?,
+        peer_identity: fields.identity("peer_identity", &raw.peer_identity, &raw.peer)?,
         peer_site: fields.name("peer_site", &raw.peer_site)?,
         local_endpoint: raw.local_endpoint.clone(),
         remote_endpoint: raw.remote_endpoint.clone(),

@@ -74,8 +74,8 @@ pub enum Auth {
     Certificate {
         /// Own.
         own_pem: String,
-        /// The CA: the peer's certificate must come from it and from no other.
-        ca_pem: String,
+        /// The CAs: the peer's certificate must come from one of them and from no other.
+        ca_pems: Vec<String>,
     },
     /// By a key that both have. It is told to charon apart from the connection.
     Psk(Secret),
@@ -142,6 +142,14 @@ impl Definition {
         matches!(self.auth, Auth::Psk(_))
     }
 
+    /// This side shows that certificate, or none.
+    pub fn is_of(&self, certificate: &str) -> bool {
+        match &self.auth {
+            Auth::Certificate { own_pem, .. } => own_pem == certificate,
+            Auth::Psk(_) => true,
+        }
+    }
+
     /// 16 hexadecimal digits that are the same as long as charon would be told the same, pre-shared
     /// keys aside. The first child is named by them, so that what is loaded can be told from what
     /// should be.
@@ -175,7 +183,7 @@ impl Definition {
     /// The connection's own section.
     fn section(&self, digest: &str) -> Message {
         let ike = &self.ike;
-        let side = |id: &str, certificates: &str, pem: fn(&Auth) -> Option<&String>| {
+        let side = |id: &str, certificates: &str, pem: fn(&Auth) -> &[String]| {
             let kind = match &self.auth {
                 Auth::Certificate { .. } => "pubkey",
                 Auth::Psk(_) => "psk",
@@ -184,12 +192,12 @@ impl Definition {
             side.list(certificates, pem(&self.auth))
         };
         let local = side(&self.local_id, "certs", |auth| match auth {
-            Auth::Certificate { own_pem, .. } => Some(own_pem),
-            Auth::Psk(_) => None,
+            Auth::Certificate { own_pem, .. } => std::slice::from_ref(own_pem),
+            Auth::Psk(_) => &[],
         });
         let remote = side(&self.remote_id, "cacerts", |auth| match auth {
-            Auth::Certificate { ca_pem, .. } => Some(ca_pem),
-            Auth::Psk(_) => None,
+            Auth::Certificate { ca_pems, .. } => ca_pems,
+            Auth::Psk(_) => &[],
         });
         let rekey = self.lifetime(ike.rekey_time);
         let reauth = ike.reauth_time.filter(|_| self.initiate);
@@ -343,7 +351,9 @@ mod tests {
             remote_id: "V2-1".into(),
             auth: Auth::Certificate {
                 own_pem: "-----BEGIN CERTIFICATE-----\nours\n-----END CERTIFICATE-----\n".into(),
-                ca_pem: "-----BEGIN CERTIFICATE-----\nca\n-----END CERTIFICATE-----\n".into(),
+                ca_pems: vec![
+                    "-----BEGIN CERTIFICATE-----\nca\n-----END CERTIFICATE-----\n".into(),
+                ],
             },
             children: vec![Child::of_all("rm3-V2-1".into(), Bind::IfId(0x5200_0003))],
             initiate: true,
@@ -361,7 +371,7 @@ mod tests {
     fn certificates(own: &str, ca: &str) -> Auth {
         Auth::Certificate {
             own_pem: own.into(),
-            ca_pem: ca.into(),
+            ca_pems: vec![ca.into()],
         }
     }
 

@@ -197,7 +197,7 @@ fn definition(bind: Bind) -> (Definition, Secret) {
         remote_id: "v2".into(),
         auth: Auth::Certificate {
             own_pem,
-            ca_pem: ca.pem.clone(),
+            ca_pems: vec![ca.pem.clone()],
         },
         children: vec![vici::Child::of_all("rm1-v2".into(), bind)],
         initiate: true,
@@ -302,7 +302,7 @@ async fn charon_takes_every_command() {
     let broken = Definition {
         auth: Auth::Certificate {
             own_pem: "no certificate".into(),
-            ca_pem: "no certificate".into(),
+            ca_pems: vec!["no certificate".into()],
         },
         ..xfrm.clone()
     };

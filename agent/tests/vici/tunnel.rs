@@ -238,7 +238,7 @@ async fn gateway(
         remote_id: peer.into(),
         auth: Auth::Certificate {
             own_pem,
-            ca_pem: ca.pem.clone(),
+            ca_pems: vec![ca.pem.clone()],
         },
         children: vec![Child::of_all(name.into(), bind)],
         initiate: own == 1,

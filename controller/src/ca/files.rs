@@ -2,6 +2,7 @@
 
 use super::{Issued, Peer, Requested, SecretPem, Subject, authority, certify, issue_to};
 use crate::spec::check_name;
+use rcgen::KeyPair;
 use routemesh_proto::{Identity, IdentityError, KeyKind, fingerprint, save_file};
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -132,7 +133,7 @@ impl Authority {
 
     /// By what a token names the authority that signs.
     pub fn fingerprint(&self) -> Result<[u8; 32], CaError> {
-        let first = first_certificate(&self.bundle()?);
+        let first = first_certificate(&read_authority(&self.dir)?.certificate);
         let first = first.ok_or(IdentityError::Certificate)?;
         Ok(fingerprint(&first))
     }
@@ -163,11 +164,74 @@ fn read(path: &Path) -> Result<String, CaError> {
     })
 }
 
+/// The authority that signs: of those that are trusted, the one that the key is of.
 fn read_authority(dir: &Path) -> Result<Issued, CaError> {
+    let key = SecretPem(read(&dir.join("ca-key.pem"))?);
+    let own = KeyPair::from_pem(key.expose())?;
+    let is_own = |pem: &String| {
+        let der = first_certificate(pem)?;
+        let (_, it) = x509_parser::parse_x509_certificate(&der).ok()?;
+        Some(*it.public_key().subject_public_key.data == *own.public_key_raw())
+    };
+    let certificate = bundle(dir)?
+        .into_iter()
+        .find(|pem| is_own(pem).unwrap_or_default());
     Ok(Issued {
-        certificate: read(&dir.join("ca.pem"))?,
-        key: SecretPem(read(&dir.join("ca-key.pem"))?),
+        certificate: certificate.ok_or(IdentityError::Mismatch)?,
+        key,
     })
+}
+
+/// The authorities, one PEM text each.
+fn bundle(dir: &Path) -> Result<Vec<String>, CaError> {
+    let text = read(&dir.join("ca.pem"))?;
+    Ok(Identity::new(text, String::new(), String::new()).authorities())
+}
+
+/// Takes the next step from one authority to the next, and says what it was. The first makes another
+/// authority, which is trusted and signs nothing; the second lets it sign; the last ends trust in the old
+/// one. Between two of them, all who hold certificates must have taken the one before.
+pub fn roll_over(dir: &Path, kind: KeyKind) -> Result<Step, CaError> {
+    let (authorities, next_key) = (dir.join("ca.pem"), dir.join("ca-next-key.pem"));
+    let signs = read_authority(dir)?.certificate;
+    let mut all = bundle(dir)?;
+    match (all.len(), next_key.exists()) {
+        (2.., true) => {
+            // The key first: whichever certificate is its own signs.
+            let key = read(&next_key)?;
+            write(&dir.join("ca-key.pem"), &key, 0o600)?;
+            let signs = read_authority(dir)?.certificate;
+            all.retain(|it| *it != signs);
+            all.insert(0, signs);
+            write(&authorities, &all.concat(), 0o644)?;
+            fs::remove_file(&next_key).map_err(|source| CaError::Write {
+                path: next_key,
+                source,
+            })?;
+            Ok(Step::Signs)
+        }
+        (2.., false) => {
+            write(&authorities, &signs, 0o644)?;
+            Ok(Step::Alone)
+        }
+        _ => {
+            let next = authority(kind, AUTHORITY, OffsetDateTime::now_utc())?;
+            write(&next_key, next.key.expose(), 0o600)?;
+            write(&authorities, &format!("{signs}{}", next.certificate), 0o644)?;
+            Ok(Step::Trusted)
+        }
+    }
+}
+
+/// What has become of the next authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It is trusted beside the other.
+    Trusted,
+    /// It signs; the other is still trusted.
+    Signs,
+    /// The other is gone.
+    Alone,
 }
 
 fn private_dir(dir: &Path) -> Result<(), CaError> {

@@ -6,7 +6,7 @@ mod files;
 mod request;
 mod role;
 
-pub use files::{Authority, CaError, init, issue, renew};
+pub use files::{Authority, CaError, Step, init, issue, renew, roll_over};
 pub use request::{RequestError, Requested};
 pub use role::{Peer, PeerError, Role, ike_name};
 

@@ -28,6 +28,7 @@ const CALLS: &[(&str, For)] = &[
     ("/routemesh.v1.Agents/Attach", For::Role(Role::Gateway)),
     ("/routemesh.v1.Certificates/Enroll", For::Anybody),
     ("/routemesh.v1.Certificates/Renew", For::Holders),
+    ("/routemesh.v1.Certificates/GetAuthorities", For::Holders),
     ("/routemesh.v1.Operators/Apply", For::Role(Role::Operator)),
     (
         "/routemesh.v1.Operators/GetTopology",
@@ -49,6 +50,8 @@ const CALLS: &[(&str, For)] = &[
     // It has the passwords of the specification in it.
     ("/routemesh.v1.Operators/Backup", For::Role(Role::Operator)),
     ("/routemesh.v1.Trust/CreateToken", For::Role(Role::Admin)),
+    ("/routemesh.v1.Trust/Revoke", For::Role(Role::Admin)),
+    ("/routemesh.v1.Trust/GetAudit", For::Role(Role::Viewer)),
 ];
 
 /// Who is at the other end of a connection.
@@ -71,6 +74,14 @@ impl Refusals {
     pub(super) fn count(&self, reason: &'static str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(reason).or_default() += 1;
+    }
+}
+
+impl Refusals {
+    /// All of them.
+    pub(super) fn all(&self) -> BTreeMap<&'static str, u64> {
+        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.clone()
     }
 }
 

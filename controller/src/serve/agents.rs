@@ -3,6 +3,8 @@
 use super::access::caller;
 use super::state::State;
 use super::steps::Latest;
+use crate::admission::Admissions;
+use crate::ca::Peer;
 use crate::mesh::Mesh;
 use crate::render::render;
 use routemesh_proto::agents_server::Agents;
@@ -43,7 +45,8 @@ impl Agents for AgentsService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let gateway = caller(&request)?.name;
+        let peer = caller(&request)?;
+        let gateway = peer.name.clone();
         let (only, replaced) = oneshot::channel();
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         attached.insert(gateway.clone(), only);
@@ -53,6 +56,7 @@ impl Agents for AgentsService {
             mesh: self.state.mesh(),
             state: self.state.clone(),
             gateway,
+            peer,
             inbound: request.into_inner(),
             has: None,
         };
@@ -71,6 +75,7 @@ struct Stream {
     state: Arc<State>,
     mesh: watch::Receiver<Option<Arc<Mesh>>>,
     gateway: String,
+    peer: Peer,
     inbound: Streaming<AgentMessage>,
     /// Of which mesh the agent has its config, as [`Latest`] counts them.
     has: Option<u64>,
@@ -93,6 +98,7 @@ impl Stream {
             Err(_) => return Status::deadline_exceeded("no Hello came"),
         }
         let mut due = true;
+        let (mut admissions, peer) = (self.state.admissions(), self.peer.clone());
         loop {
             tokio::select! {
                 _ = &mut replaced => {
@@ -100,6 +106,9 @@ impl Stream {
                 }
                 () = is_set(&mut stopped) => {
                     return Status::unavailable("the controller is stopping");
+                }
+                () = is_revoked(&mut admissions, &peer) => {
+                    return Status::permission_denied(format!("{peer} was revoked"));
                 }
                 changed = self.mesh.changed() => match changed {
                     Ok(()) => due = true,
@@ -209,6 +218,13 @@ impl Stream {
     ) -> Option<T> {
         let _place = self.state.work.acquire().await.ok()?;
         tokio::task::spawn_blocking(work).await.ok()
+    }
+}
+
+async fn is_revoked(admissions: &mut watch::Receiver<Arc<Admissions>>, peer: &Peer) {
+    // It cannot change any more once the sender is gone: the controller is stopping.
+    if admissions.wait_for(|all| !all.admit(peer)).await.is_err() {
+        std::future::pending().await
     }
 }
 

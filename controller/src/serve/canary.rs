@@ -151,8 +151,8 @@ pub(super) fn kept(
     keys: &Keys,
     canary: &proto::Canary,
 ) -> Result<Option<Trial>, StoreError> {
-    let before = store.revision(canary.before)?;
-    let before: Option<Mesh> = before.and_then(|it| of_revision(ids, keys, &it).ok());
+    let (before, admissions) = (store.revision(canary.before)?, store.admissions()?);
+    let before: Option<Mesh> = before.and_then(|it| of_revision(ids, keys, &admissions, &it).ok());
     Ok(before.map(|before| Trial {
         site: canary.site.clone(),
         before,

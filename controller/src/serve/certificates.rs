@@ -5,7 +5,9 @@ use super::state::State;
 use super::trust::{TokenRefused, broken};
 use crate::ca::{Authority, CaError, Peer, Requested};
 use routemesh_proto::certificates_server::Certificates;
-use routemesh_proto::{EnrollRequest, IssuedCertificate, RenewRequest, fingerprint};
+use routemesh_proto::{
+    Authorities, AuthoritiesRequest, EnrollRequest, IssuedCertificate, RenewRequest, fingerprint,
+};
 use std::sync::Arc;
 use std::time::SystemTime;
 use tonic::{Request, Response, Status, async_trait};
@@ -59,6 +61,19 @@ impl Certificates for CertificatesService {
         }
         info!("{peer} renews its certificate");
         self.certify(peer, requested).await
+    }
+
+    async fn get_authorities(
+        &self,
+        _: Request<AuthoritiesRequest>,
+    ) -> Result<Response<Authorities>, Status> {
+        let authority = self.authority.clone();
+        let read = tokio::task::spawn_blocking(move || authority.bundle()).await;
+        let pem = read.map_err(broken)?.map_err(|error| {
+            error!("the authorities cannot be told: {error}");
+            Status::internal(error.to_string())
+        })?;
+        Ok(Response::new(Authorities { pem }))
     }
 }
 

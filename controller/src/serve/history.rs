@@ -1,6 +1,7 @@
 //! What was, what would be, and how to get back.
 
 use super::state::{ApplyError, New, State, lock};
+use crate::admission::Admissions;
 use crate::ids;
 use crate::mesh::{Keys, Mesh};
 use crate::plan::{plan, summary};
@@ -99,6 +100,7 @@ impl State {
             (store.ids()?, store.current()?.map(|it| it.drains))
         };
         let ids = ids::assign(&ids, &spec).map_err(|errors| SpecErrors::new(file, errors))?;
+        let spec = spec.admitted(&self.admissions.borrow());
         let before = self.mesh.borrow().clone();
         let drains = crate::drain::staying(drains.unwrap_or_default(), &spec);
         let mut after = Mesh::new(0, text.into(), spec, ids);
@@ -119,7 +121,8 @@ impl State {
         };
         // What this version does not accept has no plan.
         let keys = self.keys();
-        let mesh = |revision: &Revision| of_revision(&ids, &keys, revision).ok();
+        let admissions = self.admissions.borrow().clone();
+        let mesh = |revision: &Revision| of_revision(&ids, &keys, &admissions, revision).ok();
         let plan = mesh(&new).map(|after| plan(mesh(&old).as_ref(), &after));
         Ok(proto::Diff {
             from_text: redact(old.text.expose()),
@@ -181,11 +184,13 @@ impl State {
 pub(super) fn of_revision(
     ids: &ids::Ids,
     keys: &Keys,
+    admissions: &Admissions,
     revision: &Revision,
 ) -> Result<Mesh, SpecErrors> {
     let Revision { file, text, .. } = revision;
     let spec = spec::parse(file, text.expose())?;
     let ids = ids::assign(ids, &spec).map_err(|errors| SpecErrors::new(file, errors))?;
+    let spec = spec.admitted(admissions);
     let mut mesh = Mesh::new(revision.generation, text.clone(), spec, ids);
     (mesh.drains, mesh.keys) = (revision.drains.clone(), keys.clone());
     Ok(mesh)
@@ -203,7 +208,7 @@ fn shown(revision: Revision) -> proto::Revision {
 }
 
 /// A time as RFC 3339 has it, to the second.
-fn utc(at: SystemTime) -> String {
+pub(super) fn utc(at: SystemTime) -> String {
     let at = OffsetDateTime::from(at);
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z",

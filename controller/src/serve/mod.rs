@@ -92,14 +92,16 @@ pub async fn serve(
     let certificates = CertificatesServer::new(CertificatesService {
         state: state.clone(),
         authority: authority.clone(),
-        refusals,
+        refusals: refusals.clone(),
     })
     .max_decoding_message_size(LARGEST_SMALL);
     let trust = TrustServer::new(TrustService {
         state: state.clone(),
         authority: authority.clone(),
+        refusals,
     })
-    .max_decoding_message_size(LARGEST_SMALL);
+    .max_decoding_message_size(LARGEST_SMALL)
+    .max_encoding_message_size(usize::MAX);
     let mut stopped_too = stopped.clone();
     let mut server = tokio::spawn(
         Server::builder()

@@ -51,7 +51,7 @@ pub struct State {
     pub(super) work: Semaphore,
     reports: Mutex<BTreeMap<String, Received>>,
     /// Keys for WireGuard that gateways told and that are not on disk yet.
-    told: Mutex<Keys>,
+    pub(super) told: Mutex<Keys>,
     /// How the trial stands, where there is one.
     pub(super) progress: Mutex<Option<Progress>>,
 }
@@ -145,6 +145,20 @@ impl State {
         store: &mut Store,
         new: New,
     ) -> Result<proto::ApplyReply, ApplyError> {
+        let before = self.mesh.borrow().clone();
+        let same = |mesh: &&Arc<Mesh>| mesh.text.expose() == new.text && mesh.trial.is_none();
+        if let Some(mesh) = before.as_ref().filter(same) {
+            return Ok(reply(mesh, true));
+        }
+        self.install(store, new)
+    }
+
+    /// The same, though the text may be the one in force: what it comes to has changed.
+    pub(super) fn install(
+        &self,
+        store: &mut Store,
+        new: New,
+    ) -> Result<proto::ApplyReply, ApplyError> {
         let New {
             operator,
             kind,
@@ -155,12 +169,9 @@ impl State {
             trial,
         } = new;
         let before = self.mesh.borrow().clone();
-        let same = |mesh: &&Arc<Mesh>| mesh.text.expose() == text && mesh.trial.is_none();
-        if let Some(mesh) = before.as_ref().filter(same) {
-            return Ok(reply(mesh, true));
-        }
         let ids =
             ids::assign(&store.ids()?, &spec).map_err(|errors| SpecErrors::new(file, errors))?;
+        let spec = spec.admitted(&self.admissions.borrow());
         let retired = retire(before.as_deref(), store.retired()?, &spec);
         let current = store.current()?;
         let (in_force, drains) = current.map_or_else(Default::default, |revision| {
@@ -384,7 +395,7 @@ fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
         return Ok(None);
     };
     let generation = revision.generation;
-    let (ids, keys) = (store.ids()?, store.keys()?);
+    let (ids, keys, admissions) = (store.ids()?, store.keys()?, store.admissions()?);
     let trial = match &revision.canary {
         Some(canary) => canary::kept(store, &ids, &keys, canary)?.map(Arc::new),
         None => None,
@@ -395,7 +406,7 @@ fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
         );
         return Ok(None);
     }
-    match of_revision(&ids, &keys, &revision) {
+    match of_revision(&ids, &keys, &admissions, &revision) {
         Ok(mut mesh) => {
             (mesh.retired, mesh.trial) = (store.retired()?, trial);
             Ok(Some(mesh))

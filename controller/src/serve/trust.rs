@@ -1,13 +1,17 @@
 //! What administrators do with identities.
 
-use super::access::caller;
-use super::state::{State, lock};
+use super::access::{Refusals, caller};
+use super::history::utc;
+use super::state::{ApplyError, New, State, lock};
 use crate::ca::{Authority, Peer, Role};
-use crate::spec::check_name;
-use crate::store::{StoreError, Token};
+use crate::spec::{self, check_name};
+use crate::store::{Deed, Kind, Store, StoreError, Token};
 use ring::rand::{SecureRandom, SystemRandom};
 use routemesh_proto::trust_server::Trust;
-use routemesh_proto::{CreateTokenReply, CreateTokenRequest, fingerprint};
+use routemesh_proto::{
+    Audit, AuditEntry, AuditRequest, CreateTokenReply, CreateTokenRequest, Refusal, RevokeReply,
+    RevokeRequest, fingerprint,
+};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
@@ -67,8 +71,122 @@ impl State {
     }
 
     /// Keeps a token. Blocks on the disk.
-    fn add_token(&self, token: &Token, now: SystemTime) -> Result<(), StoreError> {
-        lock(&self.store).add_token(token, now)
+    fn add_token(&self, who: &Peer, token: &Token, now: SystemTime) -> Result<(), StoreError> {
+        let mut store = lock(&self.store);
+        store.add_token(token, now)?;
+        store.note(&Deed {
+            at: now,
+            who: who.to_string(),
+            what: "token".to_owned(),
+            detail: format!("{} {}", token.role, token.name),
+        })
+    }
+
+    /// Lets no certificate of a name be good any more. Those of a gateway's peers that are connected have
+    /// forgotten it when this returns, or are being told. Blocks on the disk.
+    fn revoke(&self, who: &Peer, role: Role, name: &str) -> Result<RevokeReply, ApplyError> {
+        let mut store = lock(&self.store);
+        let mut admissions = self.admissions.borrow().as_ref().clone();
+        let before = admissions.of(role, name);
+        let admission = admissions.revoke(role, name);
+        let unchanged = admission == before;
+        if !unchanged {
+            store.save_admission(role, name, admission)?;
+            store.note(&Deed {
+                at: SystemTime::now(),
+                who: who.to_string(),
+                what: "revoke".to_owned(),
+                detail: format!(
+                    "{} {name}",
+                    if role == Role::Gateway {
+                        "gateway"
+                    } else {
+                        "person"
+                    }
+                ),
+            })?;
+            lock(&self.told).remove(name);
+            self.admissions.send_replace(Arc::new(admissions));
+            if role == Role::Gateway {
+                self.again(&mut store, &who.name, Kind::Revoke, name)?;
+            }
+        }
+        let mesh = self.mesh.borrow();
+        Ok(RevokeReply {
+            generation: mesh.as_ref().map_or(0, |mesh| mesh.generation),
+            unchanged,
+        })
+    }
+
+    /// Puts the specification in force once more, as a gateway of it is revoked or admitted: nothing
+    /// happens where it has no such gateway. What one site tries is not waited for: all go back.
+    fn again(
+        &self,
+        store: &mut Store,
+        who: &str,
+        kind: Kind,
+        gateway: &str,
+    ) -> Result<(), ApplyError> {
+        let trial = self
+            .mesh
+            .borrow()
+            .as_ref()
+            .and_then(|mesh| mesh.trial.clone());
+        let revision = match trial {
+            Some(trial) => store.revision(trial.before.generation)?,
+            None => store.current()?,
+        };
+        let Some(revision) = revision else {
+            return Ok(());
+        };
+        let (file, text) = (&*revision.file, revision.text.expose());
+        let spec = spec::parse(file, text)?;
+        if spec.gateway(gateway).is_some() {
+            let new = New {
+                operator: who,
+                kind,
+                summary: gateway.to_owned(),
+                file,
+                text,
+                spec,
+                trial: None,
+            };
+            self.install(store, new)?;
+        }
+        Ok(())
+    }
+
+    /// What was done, the latest first. Blocks on the disk.
+    fn audit(&self, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        let (deeds, generations) = {
+            let store = lock(&self.store);
+            (store.deeds(limit)?, store.history(limit)?)
+        };
+        let deeds = deeds.into_iter().map(|it| {
+            let entry = AuditEntry {
+                at: utc(it.at),
+                who: it.who,
+                what: it.what,
+                detail: it.detail,
+                ..AuditEntry::default()
+            };
+            (it.at, entry)
+        });
+        let generations = generations.into_iter().map(|it| {
+            let entry = AuditEntry {
+                at: utc(it.at),
+                who: it.operator,
+                what: it.kind.to_string(),
+                detail: it.summary,
+                from: it.generation.saturating_sub(1),
+                to: it.generation,
+            };
+            (it.at, entry)
+        });
+        let mut all: Vec<_> = deeds.chain(generations).collect();
+        all.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+        all.truncate(limit.try_into().unwrap_or(usize::MAX));
+        Ok(all.into_iter().map(|(_, entry)| entry).collect())
     }
 
     /// Uses a token up, for whoever asks in that name; says whom to certify. Blocks on the disk.
@@ -88,20 +206,36 @@ impl State {
         store.use_token(&token, now)?;
         let mut admissions = self.admissions.borrow().as_ref().clone();
         let admission = admissions.enroll(token.role, &token.name);
-        if admissions != **self.admissions.borrow() {
-            self.admissions.send_replace(Arc::new(admissions));
-        }
-        Ok(Ok(Peer {
+        let peer = Peer {
             role: token.role,
             name: token.name,
             admission: admission.number,
-        }))
+        };
+        store.note(&Deed {
+            at: now,
+            who: peer.to_string(),
+            what: "enroll".to_owned(),
+            detail: String::new(),
+        })?;
+        let changed = admissions != **self.admissions.borrow();
+        if changed {
+            self.admissions.send_replace(Arc::new(admissions));
+        }
+        if changed && peer.role == Role::Gateway {
+            let admitted = self.again(&mut store, &peer.name, Kind::Admit, &peer.name);
+            // It has its certificate all the same, and the next specification has it.
+            if let Err(failure) = admitted {
+                error!("{peer} is not in the mesh again: {failure}");
+            }
+        }
+        Ok(Ok(peer))
     }
 }
 
 pub(super) struct TrustService {
     pub(super) state: Arc<State>,
     pub(super) authority: Authority,
+    pub(super) refusals: Refusals,
 }
 
 #[async_trait]
@@ -143,10 +277,10 @@ impl Trust for TrustService {
                 .as_ref()
                 .is_some_and(|mesh| mesh.spec.gateway(&token.name).is_some());
         let (state, authority) = (self.state.clone(), self.authority.clone());
-        let of = format!("{role} {}", token.name);
+        let (of, who) = (format!("{role} {}", token.name), administrator.clone());
         let work = move || -> Result<[u8; 32], String> {
             let fingerprint = authority.fingerprint().map_err(|it| it.to_string())?;
-            let added = state.add_token(&token, now);
+            let added = state.add_token(&who, &token, now);
             added.map(|()| fingerprint).map_err(|it| it.to_string())
         };
         let added = tokio::task::spawn_blocking(work).await.map_err(broken)?;
@@ -159,6 +293,49 @@ impl Trust for TrustService {
             secret: secret.to_vec(),
             authority: authority.to_vec(),
             known,
+        }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<RevokeRequest>,
+    ) -> Result<Response<RevokeReply>, Status> {
+        let administrator = caller(&request)?;
+        let RevokeRequest { name, person } = request.into_inner();
+        check_name(&name).map_err(Status::invalid_argument)?;
+        if person && name == administrator.name {
+            let text = "you would lock yourself out: let another administrator revoke you";
+            return Err(Status::failed_precondition(text));
+        }
+        let role = if person { Role::Viewer } else { Role::Gateway };
+        let of = format!("{} {name}", if person { "person" } else { "gateway" });
+        info!("{administrator} revokes {of}");
+        let state = self.state.clone();
+        let work = move || state.revoke(&administrator, role, &name);
+        let revoked = tokio::task::spawn_blocking(work).await.map_err(broken)?;
+        revoked.map(Response::new).map_err(|failure| {
+            error!("{of} is not revoked: {failure}");
+            Status::internal(failure.to_string())
+        })
+    }
+
+    async fn get_audit(&self, request: Request<AuditRequest>) -> Result<Response<Audit>, Status> {
+        let limit = match request.into_inner().limit {
+            0 => u32::MAX,
+            some => some,
+        };
+        let state = self.state.clone();
+        let entries = tokio::task::spawn_blocking(move || state.audit(limit)).await;
+        let entries = entries.map_err(broken)?;
+        let refusals = self.refusals.all().into_iter();
+        Ok(Response::new(Audit {
+            entries: entries.map_err(|error| Status::internal(error.to_string()))?,
+            refusals: refusals
+                .map(|(reason, count)| Refusal {
+                    reason: reason.to_owned(),
+                    count,
+                })
+                .collect(),
         }))
     }
 }

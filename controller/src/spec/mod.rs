@@ -31,6 +31,8 @@ pub(crate) use spread::PREFERENCE;
 pub use tunnel::Tunnels;
 pub use values::check_name;
 
+use crate::admission::Admissions;
+use crate::ca::Role;
 use ipnet::{IpNet, Ipv6Net};
 use routemesh_proto::{Bfd, Service};
 use std::collections::BTreeMap;
@@ -114,6 +116,8 @@ pub struct Gateway {
     pub services: Vec<Service>,
     /// Whence it takes IKE and ESP besides the other gateways' endpoints.
     pub ipsec_from: Vec<IpNet>,
+    /// How often its name was revoked. Of this the file says nothing: [`MeshSpec::admitted`] does.
+    pub admission: u32,
 }
 
 /// By what flows are told apart where there are several ways.
@@ -236,6 +240,26 @@ impl MeshSpec {
         self.sites
             .iter()
             .flat_map(move |site| of_site(site).zip(&site.gateways))
+    }
+
+    /// What is left of it without the gateways that were revoked, as if they were not in the file: their
+    /// sites still own what they own. Those that were admitted again have another identity than before.
+    #[must_use]
+    pub fn admitted(mut self, admissions: &Admissions) -> Self {
+        let revoked = admissions.revoked_gateways();
+        let stays = |name: &str| !revoked.contains(name);
+        for site in &mut self.sites {
+            site.gateways.retain(|it| stays(&it.name));
+            for gateway in &mut site.gateways {
+                gateway.admission = admissions.of(Role::Gateway, &gateway.name).number;
+            }
+        }
+        self.tunnels
+            .retain(|names, _| names.iter().all(|name| stays(name)));
+        for foreign in &mut self.foreign {
+            foreign.tunnels.retain(|it| stays(&it.gateway));
+        }
+        self
     }
 
     /// One gateway with its site.

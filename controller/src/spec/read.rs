@@ -263,6 +263,7 @@ impl<'t> Reader<'t> {
                 .services(&table)
                 .unwrap_or_else(|| defaults.services.clone()),
             ipsec_from,
+            admission: 0,
         })
     }
 

@@ -7,7 +7,7 @@ mod revision;
 mod schema;
 mod trust;
 
-pub use trust::Token;
+pub use trust::{Deed, Token};
 
 pub use backup::{Backup, restore};
 pub use revision::{Change, KEPT, KEPT_BYTES, Kind, Revision};

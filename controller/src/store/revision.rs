@@ -30,15 +30,21 @@ pub enum Kind {
     Canary,
     /// and then everybody follows.
     Promote,
+    /// A gateway was revoked,
+    Revoke,
+    /// and enrolled again.
+    Admit,
 }
 
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 8] = [
     Kind::Apply,
     Kind::Drain,
     Kind::Undrain,
     Kind::Rollback,
     Kind::Canary,
     Kind::Promote,
+    Kind::Revoke,
+    Kind::Admit,
 ];
 
 impl fmt::Display for Kind {
@@ -50,6 +56,8 @@ impl fmt::Display for Kind {
             Self::Rollback => "rollback",
             Self::Canary => "canary",
             Self::Promote => "promote",
+            Self::Revoke => "revoke",
+            Self::Admit => "admit",
         })
     }
 }

@@ -66,6 +66,14 @@ const STEPS: [&str; 6] = [
         revoked INTEGER NOT NULL,
         PRIMARY KEY (kind, name)
     ) STRICT;
+    -- What was done that made no generation.
+    CREATE TABLE audit (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        at INTEGER NOT NULL,
+        who TEXT NOT NULL,
+        what TEXT NOT NULL,
+        detail TEXT NOT NULL
+    ) STRICT;
 ",
     "
     ALTER TABLE spec ADD COLUMN canary BLOB; -- routemesh.v1.Canary, of a trial

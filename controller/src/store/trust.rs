@@ -9,6 +9,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How long a token is remembered after it has run out, to tell whoever tries what became of it.
 const REMEMBERED: Duration = Duration::from_secs(30 * 86_400);
 
+/// So many deeds are kept.
+const DEEDS: i64 = 10_000;
+
+/// What somebody did, for the log that people read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deed {
+    /// When.
+    pub at: SystemTime,
+    /// Who.
+    pub who: String,
+    /// In a word.
+    pub what: String,
+    /// To whom.
+    pub detail: String,
+}
+
 /// A token, by the digest of its secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
@@ -84,6 +100,41 @@ impl Store {
         note().map_err(fail)
     }
 
+    /// Notes what somebody did, and forgets the oldest of many.
+    pub fn note(&mut self, deed: &Deed) -> Result<(), StoreError> {
+        let fail = self.fail();
+        let mut note = || {
+            let transaction = self.connection.transaction()?;
+            transaction.execute(
+                "INSERT INTO audit (at, who, what, detail) VALUES (?, ?, ?, ?)",
+                params![millis(deed.at), deed.who, deed.what, deed.detail],
+            )?;
+            let oldest = transaction.last_insert_rowid().saturating_sub(DEEDS);
+            transaction.execute("DELETE FROM audit WHERE number <= ?", [oldest])?;
+            transaction.commit()
+        };
+        note().map_err(fail)
+    }
+
+    /// What was done, the latest first.
+    pub fn deeds(&self, limit: u32) -> Result<Vec<Deed>, StoreError> {
+        let fill = || {
+            let sql = "SELECT at, who, what, detail FROM audit ORDER BY number DESC LIMIT ?";
+            let mut statement = self.connection.prepare(sql)?;
+            let rows = statement.query_map([limit], |row| {
+                let millis = row.get::<_, i64>(0)?.unsigned_abs();
+                Ok(Deed {
+                    at: UNIX_EPOCH + Duration::from_millis(millis),
+                    who: row.get(1)?,
+                    what: row.get(2)?,
+                    detail: row.get(3)?,
+                })
+            })?;
+            rows.collect::<rusqlite::Result<_>>()
+        };
+        fill().map_err(self.fail())
+    }
+
     /// Names that were revoked.
     pub fn admissions(&self) -> Result<Admissions, StoreError> {
         let fill = || {
@@ -107,7 +158,7 @@ impl Store {
         fill().map_err(self.fail())
     }
 
-    /// Notes that a name is revoked. On disk when this returns.
+    /// Notes that a name is revoked; of a gateway, the key for WireGuard is forgotten. On disk when this returns.
     pub fn save_admission(
         &mut self,
         role: Role,
@@ -118,9 +169,17 @@ impl Store {
                    ON CONFLICT (kind, name) DO UPDATE SET
                    number = excluded.number, revoked = excluded.revoked";
         let Admission { number, revoked } = admission;
-        let values = params![kind(role.into()), name, number, revoked];
-        let done = self.connection.execute(sql, values);
-        done.map(drop).map_err(self.fail())
+        let fail = self.fail();
+        let mut save = || {
+            let transaction = self.connection.transaction()?;
+            let values = params![kind(role.into()), name, number, revoked];
+            transaction.execute(sql, values)?;
+            if revoked && role == Role::Gateway {
+                transaction.execute("DELETE FROM wireguard WHERE gateway = ?", [name])?;
+            }
+            transaction.commit()
+        };
+        save().map_err(fail)
     }
 }
 

@@ -1,0 +1,213 @@
+//! Keeps the gateway's certificate good: asks for the next in time, and for the authorities of the mesh.
+//!
+//! Nothing waits for it. Whoever needs the identity watches it: the connection to the controller is made
+//! anew, and charon gets the new key, then the connections with the new certificate, whose SAs are made
+//! before the old ones go; then the old key goes.
+
+use routemesh_proto::certificates_client::CertificatesClient;
+use routemesh_proto::{
+    AuthoritiesRequest, Identity, IdentityError, RenewRequest, Request, Validity,
+};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::Channel;
+use tracing::{info, warn};
+
+/// For an answer of the controller.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks at the clock at most, which may be set meanwhile.
+const LOOK: Duration = Duration::from_secs(60);
+/// Between two questions for the authorities at most: so long may a new one take to be known everywhere.
+const AUTHORITIES: Duration = Duration::from_secs(600);
+
+/// Why there is no other certificate, or no knowing.
+#[derive(Debug, thiserror::Error)]
+enum RenewalError {
+    #[error("the controller says: {0}")]
+    Refused(String),
+    #[error("the controller does not answer")]
+    Silent,
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+impl From<tonic::Status> for RenewalError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Refused(status.message().to_owned())
+    }
+}
+
+/// When to do what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Ask for a certificate.
+    Renew,
+    /// Ask for the authorities, after this time.
+    Ask(Duration),
+    /// Nobody grants anything to a certificate that has run out.
+    TooLate,
+}
+
+/// What is next for a certificate. `chance`: a random number, the same for the same certificate.
+fn next(validity: Validity, of_first: bool, now: SystemTime, chance: u64) -> Next {
+    let left = validity.to.duration_since(now).unwrap_or_default();
+    if left.is_zero() {
+        return Next::TooLate;
+    }
+    let due = validity.renewal(chance);
+    // One of an authority that is to go, or has come too early by our clock.
+    if !of_first || due <= now {
+        return Next::Renew;
+    }
+    let whole = validity.to.duration_since(validity.from);
+    let often = AUTHORITIES.min(whole.unwrap_or_default() / 24);
+    // Less up to a quarter: all agents start together.
+    let often = often / 1024 * (768 + u32::try_from(chance % 257).unwrap_or_default());
+    let until_due = due.duration_since(now).unwrap_or_default();
+    Next::Ask(often.min(until_due).max(Duration::from_secs(1)))
+}
+
+/// Between attempts that fail: often enough for what time is left, and not more often than that.
+fn pause(validity: Validity, now: SystemTime) -> Duration {
+    let left = validity.to.duration_since(now).unwrap_or_default();
+    (left / 16).clamp(Duration::from_secs(1), Duration::from_secs(600))
+}
+
+/// Keeps one identity.
+pub struct Keeper {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Where it is renewed.
+    pub controller: String,
+    /// Told to all who need it.
+    pub holds: watch::Sender<Identity>,
+    /// The way to the controller with it.
+    pub dialled: watch::Sender<Channel>,
+}
+
+impl Keeper {
+    /// For ever. `chance`: random numbers.
+    pub async fn run(self, mut chance: impl FnMut() -> u64) {
+        let mut of_this = chance();
+        let mut said = String::new();
+        let mut asked = Instant::now();
+        loop {
+            let own = self.holds.borrow().clone();
+            let validity = match own.validity() {
+                Ok(validity) => validity,
+                Err(error) => {
+                    warn!("the certificate is never renewed: {error}");
+                    return std::future::pending().await;
+                }
+            };
+            let now = SystemTime::now();
+            let done = match next(validity, own.is_of_first_authority(), now, of_this) {
+                Next::Renew => self.renew(&own).await.map(|new| {
+                    info!("the certificate is renewed");
+                    of_this = chance();
+                    Some(new)
+                }),
+                Next::Ask(wait) => {
+                    let rest = wait.saturating_sub(asked.elapsed());
+                    if !rest.is_zero() {
+                        sleep(rest.min(LOOK)).await;
+                        continue;
+                    }
+                    asked = Instant::now();
+                    self.authorities(&own).await
+                }
+                Next::TooLate => Err(RenewalError::Refused(
+                    "it has run out: an administrator's `meshctl token create` lets the gateway enroll again"
+                        .to_owned(),
+                )),
+            };
+            let taken = done.and_then(|new| match new {
+                Some(new) => self.take(new),
+                None => Ok(()),
+            });
+            let Err(error) = taken else {
+                said.clear();
+                continue;
+            };
+            let error = error.to_string();
+            if error != said {
+                warn!("the gateway's certificate is not renewed: {error}");
+            }
+            said = error;
+            sleep(pause(validity, now)).await;
+        }
+    }
+
+    async fn renew(&self, own: &Identity) -> Result<Identity, RenewalError> {
+        let request = Request::renewing(own)?;
+        let asked = RenewRequest {
+            request: request.der().to_vec(),
+        };
+        let mut client = self.client();
+        let answer = timeout(PATIENCE, client.renew(asked)).await;
+        let answer = answer.map_err(|_| RenewalError::Silent)??.into_inner();
+        Ok(request.answered(answer)?)
+    }
+
+    /// The same identity with other authorities, if there are others.
+    async fn authorities(&self, own: &Identity) -> Result<Option<Identity>, RenewalError> {
+        let mut client = self.client();
+        let call = client.get_authorities(AuthoritiesRequest {});
+        let answer = timeout(PATIENCE, call).await;
+        let mut new = own.clone();
+        new.ca = answer.map_err(|_| RenewalError::Silent)??.into_inner().pem;
+        // An answer without any would leave us with nobody to trust.
+        Ok(Some(new).filter(|new| new.ca != own.ca && !new.authorities().is_empty()))
+    }
+
+    fn client(&self) -> CertificatesClient<Channel> {
+        CertificatesClient::new(self.dialled.borrow().clone())
+    }
+
+    /// On disk first: what is in use is there after a restart.
+    fn take(&self, new: Identity) -> Result<(), RenewalError> {
+        new.save(&self.dir)?;
+        self.dialled.send_replace(new.dial(&self.controller)?);
+        self.holds.send_replace(new);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn a_certificate_is_renewed_in_its_second_half() {
+        let from = UNIX_EPOCH + 20_000 * DAY;
+        let validity = Validity {
+            from,
+            to: from + 30 * DAY,
+        };
+        let at = |days: u32, of_first| next(validity, of_first, from + DAY * days, 256);
+        assert_eq!(at(1, true), Next::Ask(AUTHORITIES));
+        assert_eq!(at(15, true), Next::Renew);
+        assert_eq!(at(29, true), Next::Renew);
+        // The authority that signed it is to go.
+        assert_eq!(at(1, false), Next::Renew);
+        for of_first in [true, false] {
+            assert_eq!(at(30, of_first), Next::TooLate);
+            assert_eq!(at(99, of_first), Next::TooLate);
+        }
+        // Those that live for minutes ask more often, and not all together.
+        let short = Validity {
+            from,
+            to: from + Duration::from_secs(240),
+        };
+        let waits = [0, 256].map(|chance| next(short, true, from, chance));
+        assert_ne!(waits[0], waits[1]);
+        assert!(matches!(waits[1], Next::Ask(wait) if wait <= Duration::from_secs(10)));
+        assert_eq!(pause(validity, from), Duration::from_secs(600));
+        assert_eq!(pause(validity, from + 60 * DAY), Duration::from_secs(1));
+    }
+}

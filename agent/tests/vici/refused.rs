@@ -91,8 +91,8 @@ async fn both_ends_learn_why_there_is_no_sa() {
     let certified = async |end: &End, ca: &Authority| {
         let (own_pem, key) = ca.issue(&end.definition.local_id);
         end.vici.load_key(&key).await.unwrap();
-        let ca_pem = ca.pem.clone();
-        Auth::Certificate { own_pem, ca_pem }
+        let ca_pems = vec![ca.pem.clone()];
+        Auth::Certificate { own_pem, ca_pems }
     };
     let [of_a, of_b] = [certified(&a, &ca).await, certified(&b, &other_ca).await];
 

@@ -259,9 +259,9 @@ async fn what_is_drained_stays_so_until_somebody_undrains_it_or_it_is_gone() {
     assert!(!a.change().await.header.unwrap().drain);
 
     // A foreign peer is no gateway, but the tunnels to it can be drained by who holds them.
-    let foreign = "\n[sites.four]\nprefixes = [\"10.0.4.0/24\"]\ngateways.D.endpoints = [\"192.0.2.4\"]\n\
+    let foreign = "\n[sites.four]\nprefixes = [\"10.0.4.0/24\"]\ngateways.D.endpoints = [\"2001:db8::4\"]\n\
                    [foreign.cloud]\nprefixes = [\"10.9.0.0/16\"]\n[[foreign.cloud.tunnels]]\n\
-                   gateway = \"D\"\nremote = \"198.51.100.1\"\npsk = \"long enough for a key\"\n";
+                   gateway = \"D\"\nremote = \"2001:db8::99\"\npsk = \"long enough for a key\"\n";
     let spec = format!("{TWO_SITES}{foreign}");
     controller.apply(&pki, &spec).await.unwrap();
     for (gateway, peer) in [("cloud", ""), ("A", "cloud"), ("cloud", "D")] {

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::{sleep, sleep_until};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 /// Between two looks at least: what happens meanwhile is dealt with together.
 const BREATH: Duration = Duration::from_millis(50);
@@ -418,7 +418,10 @@ impl Memory {
                 self.told.insert(name);
             }
             Event::Refused { connection, reason } => {
-                self.refusals.insert(connection, reason);
+                let before = self.refusals.insert(connection.clone(), reason.clone());
+                if before.as_ref() != Some(&reason) {
+                    warn!("no SA of {connection}: {reason}");
+                }
             }
             Event::Resync | Event::Lost | Event::Rekeyed(_) => {}
         }

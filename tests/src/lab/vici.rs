@@ -40,7 +40,7 @@ pub enum Word<'a> {
     Close,
     /// A value.
     Text(&'a str, &'a str),
-    /// A list of one.
+    /// A list, with commas between.
     List(&'a str, &'a str),
 }
 
@@ -64,8 +64,10 @@ impl Word<'_> {
             Self::List(name, of) => {
                 message.push(4);
                 text(message, name);
-                message.push(5);
-                value(message, of);
+                for item in of.split(',') {
+                    message.push(5);
+                    value(message, item);
+                }
                 message.push(6);
             }
         }

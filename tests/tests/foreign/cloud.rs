@@ -21,6 +21,8 @@ pub const PLAIN: [&str; 2] = ["172.31.0.0/16", "10.20.0.0/16"];
 pub struct Endpoint {
     pub host: Host,
     pub charon: Charon,
+    /// What it shares with its customer.
+    pub key: String,
     number: usize,
 }
 
@@ -81,6 +83,7 @@ impl Cloud {
             endpoints.push(Endpoint {
                 host,
                 charon,
+                key: key(number),
                 number,
             });
         }
@@ -122,8 +125,8 @@ pub fn key(number: usize) -> String {
 impl Endpoint {
     /// Loads the connection to a customer with these children, by selectors (the customer's first).
     pub fn load(&self, name: &str, customer: &str, children: &[(&str, [&str; 2])]) -> Result<()> {
-        let (own, key) = (outer(self.number), key(self.number));
-        load_key(&self.charon, name, &key, [&own, customer])?;
+        let own = outer(self.number);
+        load_key(&self.charon, name, &self.key, [&own, customer])?;
         let children: Vec<(&str, [&str; 2])> = children
             .iter()
             .map(|(name, [theirs, ours])| (*name, [*ours, *theirs]))

@@ -2,6 +2,7 @@
 //! made by hand, and BIRD.
 
 use std::process::Command;
+use std::time::Duration;
 
 use routemesh_tests::lab::bird::ask;
 use routemesh_tests::lab::charon::Charon;
@@ -46,19 +47,14 @@ impl Cloud {
             lines.push(format!(
                 "link add x{number} up type xfrm dev wan if_id {number}"
             ));
-            lines.push(format!(
-                "address add 169.254.{}.1/30 dev x{number}",
-                9 + number
-            ));
+            let [own, _, length] = inside(number);
+            lines.push(format!("address add {own}/{length} dev x{number} nodad"));
         }
         host.ip_batch(&lines)?;
         let charon = Charon::start(&host)?;
         let file = host.dir().join("bird.conf");
         std::fs::write(&file, configuration()).map_err(LabError::io("bird.conf"))?;
-        let mut command = Command::new("bird");
-        command.arg("-f").arg("-c").arg(&file);
-        command.arg("-s").arg(host.dir().join("bird.ctl"));
-        let daemon = host.spawn("bird", command)?;
+        let daemon = bird(&host, &[])?;
         charon.wait()?;
         let cloud = Self {
             host,
@@ -95,8 +91,8 @@ impl Cloud {
                 Word::Open("children"),
                 Word::Open("all"),
                 Word::List("esp_proposals", "aes256gcm16-modp2048"),
-                Word::List("local_ts", "0.0.0.0/0"),
-                Word::List("remote_ts", "0.0.0.0/0"),
+                Word::List("local_ts", "0.0.0.0/0,::/0"),
+                Word::List("remote_ts", "0.0.0.0/0,::/0"),
                 Word::Text("if_id_in", &id),
                 Word::Text("if_id_out", &id),
                 Word::Close,
@@ -128,15 +124,51 @@ impl Cloud {
     }
 }
 
+/// Runs it, after an earlier one or for the first time.
+fn bird(host: &Host, more: &[&str]) -> Result<Process> {
+    let dir = host.dir();
+    let mut command = Command::new("bird");
+    command.arg("-f").arg("-c").arg(dir.join("bird.conf"));
+    command.arg("-s").arg(dir.join("bird.ctl")).args(more);
+    host.spawn("bird", command)
+}
+
+/// Addresses within a tunnel: the cloud's, ours, and the length of their prefix. The golden config has
+/// IPv4 in both, and this cloud has IPv6 in the second.
+fn inside(number: usize) -> [&'static str; 3] {
+    match number {
+        1 => ["169.254.10.1", "169.254.10.2", "30"],
+        _ => ["fd00:11::1", "fd00:11::2", "126"],
+    }
+}
+
+fn with_ipv6_inside(config: String) -> String {
+    let [cloud, own, length] = inside(2);
+    let (before, after) = config.split_at(config.find("number = 1\n").unwrap_or_default());
+    let after = after.replacen("169.254.11.2", own, 1);
+    let after = after.replacen("169.254.11.1", cloud, 1);
+    let length = format!("prefix_length = {length}");
+    format!(
+        "{before}{}",
+        after.replacen("prefix_length = 30", &length, 1)
+    )
+}
+
 fn configuration() -> String {
     let sessions = (1..=2).map(|number| {
-        let net = 9 + number;
+        let [own, far, _] = inside(number);
+        let extended = if number == 2 {
+            "extended next hop on;"
+        } else {
+            ""
+        };
         format!(
             "protocol bgp tunnel{number} {{
-                local 169.254.{net}.1 as 64512;
-                neighbor 169.254.{net}.2 as 65000;
+                local {own} as 64512;
+                neighbor {far} as 65000;
                 hold time 30;
-                ipv4 {{ import all; export where source ~ [RTS_DEVICE, RTS_STATIC]; }};
+                graceful restart on;
+                ipv4 {{ import all; export where source ~ [RTS_DEVICE, RTS_STATIC]; {extended} }};
             }}\n"
         )
     });
@@ -164,12 +196,12 @@ fn a_cloud_with_bgp_is_used_over_both_tunnels_and_over_either() -> Result<()> {
         ])
     };
     let keys = [1, 2].map(key);
-    let config = ("aws/office-1.toml", &keys[..], std::convert::identity as _);
+    let config = ("aws/office-1.toml", &keys[..], with_ipv6_inside as _);
     let identity = &identities[0];
     let mut office = Gateway::start(&spaces, &internet, "office", HOME, lan, identity, config)?;
     let mut cloud = Cloud::start(&spaces, &internet)?;
 
-    let mut settle = |what: &str, ways: &[&str], cloud: &mut Cloud| {
+    let settle = |what: &str, ways: &[&str], office: &mut Gateway, cloud: &mut Cloud| {
         say(what);
         wait_until(what, SETTLE, || {
             office.agent.check()?;
@@ -188,14 +220,32 @@ fn a_cloud_with_bgp_is_used_over_both_tunnels_and_over_either() -> Result<()> {
         assert_eq!(office.ways(STOLEN)?, Vec::<String>::new());
         Ok::<(), LabError>(())
     };
-    settle("BGP over both tunnels", &INTERFACES, &mut cloud)?;
+    settle(
+        "BGP over both tunnels",
+        &INTERFACES,
+        &mut office,
+        &mut cloud,
+    )?;
+    // It restarts gracefully (RFC 4724): both tunnels are used all the time.
+    cloud.daemon.kill();
+    for _ in 0..6 {
+        assert_eq!(office.ways(VPC[0])?, INTERFACES, "BIRD is away");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    cloud.daemon = bird(&cloud.host, &["-R"])?;
+    settle(
+        "BGP over both after a restart",
+        &INTERFACES,
+        &mut office,
+        &mut cloud,
+    )?;
     for (down, left) in [(1, 1), (2, 0)] {
         cloud.unload(down)?;
         cloud.bird("disable", down)?;
-        settle("BGP over one", &[INTERFACES[left]], &mut cloud)?;
+        settle("BGP over one", &[INTERFACES[left]], &mut office, &mut cloud)?;
         cloud.load(down)?;
         cloud.bird("enable", down)?;
-        settle("BGP over both again", &INTERFACES, &mut cloud)?;
+        settle("BGP over both again", &INTERFACES, &mut office, &mut cloud)?;
     }
     spaces.passed();
     Ok(())

@@ -4,6 +4,7 @@
 
 mod cloud;
 mod dynamic;
+mod faults;
 mod health;
 
 use std::collections::BTreeMap;
@@ -56,6 +57,7 @@ struct Gateway {
     underlay: Host,
     overlay: Host,
     charon: Charon,
+    identity: PathBuf,
     agent: Process,
 }
 
@@ -89,6 +91,19 @@ fn plug(internet: &Host, host: &Host, name: &str, address: &str) -> Result<()> {
     host.ip_batch(&lines)
 }
 
+/// Of the agent, in its gateway's folder.
+const CONFIG: &str = "agent.toml";
+
+fn run_agent(underlay: &Host, charon: &Charon, identity: &Path) -> Result<Process> {
+    let dir = underlay.dir();
+    let mut command = Command::new(program("mesh-agent")?);
+    command.arg("run").arg("--config").arg(dir.join(CONFIG));
+    command.arg("--identity").arg(identity);
+    command.arg("--state-dir").arg(dir.join("state"));
+    command.arg("--vici").arg(charon.socket());
+    underlay.spawn("agent", command)
+}
+
 impl Gateway {
     fn start(
         spaces: &Spaces,
@@ -114,18 +129,14 @@ impl Gateway {
         let text = text.replacen("overlay = \"\"", &private, 1);
         // An emulated processor may be silent for longer than BFD is told to wait on a real one.
         let text = text.replacen("multiplier = 3", "multiplier = 10", 1);
-        let config = underlay.dir().join("agent.toml");
-        std::fs::write(&config, edit(text)).map_err(LabError::io("agent.toml"))?;
-        let mut command = Command::new(program("mesh-agent")?);
-        command.arg("run").arg("--config").arg(&config);
-        command.arg("--identity").arg(identity);
-        command.arg("--state-dir").arg(underlay.dir().join("state"));
-        command.arg("--vici").arg(charon.socket());
-        let agent = underlay.spawn("agent", command)?;
+        let config = underlay.dir().join(CONFIG);
+        std::fs::write(&config, edit(text)).map_err(LabError::io(CONFIG))?;
+        let agent = run_agent(&underlay, &charon, identity)?;
         Ok(Self {
             underlay,
             overlay,
             charon,
+            identity: identity.to_owned(),
             agent,
         })
     }
@@ -282,17 +293,23 @@ impl Lab {
         Ok(())
     }
 
-    /// Traffic in both directions and families, of which nothing is lost while nothing happens; what
-    /// each interface carried of it, out and in.
-    fn traffic(&self, what: &str) -> Result<BTreeMap<String, [u64; 2]>> {
-        wait_until("pings to the cloud", SETTLE, || self.ping())?;
-        let before = self.home.counters()?;
+    /// Both directions and families.
+    fn probes(&self) -> Result<Vec<Probe>> {
         let mut probes = Vec::new();
         for (here, there) in LAN.iter().zip(MACHINE) {
             let (home, cloud) = ((&self.lan, *here), (&self.cloud.router, there));
             probes.push(Probe::start(home, cloud, FLOWS, RATE)?);
             probes.push(Probe::start(cloud, home, FLOWS, RATE)?);
         }
+        Ok(probes)
+    }
+
+    /// Traffic in both directions and families, of which nothing is lost while nothing happens; what
+    /// each interface carried of it, out and in.
+    fn traffic(&self, what: &str) -> Result<BTreeMap<String, [u64; 2]>> {
+        wait_until("pings to the cloud", SETTLE, || self.ping())?;
+        let before = self.home.counters()?;
+        let probes = self.probes()?;
         std::thread::sleep(WATCH);
         let reports: Vec<_> = probes.into_iter().map(Probe::stop).collect::<Result<_>>()?;
         let lost: usize = reports.iter().map(|it| it.lost).sum();
@@ -397,6 +414,9 @@ fn both_tunnels_of_a_cloud_carry_both_families_and_each_alone_does() -> Result<(
     no_policy_twice(&lab.home.underlay)?;
 
     lab.silence()?;
+
+    lab.faults()?;
+    no_policy_twice(&lab.home.underlay)?;
 
     // Neither: nothing leaves in clear.
     for endpoint in &lab.cloud.endpoints {

@@ -86,6 +86,7 @@ fn the_reference_lab_whole() -> Result<()> {
     ])?;
     table::holds(&lab, &mesh)?;
     lost_by_one_of_two(&lab, &mut mesh, &edges)?;
+    faults(&lab, &mut mesh, &edges)?;
     lab.passed();
     Ok(())
 }
@@ -164,6 +165,66 @@ fn lost_by_one_of_two(lab: &Lab, mesh: &mut Mesh<'_>, edges: &Edges) -> Result<(
     let counts = sniffer.stop()?;
     assert_eq!(in_clear(&counts), 0, "{counts:?}");
     mesh.check()
+}
+
+/// What happens to V2-1 does not stop what flows between sites one and two.
+fn faults(lab: &Lab, mesh: &mut Mesh<'_>, edges: &Edges) -> Result<()> {
+    let v2_1 = gateway(2, 1);
+    let whole = || {
+        for gateway in [V1_1, v2_1] {
+            same(&gateway, &devices(lab, gateway)?, &expected(gateway, edges))?;
+        }
+        Ok(())
+    };
+    let silent = || {
+        lab.cut(v2_1)?;
+        wait_until("V1-1 sends nothing to V2-1", SETTLE, || {
+            let found = devices(lab, V1_1)?;
+            let some = found.get(&prefixes(2)[0]).map_or(0, BTreeSet::len);
+            match some < expected(V1_1, edges)[&prefixes(2)[0]].len() {
+                true => Ok(()),
+                false => Err(LabError::Unexpected(format!("{found:?}"))),
+            }
+        })?;
+        lab.mend(v2_1)
+    };
+    let charon = || {
+        lab.charon(v2_1).kill();
+        std::thread::sleep(Duration::from_secs(1));
+        lab.charon(v2_1).start_again(lab.underlay(v2_1))?;
+        wait_until("SAs of the new charon", SETTLE, || {
+            let children = lab.charon(v2_1).children()?.len();
+            match children >= edges[&v2_1.name()].len() {
+                true => Ok(()),
+                false => Err(LabError::Unexpected(format!("{children} CHILD_SAs"))),
+            }
+        })
+    };
+    let mut agent = || {
+        mesh.kill_agent(v2_1);
+        std::thread::sleep(Duration::from_millis(200));
+        mesh.start_agent(v2_1)
+    };
+    type Fault<'a> = &'a mut dyn FnMut() -> Result<()>;
+    let faults: [(&str, Fault<'_>); 3] = [
+        ("agent of V2-1 killed", &mut agent),
+        ("charon of V2-1 killed", &mut { charon }),
+        ("V2-1 silent and back", &mut { silent }),
+    ];
+    for (name, fault) in faults {
+        let traffic = Traffic::start(lab, 1, 2)?;
+        std::thread::sleep(Duration::from_millis(500));
+        say(name);
+        let outcome = fault().and_then(|()| {
+            std::thread::sleep(Duration::from_secs(2));
+            wait_until("all ways", SETTLE, whole)
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        let total = traffic.stop(&format!("reference lab: {name}"))?;
+        outcome?;
+        assert!(total.longest_gap < BOUND, "{name}: {total}");
+    }
+    Ok(())
 }
 
 /// The kernel of V1-1 sends an address to V1-2, on the segment.

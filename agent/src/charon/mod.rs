@@ -20,7 +20,9 @@ use crate::state::{Connection, ours};
 use crate::state_dir::StateDir;
 use crate::vici::heal::{self, Action, History};
 use crate::vici::{self, Audit, Auth, Bind, Definition, Event, IkeSa, Secret, Vici};
-use plan::{Op, bound, broken, incurable, lacks, narrowed, plan, statics, tunnels, weaker};
+use plan::{
+    Op, bound, broken, incurable, lacks, narrowed, outdated, plan, statics, tunnels, weaker,
+};
 use routemesh_proto::{Identity, Problem};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -79,7 +81,7 @@ pub struct Seen {
     pub repaired: u64,
     /// Connections about to be keyed anew, which traffic had better leave before.
     pub yielding: BTreeSet<String>,
-    /// How the last attempt at a connection ended that has not all its SAs.
+    /// How the last attempt at a connection ended that has not all its SAs as it is now.
     pub refusals: BTreeMap<String, String>,
 }
 
@@ -161,7 +163,9 @@ impl Keeper {
                 let mut whole = there
                     .filter(|it| !audit.broken.contains(&it.unique_id))
                     .filter(|it| it.takes(child.reached.iter().flatten()));
-                let there = whole.next().is_some();
+                // Who has no BGP says nothing of it that a new charon knows of no SA.
+                let forgotten = audit.serving.contains(&child.bind.number());
+                let there = whole.next().is_some() || child.reached.is_some() && forgotten;
                 self.bgp.sign(&child.way, Sign::Sa(there)).await;
                 if !there {
                     dead.insert(name.clone());
@@ -210,6 +214,7 @@ impl Keeper {
         }
         let lacks = |name: &String, _: &mut String| lacks(wanted.get(name), &charon.sas);
         memory.refusals.retain(lacks);
+        problems.extend(outdated(wanted, &charon.sas, &memory.refusals));
         problems.extend(weaker(wanted, &charon.sas));
         problems.extend(narrowed(wanted, &charon.sas));
         problems.extend(incurable(wanted, &audit));

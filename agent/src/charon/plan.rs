@@ -119,12 +119,37 @@ fn children<'a>(definition: &'a Definition, sas: &'a [IkeSa]) -> impl Iterator<I
     binds.flat_map(|bind| sas.iter().flat_map(move |sa| bound(sa, bind)))
 }
 
-/// A connection is wanted, and one of its interfaces has no SA.
+/// A connection is wanted, and one of its interfaces has no SA of it as it is now.
 pub(super) fn lacks(definition: Option<&Definition>, sas: &[IkeSa]) -> bool {
-    let children = definition.into_iter().flat_map(|it| &it.children);
-    let mut without =
-        children.filter(|it| sas.iter().all(|sa| bound(sa, it.bind).next().is_none()));
-    without.next().is_some()
+    let Some(definition) = definition else {
+        return false;
+    };
+    let digest = definition.digest();
+    let mut children = definition.named_children(&digest);
+    children.any(|(name, child)| {
+        let mut there = sas.iter().flat_map(|sa| bound(sa, child.bind));
+        !there.any(|it| it.name == name)
+    })
+}
+
+/// Connections that cannot be made as they are now, and serve as they were.
+pub(super) fn outdated(
+    wanted: &Definitions,
+    sas: &[IkeSa],
+    refusals: &BTreeMap<String, String>,
+) -> Vec<Problem> {
+    let refused = |(name, it)| Some((name, it, refusals.get(name)?));
+    let all = wanted.iter().filter_map(refused);
+    let served = |definition: &Definition| {
+        let mut children = definition.children.iter();
+        children.all(|child| sas.iter().any(|sa| bound(sa, child.bind).next().is_some()))
+    };
+    let some = all.filter(|(_, definition, _)| served(definition));
+    some.map(|(name, _, reason)| {
+        let reason = format!("keeps its SAs of before it was changed: {reason}");
+        remark(format!("connection {name}"), &reason)
+    })
+    .collect()
 }
 
 /// The connections that have SAs of which the kernel lacks something.
@@ -275,16 +300,33 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_lacks_an_sa_until_every_interface_has_one() {
+    fn a_connection_lacks_an_sa_until_every_interface_has_one_of_it_as_it_is() {
         let mut wanted = definition("a");
         wanted.children[0].bind = BIND;
         assert!(lacks(Some(&wanted), &[]));
-        assert!(!lacks(Some(&wanted), &[up(1, 1, "old")]));
+        assert!(lacks(Some(&wanted), &[up(1, 1, "old")]));
+        assert!(!lacks(Some(&wanted), &[up(1, 1, &wanted.digest())]));
         wanted
             .children
             .push(Child::of_all("b".into(), Bind::IfId(1)));
-        assert!(lacks(Some(&wanted), &[up(1, 1, "old")]));
+        assert!(lacks(Some(&wanted), &[up(1, 1, &wanted.digest())]));
         assert!(!lacks(None, &[]), "it is wanted no more");
+    }
+
+    #[test]
+    fn a_change_that_the_far_end_refuses_is_told_of_while_the_old_sa_serves() {
+        let mut one = definition("a");
+        one.children[0].bind = BIND;
+        let wanted: Definitions = [("rm1-a".to_owned(), one)].into();
+        let told = |sas: &[IkeSa], refused: &str| {
+            let refusals = [(refused.to_owned(), "no".to_owned())].into();
+            let problems = outdated(&wanted, sas, &refusals).into_iter();
+            problems.map(|it| it.object).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[up(1, 1, "old")], "rm1-a"), ["connection rm1-a"]);
+        assert_eq!(told(&[up(1, 1, "old")], "rm2-b"), [""; 0]);
+        // Its tunnel says so itself.
+        assert_eq!(told(&[], "rm1-a"), [""; 0]);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 /// How long something must have been wrong: while SAs are made, or go over from one IKE_SA to the next,
 /// charon and the kernel may disagree.
 const WRONG_FOR: Duration = Duration::from_millis(200);
+/// How long SAs that charon does not know of are taken for a way. Its far end may have forgotten them too.
+const SERVES: Duration = Duration::from_secs(10);
 /// How often a tunnel's SAs are believed to be broken. If new ones have not cured it, it is more likely
 /// that the comparison is wrong; and traffic may flow.
 const CURES: usize = 3;
@@ -40,6 +42,8 @@ pub struct Audit {
     pub orphans: BTreeMap<u32, Vec<Sa>>,
     /// Tunnels that seem to have such, of which it is not certain yet.
     pub doubtful: BTreeSet<u32>,
+    /// Tunnels with such for a short time: traffic goes on by them.
+    pub serving: BTreeSet<u32>,
     /// Tunnels whose SAs seem broken however often they are made anew: they are left alone.
     pub incurable: BTreeSet<u32>,
 }
@@ -162,6 +166,12 @@ impl Suspects {
                 .get(id)
                 .is_some_and(|since| *since + WRONG_FOR <= now)
         });
+        let recent = |sa: &Sa| orphans.get(sa).is_some_and(|since| *since + SERVES > now);
+        let serving = audit
+            .orphans
+            .iter()
+            .filter(|(_, sas)| sas.iter().any(recent));
+        audit.serving = serving.map(|(number, _)| *number).collect();
         let doubtful = &mut audit.doubtful;
         audit.orphans.retain(|number, sas| {
             let found = sas.len();
@@ -330,6 +340,23 @@ mod tests {
             look(&[1], half + WRONG_FOR),
             (vec![], Some(then + WRONG_FOR))
         );
+    }
+
+    #[test]
+    fn what_charon_has_forgotten_is_a_way_for_a_short_time() {
+        let start = Instant::now();
+        let mut suspects = Suspects::default();
+        let mut serves = |after| {
+            let mut audit = Audit {
+                orphans: [(NUMBER, pair(1, 2))].into(),
+                ..Audit::default()
+            };
+            suspects.confirm(&mut audit, &[], start + after);
+            audit.serving == [NUMBER].into()
+        };
+        assert!(serves(Duration::ZERO));
+        assert!(serves(SERVES / 2));
+        assert!(!serves(SERVES));
     }
 
     #[test]

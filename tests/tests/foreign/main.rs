@@ -439,7 +439,7 @@ fn policies_alone_serve_one_tunnel(lab: &Lab) -> Result<()> {
         let (name, far) = (format!("naive{number}"), cloud::outer(number));
         endpoint.load("naive", NAIVE, &[("naive", PLAIN)])?;
         let charon = &lab.home.charon;
-        cloud::load_key(charon, &name, &cloud::key(number), [NAIVE, &far])?;
+        cloud::load_key(charon, &name, &endpoint.key, [NAIVE, &far])?;
         let children = [(name.as_str(), PLAIN)];
         cloud::load(charon, &name, [NAIVE, &far], &children, "restart")?;
         charon.order(

@@ -64,13 +64,14 @@ fn chain(status: &tonic::Status) -> String {
 }
 
 /// Keeps a stream to the controller for ever, with pauses after failures, and over another channel when
-/// there is one. `chance`: random numbers.
+/// there is one. `key`: the gateway's for WireGuard. `chance`: random numbers.
 pub async fn run(
     mut channels: watch::Receiver<Channel>,
     state: Arc<StateDir>,
     in_force: watch::Sender<Option<InForce>>,
     refused: watch::Sender<Option<proto::Problem>>,
     status: watch::Receiver<proto::Status>,
+    key: proto::PublicKey,
     mut chance: impl FnMut() -> u64,
 ) {
     let mut failures = 0;
@@ -81,6 +82,7 @@ pub async fn run(
             state: &state,
             in_force: &in_force,
             refused: &refused,
+            key,
         };
         let channel = channels.borrow_and_update().clone();
         let mut client = AgentsClient::new(channel).max_decoding_message_size(64 << 20);
@@ -119,6 +121,8 @@ struct Link<'a> {
     state: &'a StateDir,
     in_force: &'a watch::Sender<Option<InForce>>,
     refused: &'a watch::Sender<Option<proto::Problem>>,
+    /// The gateway's for WireGuard.
+    key: proto::PublicKey,
 }
 
 impl Link<'_> {
@@ -178,7 +182,7 @@ impl Link<'_> {
             generation: held.map_or(0, |f| f.raw.generation),
             digest: held.map(|f| f.raw.digest()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            wireguard_key: String::new(),
+            wireguard_key: self.key.to_string(),
         }
     }
 

@@ -8,7 +8,11 @@ use crate::config::Config;
 use crate::kernel::Op;
 use crate::mtu;
 use crate::peers;
-use crate::state::{Group, Link, Member, Nexthop, NexthopId, Place, Side, State, Target, ours};
+use crate::state::{
+    Group, Link, LinkKind, Member, Nexthop, NexthopId, Peer, Place, Side, State, Target, WireGuard,
+    ours,
+};
+use crate::wireguard::PrivateKey;
 use hashbrown::HashMap;
 use ipnet::IpNet;
 use routemesh_bgp::{Hop, PeerId};
@@ -48,11 +52,17 @@ impl Links {
 }
 
 /// The interfaces, with their MTUs by number of the tunnel, and the `unreachable` routes that there
-/// should be beside those in `place`. What stands on the interfaces follows from the Loc-RIB.
-pub fn desired(config: &Config, place: Place, mtus: &BTreeMap<u32, u32>) -> State {
+/// should be beside those in `place`; `key` is this gateway's for WireGuard. What stands on the
+/// interfaces follows from the Loc-RIB.
+pub fn desired(
+    config: &Config,
+    place: Place,
+    mtus: &BTreeMap<u32, u32>,
+    key: &PrivateKey,
+) -> State {
     let link = |(number, tunnel)| {
         let mtu = mtus.get(number).copied();
-        link(tunnel, mtu.unwrap_or(mtu::IPV6_MINIMUM))
+        link(tunnel, mtu.unwrap_or(mtu::IPV6_MINIMUM), key)
     };
     let barrier = |prefix| (place.barrier(prefix), Target::Unreachable);
     State {
@@ -64,9 +74,11 @@ pub fn desired(config: &Config, place: Place, mtus: &BTreeMap<u32, u32>) -> Stat
 }
 
 /// Keeps interfaces that are wanted no more for as long as charon has something for them
-/// (`in_charon`; `None` where that is not known): an SA must not outlive its interface.
+/// (`in_charon`; `None` where that is not known): an SA must not outlive its interface. For WireGuard's,
+/// charon never has anything.
 pub fn keep_links(state: &mut State, observed: &State, in_charon: Option<&BTreeSet<String>>) {
-    for (name, link) in &observed.links {
+    let ipsec = |link: &Link| !matches!(link.kind, LinkKind::WireGuard { .. });
+    for (name, link) in observed.links.iter().filter(|(_, link)| ipsec(link)) {
         if in_charon.is_none_or(|links| links.contains(name)) {
             let entry = state.links.entry(name.clone());
             entry.or_insert_with(|| link.clone());
@@ -74,13 +86,22 @@ pub fn keep_links(state: &mut State, observed: &State, in_charon: Option<&BTreeS
     }
 }
 
-fn link(tunnel: &crate::config::Tunnel, mtu: u32) -> (String, Link) {
+fn link(tunnel: &crate::config::Tunnel, mtu: u32, key: &PrivateKey) -> (String, Link) {
+    let wireguard = |it: &crate::config::WireGuard| WireGuard {
+        private_key: key.clone(),
+        port: it.local.port(),
+        peer: it.peer.map(|public_key| Peer {
+            public_key,
+            endpoint: it.remote,
+        }),
+    };
     let link = Link {
         side: Side::Overlay,
         kind: tunnel.kind.clone(),
         up: true,
         mtu,
         addresses: tunnel.address().into_iter().collect(),
+        wireguard: tunnel.wireguard.as_ref().map(wireguard),
     };
     (tunnel.link(), link)
 }
@@ -488,7 +509,13 @@ mod tests {
 
     #[test]
     fn what_no_tunnel_serves_is_unreachable_and_our_own_is_not() {
-        let barriers = desired(&config(), Place::default(), &BTreeMap::new()).barriers;
+        let barriers = desired(
+            &config(),
+            Place::default(),
+            &BTreeMap::new(),
+            &[1; 32].into(),
+        )
+        .barriers;
         let prefixes: Vec<String> = barriers.keys().map(|it| it.prefix.to_string()).collect();
         assert_eq!(prefixes, ["10.0.2.0/24", "2001:db8:a2::/64"]);
         let worst = |(key, target): (&crate::state::RouteKey, &Target)| {
@@ -534,19 +561,35 @@ mod tests {
 
     #[test]
     fn tunnels_become_links_with_their_interconnect() {
-        let addresses =
-            &desired(&config(), Place::default(), &BTreeMap::new()).links["rm1"].addresses;
+        let addresses = &desired(
+            &config(),
+            Place::default(),
+            &BTreeMap::new(),
+            &[1; 32].into(),
+        )
+        .links["rm1"]
+            .addresses;
         let first = addresses.first().map(ToString::to_string);
         assert_eq!(first, Some("2001:db8:ff::2/127".into()));
     }
 
     #[test]
     fn an_interface_goes_only_after_all_that_charon_has_for_it() {
-        let mut observed = desired(&config(), Place::default(), &BTreeMap::new());
+        let mut observed = desired(
+            &config(),
+            Place::default(),
+            &BTreeMap::new(),
+            &[1; 32].into(),
+        );
         let old = observed.links["rm1"].clone();
         observed.links.insert("rm9".into(), old);
         let kept = |in_charon: Option<&BTreeSet<String>>| {
-            let mut state = desired(&config(), Place::default(), &BTreeMap::new());
+            let mut state = desired(
+                &config(),
+                Place::default(),
+                &BTreeMap::new(),
+                &[1; 32].into(),
+            );
             keep_links(&mut state, &observed, in_charon);
             state.links.contains_key("rm9")
         };

@@ -6,7 +6,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`config`], [`peers`], [`mtu`], [`drain`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`metrics`], [`vici::audit()`], [`vici::heal`] | decide: pure functions over values |
+//! | [`config`], [`peers`], [`mtu`], [`drain`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`wireguard`], [`metrics`], [`vici::audit()`], [`vici::heal`] | decide: pure functions over values |
 //! | [`kernel`], [`ipsec`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`renewal`], [`service`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
@@ -43,3 +43,4 @@ pub mod state;
 pub mod state_dir;
 pub mod status;
 pub mod vici;
+pub mod wireguard;

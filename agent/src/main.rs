@@ -276,6 +276,11 @@ async fn run(
         }
         None => cached(&state_dir),
     };
+    let mut chance = [0; 32];
+    getrandom::fill(&mut chance)?;
+    let key = state_dir.wireguard_key(chance)?;
+    let public_key = key.public();
+    info!("public key for WireGuard: {public_key}");
     let (in_force, configs) = watch::channel(first);
     let (refused, refusals) = watch::channel(None);
     let (status, reports) = watch::channel(Status::default());
@@ -284,6 +289,7 @@ async fn run(
         identity: identities,
         vici: host.vici,
         state_dir: state_dir.clone(),
+        key,
     };
     if let Some(listener) = figures {
         let reports = reports.clone();
@@ -304,7 +310,9 @@ async fn run(
                 };
                 tokio::select! {
                     () = keeper.run(chance) => {}
-                    () = control::run(channels, state_dir, in_force, refused, reports, chance) => {}
+                    () = control::run(
+                        channels, state_dir, in_force, refused, reports, public_key, chance,
+                    ) => {}
                 }
                 Ok(())
             }

@@ -1,7 +1,9 @@
 //! A model of what the kernel does with operations, for tests: the plainest there can be.
 
 use crate::kernel::Op;
-use crate::state::{Group, Link, Member, Nexthop, NexthopId, Place, RouteKey, Side, State, Target};
+use crate::state::{
+    Group, Link, LinkKind, Member, Nexthop, NexthopId, Peer, Place, RouteKey, Side, State, Target,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +28,7 @@ impl Model {
                     up: false,
                     mtu,
                     addresses: BTreeSet::new(),
+                    wireguard: None,
                 };
                 self.links.insert(name, link).is_none()
             }
@@ -37,6 +40,19 @@ impl Model {
             Op::SetLink { name, up, mtu } => self.links.get_mut(&name).is_some_and(|link| {
                 (link.up, link.mtu) = (up, mtu);
                 true
+            }),
+            Op::SetWireGuard {
+                name,
+                wireguard,
+                anew,
+            } => self.links.get_mut(&name).is_some_and(|link| {
+                let known = link.wireguard.as_ref().map(|it| &it.peer);
+                let key = |peer: &Option<Peer>| peer.as_ref().map(|it| it.public_key);
+                // The kernel adds peers, unless all are replaced.
+                let same = known.is_some_and(|known| key(known) == key(&wireguard.peer));
+                let there = matches!(link.kind, LinkKind::WireGuard { .. });
+                link.wireguard = Some(*wireguard);
+                there && link.side == Side::Overlay && (anew || same)
             }),
             Op::DelLink { name, side } => {
                 let there = self.links.get(&name).is_some_and(|link| link.side == side);

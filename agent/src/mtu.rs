@@ -20,21 +20,39 @@ const AGGFRAG: u32 = 4;
 /// What a path carries where nothing is known of it.
 const USUAL: u32 = 1500;
 
-/// What carries a tunnel's packets: the shape of its ESP packets, and where they go.
+/// WireGuard's header and tag, and UDP's header. It fills packets up to 16 bytes, but not beyond the MTU.
+const WIREGUARD: u32 = 16 + 16 + 8;
+
+/// What carries a tunnel's packets: the shape of outer packets, and where they go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Carrier {
     /// Outer addresses in use.
     pub ends: Ends,
-    esp: Esp,
-    outer: Outer,
-    /// Of the payload, before the packet: [`AGGFRAG`] or nothing.
-    header: u32,
+    shape: Shape,
 }
 
-/// The carriers of the tunnels that have an SA, by number of the tunnel. Of several SAs, as while one
-/// is replaced, the one whose packets are largest.
+/// What is around a tunnel's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Esp {
+        esp: Esp,
+        outer: Outer,
+        /// Of the payload, before the packet: [`AGGFRAG`] or nothing.
+        header: u32,
+    },
+    WireGuard,
+}
+
+/// The carriers of the tunnels that have an SA or need none, by number of the tunnel. Of several SAs, as
+/// while one is replaced, the one whose packets are largest.
 pub fn carriers(config: &Config, sas: &[IkeSa]) -> BTreeMap<u32, Carrier> {
     let of = |tunnel: &Tunnel| {
+        if let Some(wireguard) = &tunnel.wireguard {
+            return Some(Carrier {
+                ends: (wireguard.local.ip(), wireguard.remote.ip()),
+                shape: Shape::WireGuard,
+            });
+        }
         let name = tunnel.connection();
         let mine = sas.iter().filter(|sa| sa.connection == name);
         let all = mine.flat_map(|sa| {
@@ -59,18 +77,19 @@ fn carrier(sa: &IkeSa, esp: Esp, header: u32) -> Option<Carrier> {
         ipv6: ends.1.is_ipv6(),
         udp: sa.nat,
     };
-    Some(Carrier {
-        ends,
-        esp,
-        outer,
-        header,
-    })
+    let shape = Shape::Esp { esp, outer, header };
+    Some(Carrier { ends, shape })
 }
 
 impl Carrier {
     fn inner_mtu(&self, path: u32) -> u32 {
-        let payload = self.esp.inner_mtu(self.outer, path);
-        payload.saturating_sub(self.header)
+        match self.shape {
+            Shape::Esp { esp, outer, header } => esp.inner_mtu(outer, path).saturating_sub(header),
+            Shape::WireGuard => {
+                let ip = if self.ends.1.is_ipv4() { 20 } else { 40 };
+                path.saturating_sub(WIREGUARD + ip)
+            }
+        }
     }
 }
 
@@ -107,6 +126,9 @@ pub fn mtus(
 
 /// What to begin with, before there is an SA: what passes in any case where the path is a usual one.
 fn first(tunnel: &Tunnel) -> u32 {
+    if !tunnel.is_ipsec() {
+        return USUAL - WIREGUARD - 40;
+    }
     let outer = Outer {
         ipv6: true,
         udp: true,
@@ -208,6 +230,7 @@ mod tests {
             up: true,
             mtu,
             addresses: BTreeSet::new(),
+            wireguard: None,
         };
         let observed = observed.map(|mtu| ("rm3".to_owned(), link(mtu)));
         let (mtus, problems) = mtus(&config, &carriers, &paths, &observed.into_iter().collect());

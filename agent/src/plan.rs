@@ -8,7 +8,7 @@
 
 use crate::desired::{Service, Sets};
 use crate::kernel::Op;
-use crate::state::{Link, NexthopId, Side, State, Target};
+use crate::state::{Link, NexthopId, Side, State, Target, WireGuard};
 use ipnet::IpNet;
 use routemesh_bgp::Hop;
 use std::collections::{BTreeMap, BTreeSet};
@@ -154,6 +154,15 @@ fn put_link(name: &str, link: &Link, old: Option<&Link>, ops: &mut Vec<Op>) {
     if settled.is_none() && link.side == Side::Overlay {
         push(Op::MoveLink { name: owned() });
     }
+    let before = settled.and_then(|old| old.wireguard.as_ref());
+    if let Some(wireguard) = link.wireguard.as_ref().filter(|it| before != Some(*it)) {
+        let key = |it: &WireGuard| it.peer.as_ref().map(|peer| peer.public_key);
+        push(Op::SetWireGuard {
+            name: owned(),
+            wireguard: Box::new(wireguard.clone()),
+            anew: before.is_none_or(|before| key(before) != key(wireguard)),
+        });
+    }
     let has = |address| settled.is_some_and(|old| old.addresses.contains(address));
     for address in link.addresses.iter().filter(|address| !has(address)) {
         push(Op::AddAddress {
@@ -181,21 +190,39 @@ fn put_link(name: &str, link: &Link, old: Option<&Link>, ops: &mut Vec<Op>) {
 mod tests {
     use super::*;
     use crate::model::Model;
-    use crate::state::{Group, LinkKind, Member, Nexthop, Place};
+    use crate::state::{Group, LinkKind, Member, Nexthop, Peer, Place};
     use proptest::prelude::*;
 
     fn link() -> impl Strategy<Value = Link> {
         let side = prop_oneof![4 => Just(Side::Overlay), 1 => Just(Side::Underlay)];
         let addresses = proptest::collection::btree_set(0u8..3, 0..3);
-        (side, 0u32..2, any::<bool>(), addresses).prop_map(|(side, if_id, up, addresses)| Link {
+        let kind = prop_oneof![
+            (0u32..2).prop_map(|if_id| (LinkKind::Xfrm { if_id }, None)),
+            wireguard().prop_map(|it| (LinkKind::WireGuard { group: 0 }, Some(it))),
+        ];
+        (side, kind, any::<bool>(), addresses).prop_map(|(side, kind, up, addresses)| Link {
             side,
-            kind: LinkKind::Xfrm { if_id },
+            kind: kind.0,
+            wireguard: kind.1.filter(|_| side == Side::Overlay),
             up,
             mtu: 1500,
             addresses: addresses
                 .into_iter()
                 .map(|n| format!("2001:db8:ff::{n}/127").parse().unwrap())
                 .collect(),
+        })
+    }
+
+    fn wireguard() -> impl Strategy<Value = WireGuard> {
+        let peer = (0u8..2, 1u16..3).prop_map(|(key, port)| Peer {
+            public_key: [key; 32].into(),
+            endpoint: ([192, 0, 2, 1], port).into(),
+        });
+        let all = (0u8..2, 1u16..3, proptest::option::of(peer));
+        all.prop_map(|(key, port, peer)| WireGuard {
+            private_key: [key; 32].into(),
+            port,
+            peer,
         })
     }
 
@@ -233,6 +260,14 @@ mod tests {
         model().prop_map(|mut model| {
             for link in model.links.values_mut() {
                 link.side = Side::Overlay;
+                if let LinkKind::WireGuard { .. } = link.kind {
+                    let none = WireGuard {
+                        private_key: [7; 32].into(),
+                        port: 1,
+                        peer: None,
+                    };
+                    link.wireguard.get_or_insert(none);
+                }
             }
             for target in model.routes.values_mut() {
                 *target = Target::Unreachable;
@@ -310,6 +345,7 @@ mod tests {
             up: true,
             mtu: 1500,
             addresses: BTreeSet::new(),
+            wireguard: None,
         };
         desired.links.insert("rm0".into(), link);
         let key = Place::default().barrier("10.0.2.0/24".parse().unwrap());

@@ -135,6 +135,7 @@ mod tests {
             up,
             mtu: 1400,
             addresses: addresses.iter().map(|it| it.parse().unwrap()).collect(),
+            wireguard: None,
         }
     }
 

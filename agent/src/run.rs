@@ -10,6 +10,7 @@ use crate::reconcile::{self, Gateway, Pass};
 use crate::service;
 use crate::state_dir::StateDir;
 use crate::vici::Vici;
+use crate::wireguard::PrivateKey;
 use routemesh_proto::{Identity, Problem, Status};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ pub struct Host {
     pub vici: PathBuf,
     /// Cache and lock.
     pub state_dir: Arc<StateDir>,
+    /// For WireGuard.
+    pub key: PrivateKey,
 }
 
 /// Makes every config that comes true, for ever. Ends only with its task.
@@ -70,7 +73,7 @@ pub async fn run(
             }
             continue;
         };
-        let gateway = match Gateway::start(&config).await {
+        let gateway = match Gateway::start(&config, host.key.clone()).await {
             Ok(gateway) => gateway,
             Err(failure) => {
                 report(&status, "gateway", &failure);

@@ -6,10 +6,12 @@
 
 use crate::fib::Fib;
 use crate::kernel::Op;
+use crate::wireguard::PrivateKey;
 use ipnet::IpNet;
+use routemesh_proto::PublicKey;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// The marks by which an object is known to be ours, in kernel and charon.
 pub mod ours {
@@ -17,7 +19,8 @@ pub mod ours {
     pub const PROTOCOL: u8 = 82;
     /// Nexthop and nexthop group ids lie in this range.
     pub const NEXTHOPS: std::ops::RangeInclusive<u32> = 0x5200_0000..=0x52ff_ffff;
-    /// `if_id` (XFRM) or key and mark (VTI) of tunnel 0; a tunnel's own is this plus its number.
+    /// `if_id` (XFRM), key and mark (VTI) or interface group (WireGuard) of tunnel 0; a tunnel's own is
+    /// this plus its number.
     pub const IF_ID: u32 = routemesh_proto::FIRST_KEY;
     /// Tunnel interfaces are named by this and the tunnel's number.
     pub const LINK_PREFIX: &str = "rm";
@@ -59,6 +62,7 @@ impl State {
                     up: false,
                     mtu: *mtu,
                     addresses: BTreeSet::new(),
+                    wireguard: None,
                 };
                 self.links.insert(name.clone(), link);
             }
@@ -69,6 +73,9 @@ impl State {
             Op::SetLink { name, up, mtu } => {
                 self.change(name, |link| (link.up, link.mtu) = (*up, *mtu));
             }
+            Op::SetWireGuard {
+                name, wireguard, ..
+            } => self.change(name, |link| link.wireguard = Some(*wireguard.clone())),
             Op::DelLink { name, .. } => self.forget_link(name),
             Op::AddAddress { link, address } => {
                 self.change(link, |link| {
@@ -173,6 +180,28 @@ pub struct Link {
     pub mtu: u32,
     /// Addresses with prefix length, link-local ones excepted.
     pub addresses: BTreeSet<IpNet>,
+    /// What WireGuard has for it: of that kind, in the overlay, and as we make it.
+    pub wireguard: Option<WireGuard>,
+}
+
+/// What a WireGuard interface has, and what can be changed on a living one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WireGuard {
+    /// The gateway's.
+    pub private_key: PrivateKey,
+    /// UDP port, on all addresses of the underlay.
+    pub port: u16,
+    /// `None` while its key is not known: nothing passes.
+    pub peer: Option<Peer>,
+}
+
+/// The far end of a WireGuard tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub public_key: PublicKey,
+    /// Where it is.
+    pub endpoint: SocketAddr,
 }
 
 /// One of the two network namespaces, which may be the same.
@@ -200,6 +229,11 @@ pub enum LinkKind {
         remote: IpAddr,
         /// ikey and okey, and the mark of its SAs and policies.
         key: u32,
+    },
+    /// A WireGuard interface, without any SAs.
+    WireGuard {
+        /// Of interfaces; nobody's traffic goes by it. A mark that an interface has from the start.
+        group: u32,
     },
 }
 

@@ -4,9 +4,10 @@
 //! The first line of a kept config is its format and the SHA-256 of the rest. It protects against what is torn,
 //! mixed up or edited, not against root.
 
+use crate::wireguard::PrivateKey;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use routemesh_proto::{Config, fingerprint};
+use routemesh_proto::{Config, NoKey, fingerprint};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -36,11 +37,13 @@ pub enum StateError {
         /// Why.
         source: io::Error,
     },
-    /// A config that is torn, was edited, or is something else.
-    #[error("{} is not a gateway's config: line {line}: {reason}", path.display())]
+    /// A file that is torn, was edited, or is something else.
+    #[error("{} is not {what}: line {line}: {reason}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
+        /// What it should be.
+        what: &'static str,
         /// Where.
         line: usize,
         /// Why. The line itself may hold a password.
@@ -118,7 +121,18 @@ impl StateDir {
         let text = format!("{}\n{text}", first_line(&text));
         // One that is damaged is not kept instead of a good one.
         let keeps = matches!(read_kept(&self.config()), Ok(Some(_)));
-        let new = self.dir.join("config.toml.new");
+        self.replace(&self.config(), &text, keeps.then(|| self.previous()))
+    }
+
+    /// Replaces a file that only its owner reads, whole or not at all; as it was before, it stays under
+    /// another name if it is given one.
+    fn replace(
+        &self,
+        path: &Path,
+        text: &str,
+        previous: Option<PathBuf>,
+    ) -> Result<(), StateError> {
+        let new = path.with_added_extension("new");
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new()
                 .create(true)
@@ -128,12 +142,11 @@ impl StateDir {
                 .open(&new)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            if keeps {
-                let previous = self.previous();
+            if let Some(previous) = previous {
                 remove(&previous)?;
-                std::fs::hard_link(self.config(), previous)?;
+                std::fs::hard_link(path, previous)?;
             }
-            std::fs::rename(&new, self.config())?;
+            std::fs::rename(&new, path)?;
             File::open(&self.dir)?.sync_all()
         };
         write().map_err(|source| StateError::Io {
@@ -153,6 +166,26 @@ impl StateDir {
     /// Whether somebody has asked on this host that traffic leaves the gateway (`mesh-agent drain`).
     pub fn drained(&self) -> bool {
         self.dir.join(DRAINED).exists()
+    }
+
+    /// The gateway's private key for WireGuard, made of these bytes where there is none yet. To have
+    /// another, the file is removed: the format is that of `wg genkey`.
+    pub fn wireguard_key(&self, chance: [u8; 32]) -> Result<PrivateKey, StateError> {
+        let path = self.dir.join("wireguard.key");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => text.parse().map_err(|error: NoKey| StateError::Damaged {
+                path,
+                what: "a private key",
+                line: 1,
+                reason: format!("{error}; without the file, the gateway gets another key"),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key = PrivateKey::from(chance);
+                self.replace(&path, &format!("{}\n", key.expose_text()), None)?;
+                Ok(key)
+            }
+            Err(source) => Err(StateError::Io { path, source }),
+        }
     }
 
     /// charon's id of the private key that we loaded into it, to know it again. It is no secret,
@@ -261,6 +294,7 @@ fn parse(path: &Path, text: &str) -> Result<Config, StateError> {
         let before = text.get(..error.span().unwrap_or_default().start);
         StateError::Damaged {
             path: path.to_owned(),
+            what: "a gateway's config",
             line: before.unwrap_or_default().matches('\n').count() + 1,
             reason: error.message().replace('\n', ", "),
         }
@@ -333,6 +367,27 @@ mod tests {
         assert_eq!(generation(&state.load().unwrap()), Some(1));
         std::fs::write(dir.path().join("config.toml.previous"), "x").unwrap();
         assert!(matches!(state.load(), Err(StateError::Torn { .. })));
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let key = state.wireguard_key([1; 32]).unwrap();
+        assert_eq!(state.wireguard_key([2; 32]).unwrap(), key);
+        let path = dir.path().join("wireguard.key");
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(&path, "hunter2").unwrap();
+        let error = state.wireguard_key([2; 32]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"));
+        assert!(
+            error
+                .to_string()
+                .contains("wireguard.key is not a private key")
+        );
+        std::fs::remove_file(&path).unwrap();
+        assert_ne!(state.wireguard_key([2; 32]).unwrap(), key);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::liveness::Life;
 use crate::repairs::Repairs;
 use crate::state::{Nexthop, NexthopId, State};
 use crate::vici::{IkeSa, IkeState};
+use crate::wireguard::{Handshakes, is_fresh};
 use ipnet::IpNet;
 use routemesh_bfd::Diagnostic;
 use routemesh_bgp::wire::Action;
@@ -23,6 +24,8 @@ pub struct Facts<'a> {
     pub state: &'a State,
     /// Interfaces that can carry packets.
     pub usable: &'a BTreeSet<String>,
+    /// When WireGuard interfaces last agreed on keys.
+    pub handshakes: &'a Handshakes,
     /// charon's SAs; `None` where it does not answer.
     pub sas: Option<&'a [IkeSa]>,
     /// Why connections have none, as far as charon knows.
@@ -91,7 +94,13 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         Some(_) if facts.usable.contains(&link) => "up",
         Some(_) => "down",
     };
-    let ike = ike(facts, tunnel);
+    let handshake = facts.handshakes.get(&link).copied();
+    let ike = match &tunnel.wireguard {
+        None => ike(facts, tunnel),
+        Some(it) if it.peer.is_none() => "no key",
+        Some(_) if is_fresh(handshake) => "up",
+        Some(_) => "no handshake",
+    };
     let of_link = |reason| Counter::Tunnel(link.clone(), reason);
     proto::TunnelStatus {
         number: tunnel.number,
@@ -103,7 +112,7 @@ fn tunnel(facts: &Facts, tunnel: &Tunnel) -> proto::TunnelStatus {
         bfd: bfd(facts, &tunnel.name()),
         liveness: Some(liveness(facts, &tunnel.name())),
         mtu: observed.map_or(0, |link| link.mtu),
-        handshake: None,
+        handshake: handshake.map(|age| age.as_secs()),
         invalid: invalid(facts, Reason::ALL.map(of_link)),
     }
 }

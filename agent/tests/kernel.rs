@@ -847,6 +847,7 @@ async fn settings_are_written_once_and_only_in_the_overlay() {
         up: true,
         mtu: 1400,
         addresses: BTreeSet::new(),
+        wireguard: None,
     };
     let mut links = BTreeMap::from([("wan".to_owned(), link.clone()), ("gone".to_owned(), link)]);
     run(

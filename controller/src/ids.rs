@@ -217,20 +217,36 @@ const WIREGUARD_PORT: u32 = 20_000;
 /// As many as there can be far endpoints.
 const WIREGUARD_STRIDE: u32 = 6_000;
 
+/// So many endpoints of a family and gateway have ports for every far end.
+pub(crate) const WIREGUARD_ENDPOINTS: usize = 7;
+
 /// The UDP port of a WireGuard tunnel at this end. A WireGuard interface has its port on all addresses
 /// of its host, so no two tunnels of a gateway may have the same. It derives from the far end's id, and
-/// from which of the gateway's endpoints of one family it is: first, second. `None` beyond the last port:
-/// [`MeshSpec`] has no gateway with so many endpoints, nor ids so high.
+/// from which of the gateway's endpoints it is, former ones included: one that has changed its address
+/// mostly has new ports, so that new tunnels can be made beside the old ones. `None` beyond the last port:
+/// [`MeshSpec`] has no gateway with so many endpoints of a family, nor ids so high.
 pub fn wireguard_port(ids: &Ids, own: &End, far: &End) -> Option<u16> {
+    let given = ids.given.get(own.gateway.name.as_str())?;
     let family = own.endpoint.family();
     let endpoints = own.gateway.endpoints.iter();
     let of_family = endpoints.filter(|it| it.family() == family);
-    let before = of_family
-        .filter_map(|it| ids.get(&own.gateway.name, it))
-        .filter(|id| *id < own.id);
-    let rank = u32::try_from(before.count()).ok()?;
-    let within = Some(far.id).filter(|id| *id < WIREGUARD_STRIDE)?;
-    u16::try_from(WIREGUARD_PORT + rank.checked_mul(WIREGUARD_STRIDE)? + within).ok()
+    let mut present: Vec<u32> = of_family
+        .filter_map(|it| given.get(&it.to_string()).copied())
+        .collect();
+    present.sort_unstable();
+    let mut taken = [false; WIREGUARD_ENDPOINTS];
+    for id in present.into_iter().take(WIREGUARD_ENDPOINTS) {
+        let before = given.values().filter(|other| **other < id).count();
+        let mut places = (before..).map(|place| place % WIREGUARD_ENDPOINTS);
+        let place = places.find(|place| taken.get(*place) == Some(&false))?;
+        *taken.get_mut(place)? = true;
+        if id == own.id {
+            let far = Some(far.id).filter(|id| *id < WIREGUARD_STRIDE)?;
+            let place = u32::try_from(place).ok()?;
+            return u16::try_from(WIREGUARD_PORT + place * WIREGUARD_STRIDE + far).ok();
+        }
+    }
+    None
 }
 
 /// A gateway's BGP identifier, from 198.18.0.0/15, which nobody routes (RFC 2544). Another one would
@@ -421,6 +437,41 @@ selectors = [{selectors}]
         assert_eq!([after[2], after[1]], [before[0], before[1]]);
         assert!(!before.contains(&after[0]));
         assert_eq!(numbers(two.to_owned()), [before[1]]);
+    }
+
+    #[test]
+    fn an_endpoint_that_changes_its_address_has_new_ports_and_none_that_another_has() {
+        let mut ids = Ids::default();
+        let mut ports = |changing: u32| {
+            let text = format!(
+                r#"
+[mesh]
+as = 65000
+interconnect = "fd00:ff::/64"
+tunnel = "wireguard"
+[sites.one]
+prefixes = ["10.1.0.0/16"]
+gateways.A.endpoints = ["192.0.2.1", "192.0.2.{changing}"]
+[sites.two]
+prefixes = ["10.2.0.0/16"]
+gateways.B.endpoints = ["198.51.100.1"]
+"#
+            );
+            let spec = crate::spec::parse("test", &text).unwrap();
+            ids = assign(&ids, &spec).unwrap();
+            let ends = ends(&spec, &ids);
+            [0, 1].map(|own| wireguard_port(&ids, &ends[own], &ends[2]).unwrap())
+        };
+        let [stays, mut before] = ports(101);
+        let mut same = 0;
+        for changing in 102..130 {
+            let now = ports(changing);
+            assert!(now[0] == stays && now[1] != stays, "{changing}: {now:?}");
+            same += usize::from(now[1] == before);
+            before = now[1];
+        }
+        // Where it begins again with the first.
+        assert_eq!(same, 4);
     }
 
     #[test]

@@ -157,7 +157,10 @@ pub(crate) fn tunnels(ends: &[TunnelEnd], look: Look) -> String {
             } else {
                 end.inside.join(" > ")
             },
-            or_none(&end.ike),
+            match (&end.ike, end.handshake) {
+                (Some(ike), Some(seconds)) => format!("{ike} ({seconds} s ago)"),
+                (ike, _) => or_none(ike),
+            },
             or_none(&end.bfd),
             or_none(&end.bgp),
             end.mtu.map_or("-".to_owned(), |mtu| mtu.to_string()),

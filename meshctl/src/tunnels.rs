@@ -15,11 +15,14 @@ pub(crate) struct TunnelEnd {
     /// Addresses of the interconnect, its own first; a foreign peer may have none.
     pub(crate) inside: [String; 2],
     pub(crate) ike: Option<String>,
+    /// WireGuard's last, in seconds before the report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) handshake: Option<u64>,
     pub(crate) bfd: Option<String>,
     pub(crate) bgp: Option<String>,
     /// The largest packet, in bytes.
     pub(crate) mtu: Option<u32>,
-    /// The `if_id` or mark of its SAs and policies.
+    /// The `if_id` or mark of its SAs and policies; the interface's group where it is WireGuard's.
     pub(crate) known_by: String,
 }
 
@@ -43,6 +46,7 @@ fn end(edge: &Edge, own: &End, far: &End) -> TunnelEnd {
     let key = FIRST_KEY.saturating_add(edge.number);
     let known_by = match edge.kind.as_str() {
         "vti" => format!("mark {key:#x}"),
+        "wireguard" => format!("group {key:#x}"),
         _ => format!("if_id {key:#x}"),
     };
     TunnelEnd {
@@ -52,6 +56,7 @@ fn end(edge: &Edge, own: &End, far: &End) -> TunnelEnd {
         outside: [&own.endpoint, &far.endpoint].map(Clone::clone),
         inside: [&own.address, &far.address].map(Clone::clone),
         ike: status.map(|status| status.ike.clone()),
+        handshake: status.and_then(|status| status.handshake),
         bfd: status.and_then(|status| Some(status.bfd.as_ref()?.state.clone())),
         bgp: status.and_then(|status| Some(status.bgp.as_ref()?.state.clone())),
         mtu: status.and_then(mtu),
@@ -77,6 +82,7 @@ mod tests {
             fresh,
             status: Some(TunnelStatus {
                 ike: "up".to_owned(),
+                handshake: Some(7),
                 mtu: 1446,
                 bfd: Some(BfdStatus {
                     state: "Up".to_owned(),
@@ -133,7 +139,7 @@ mod tests {
             "interface": "rm2", "gateway": "V3-1", "peer": "V2-1",
             "outside": ["192.0.2.3", "192.0.2.2"],
             "inside": ["2001:db8:ff::3", "2001:db8:ff::2"],
-            "ike": "up", "bfd": "Up", "bgp": "Established", "mtu": 1446,
+            "ike": "up", "handshake": 7, "bfd": "Up", "bgp": "Established", "mtu": 1446,
             "known_by": "if_id 0x52000002",
         });
         assert_eq!(text, expected);

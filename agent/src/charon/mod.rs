@@ -184,7 +184,11 @@ impl Keeper {
     ) -> (Seen, Option<Instant>) {
         let repaired = memory.repaired;
         let unreachable = |error: &vici::Error| Seen {
-            problems: vec![problem(OBJECT, error)],
+            // Where all tunnels are WireGuard's, nobody needs it.
+            problems: match wanted.is_empty() {
+                true => Vec::new(),
+                false => vec![problem(OBJECT, error)],
+            },
             repaired,
             ..Seen::default()
         };

@@ -19,11 +19,14 @@ pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
     };
     // By number: the first is the one that a connection is named after.
     for tunnel in config.tunnels.values() {
+        let Some(bind) = bind(tunnel) else {
+            continue;
+        };
         let of_new = || define(config, &own, tunnel);
         let definition = definitions
             .entry(tunnel.connection())
             .or_insert_with(of_new);
-        definition.children.push(child(config, tunnel));
+        definition.children.push(child(config, tunnel, bind));
     }
     definitions
 }
@@ -48,8 +51,8 @@ fn define(config: &Config, own: &Auth, tunnel: &Tunnel) -> Definition {
     }
 }
 
-fn child(config: &Config, tunnel: &Tunnel) -> Child {
-    let all = Child::of_all(tunnel.name(), bind(tunnel));
+fn child(config: &Config, tunnel: &Tunnel, bind: Bind) -> Child {
+    let all = Child::of_all(tunnel.name(), bind);
     let texts = |prefixes: &[IpNet], all: Vec<String>| match prefixes {
         [] => all,
         some => some.iter().map(ToString::to_string).collect(),
@@ -65,17 +68,18 @@ fn child(config: &Config, tunnel: &Tunnel) -> Child {
     }
 }
 
-/// What a tunnel's SAs are bound to.
-fn bind(tunnel: &Tunnel) -> Bind {
+/// What a tunnel's SAs are bound to, if it has any.
+fn bind(tunnel: &Tunnel) -> Option<Bind> {
     match tunnel.kind {
-        LinkKind::Xfrm { if_id } => Bind::IfId(if_id),
-        LinkKind::Vti { key, .. } => Bind::Mark(key),
+        LinkKind::Xfrm { if_id } => Some(Bind::IfId(if_id)),
+        LinkKind::Vti { key, .. } => Some(Bind::Mark(key)),
+        LinkKind::WireGuard { .. } => None,
     }
 }
 
 /// The children of an SA that take a tunnel's packets.
 pub fn installed<'a>(sa: &'a IkeSa, tunnel: &Tunnel) -> impl Iterator<Item = &'a ChildSa> {
-    bound(sa, bind(tunnel))
+    bind(tunnel).into_iter().flat_map(|bind| bound(sa, bind))
 }
 
 pub(super) fn bound(sa: &IkeSa, bind: Bind) -> impl Iterator<Item = &ChildSa> {

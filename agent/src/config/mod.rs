@@ -7,11 +7,13 @@ mod options;
 mod overlay;
 mod router;
 mod term;
+mod wireguard;
 
 pub use abroad::{Abroad, Inside, Ping, Session};
 pub use options::{EspOptions, IkeOptions, Offload};
 pub use overlay::Overlay;
 pub use router::{MAX_PREFIXES, Router, Whereabouts};
+pub use wireguard::WireGuard;
 
 use crate::state::{LinkKind, Place, ours};
 use ipnet::IpNet;
@@ -109,8 +111,10 @@ pub struct Tunnel {
     pub local_endpoint: String,
     /// Outer address of the far end, literal or host name.
     pub remote_endpoint: String,
-    /// How the interface finds its SAs.
+    /// How the interface finds its SAs, if it is not WireGuard's.
     pub kind: LinkKind,
+    /// What it has if it is.
+    pub wireguard: Option<WireGuard>,
     /// Who is there.
     pub far: Far,
     /// This end initiates IKE.
@@ -196,6 +200,11 @@ impl Tunnel {
             Far::Gateway { .. } => true,
             Far::Abroad(abroad) => abroad.session.is_some(),
         }
+    }
+
+    /// It has SAs, and charon makes them.
+    pub fn is_ipsec(&self) -> bool {
+        !matches!(self.kind, LinkKind::WireGuard { .. })
     }
 
     /// Name of its IKE connection, which is that of several tunnels where they have one IKE_SA.
@@ -493,7 +502,12 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
             remote: fields.parse("remote_endpoint", &raw.remote_endpoint, literal)?,
             key: id,
         },
-        other => return Err(fields.wrong("kind", other, "xfrm or vti")),
+        "wireguard" => LinkKind::WireGuard { group: id },
+        other => return Err(fields.wrong("kind", other, "xfrm, vti or wireguard")),
+    };
+    let wireguard = match kind {
+        LinkKind::WireGuard { .. } => Some(wireguard::parse(&fields, raw)?),
+        LinkKind::Xfrm { .. } | LinkKind::Vti { .. } => None,
     };
     for (field, endpoint) in [
         ("local_endpoint", &raw.local_endpoint),
@@ -523,6 +537,7 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
         local_endpoint: raw.local_endpoint.clone(),
         remote_endpoint: raw.remote_endpoint.clone(),
         kind,
+        wireguard,
         far,
         initiate: raw.initiate,
         drain: raw.drain,

@@ -31,7 +31,7 @@ pub struct Count {
 /// A counter of the table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counter {
-    /// IKE or ESP from an address that is no endpoint.
+    /// IKE, ESP or WireGuard from an address that is no endpoint.
     Stranger,
     /// Of a tunnel, by interface.
     Tunnel(String, Reason),
@@ -97,7 +97,7 @@ impl Counter {
     /// For people: what it counts.
     pub fn text(&self) -> &'static str {
         match self {
-            Self::Stranger => "IKE or ESP from an address that is no endpoint",
+            Self::Stranger => "IKE, ESP or WireGuard from an address that is no endpoint",
             Self::Tunnel(_, reason) => reason.text(),
         }
     }
@@ -200,7 +200,7 @@ fn refuse(mode: Mode) -> &'static str {
     }
 }
 
-/// For the side of the public addresses: IKE and ESP come from endpoints only. `known` are the
+/// For the side of the public addresses: IKE, ESP and WireGuard come from endpoints only. `known` are the
 /// addresses of those that are not written as an address.
 pub fn underlay(config: &Config, known: &BTreeSet<IpAddr>) -> Table {
     let mut table = Table::default();
@@ -219,15 +219,47 @@ pub fn underlay(config: &Config, known: &BTreeSet<IpAddr>) -> Table {
             refuse(config.firewall),
         ],
     );
-    table.base_chain(
-        "underlay_input",
-        "input",
-        &[
-            "meta l4proto esp goto from_underlay".to_owned(),
-            "udp dport { 500, 4500 } goto from_underlay".to_owned(),
-        ],
-    );
+    let wireguard: BTreeMap<u16, IpAddr> = config
+        .tunnels
+        .values()
+        .filter_map(|it| it.wireguard.as_ref())
+        .map(|it| (it.local.port(), it.local.ip()))
+        .collect();
+    let mut input = Vec::new();
+    // Where none of its tunnels needs them, they are the host's own business.
+    if config.tunnels.is_empty() || config.tunnels.values().any(Tunnel::is_ipsec) {
+        input.push("meta l4proto esp goto from_underlay".to_owned());
+        input.push("udp dport { 500, 4500 } goto from_underlay".to_owned());
+    }
+    if !wireguard.is_empty() {
+        input.push("udp dport @wireguard_ports goto from_underlay".to_owned());
+        wireguard_ports(&mut table, &wireguard);
+    }
+    table.base_chain("underlay_input", "input", &input);
     table
+}
+
+/// WireGuard leaves it to the routes which address of the host it sends from, until it has heard of the
+/// far end. What it sends is from the tunnel's endpoint, and is routed by that: a rule of the host about
+/// what comes from an address sees it.
+fn wireguard_ports(table: &mut Table, ports: &BTreeMap<u16, IpAddr>) {
+    let all: Vec<&u16> = ports.keys().collect();
+    table.set("wireguard_ports", "inet_service", &all);
+    let mut output = vec![format!(
+        "type route hook output priority {PRIORITY}; policy accept;"
+    )];
+    for (v4, name, ip) in [(true, "ip4", "ip"), (false, "ip6", "ip6")] {
+        let of_family = ports.iter().filter(|(_, address)| address.is_ipv4() == v4);
+        let elements: Vec<String> = of_family
+            .map(|(port, address)| format!("{port} : {address}"))
+            .collect();
+        let kind = if v4 { "ipv4_addr" } else { "ipv6_addr" };
+        let map = format!("wireguard_{name}");
+        table.map(&map, &format!("inet_service : {kind}"), &elements);
+        output.push(format!("{ip} saddr set udp sport map @{map}"));
+    }
+    let output: Vec<&str> = output.iter().map(String::as_str).collect();
+    table.chain("underlay_output", &output);
 }
 
 /// For the private side. `leftovers` are interfaces of tunnels that the config does not name any
@@ -552,6 +584,8 @@ mod tests {
             ("oracle", "home-1", blue()),
             ("oracle", "shop-1", Overlay::Own),
             ("aws", "office-1", Overlay::Own),
+            ("wireguard", "lyon-1", Overlay::Own),
+            ("wireguard", "oslo-2", Overlay::Own),
         ];
         for (example, gateway, place) in examples {
             let file = root.join(format!("../tests/golden/{example}/{gateway}.toml"));

@@ -154,6 +154,14 @@ impl Kernel {
                     .send_one(link::set(found.index, *up, *mtu))
                     .await?)
             }
+            Op::SetWireGuard {
+                name,
+                wireguard,
+                anew,
+            } => {
+                self.inside(name).await?;
+                Ok(self.set_wireguard(name, wireguard, *anew).await?)
+            }
             Op::DelLink { name, side } => {
                 let channel = match side {
                     Side::Underlay => &self.underlay,
@@ -290,6 +298,7 @@ impl Op {
             Self::AddLink { .. }
             | Self::MoveLink { .. }
             | Self::SetLink { .. }
+            | Self::SetWireGuard { .. }
             | Self::DelLink { .. }
             | Self::AddAddress { .. }
             | Self::DelAddress { .. } => false,

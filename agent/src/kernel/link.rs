@@ -9,7 +9,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
-use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVti, LinkVti6, LinkXfrm};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVti, LinkVti6, LinkWireguard, LinkXfrm};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -88,6 +88,10 @@ pub(super) fn add(name: &str, kind: &LinkKind, mtu: u32) -> Option<Request> {
                 .okey(key);
             vti.mtu(mtu).build()
         }
+        LinkKind::WireGuard { group } => LinkMessageBuilder::<LinkWireguard>::new(name)
+            .link_group(group)
+            .mtu(mtu)
+            .build(),
         // One outer address of each family: no such tunnel.
         LinkKind::Vti { .. } => return None,
     };
@@ -214,7 +218,9 @@ pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Interface> {
         loopback: is(libc::IFF_LOOPBACK),
         master: number(libc::IFLA_MASTER),
         table: info.and_then(vrf_table),
-        ours: info.filter(|_| is_our_name(&name)).and_then(tunnel),
+        ours: info
+            .filter(|_| is_our_name(&name))
+            .and_then(|info| tunnel(info, number(libc::IFLA_GROUP))),
         name,
     })
 }
@@ -231,9 +237,13 @@ fn is_our_name(name: &str) -> bool {
     !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
 }
 
-/// What a link is, if it is of a kind and a number of ours.
-fn tunnel(info: &[u8]) -> Option<LinkKind> {
+/// What a link is, if it is of a kind and a number of ours. WireGuard's have their number as their group.
+fn tunnel(info: &[u8], group: Option<u32>) -> Option<LinkKind> {
     let kind = string(attribute(info, IFLA_INFO_KIND)?);
+    if kind == "wireguard" {
+        let group = group.filter(|group| NUMBERS.contains(group))?;
+        return Some(LinkKind::WireGuard { group });
+    }
     let data = attribute(info, IFLA_INFO_DATA)?;
     match kind.as_str() {
         "xfrm" => {
@@ -304,6 +314,7 @@ mod tests {
             LinkKind::Xfrm { if_id: NUMBER },
             vti("192.0.2.1", "192.0.2.2"),
             vti("2001:db8::1", "2001:db8::2"),
+            LinkKind::WireGuard { group: NUMBER },
         ];
         for kind in kinds {
             let interface = read_back("rm4", &kind);
@@ -325,11 +336,10 @@ mod tests {
             assert_eq!(read_back(name, &ours).ours, None, "{name}");
         }
         for if_id in [0, 4, ours::IF_ID - 1, 0x5300_0000] {
-            assert_eq!(
-                read_back("rm4", &LinkKind::Xfrm { if_id }).ours,
-                None,
-                "{if_id:#x}"
-            );
+            let group = if_id;
+            for kind in [LinkKind::Xfrm { if_id }, LinkKind::WireGuard { group }] {
+                assert_eq!(read_back("rm4", &kind).ours, None, "{if_id:#x}");
+            }
         }
     }
 

@@ -20,6 +20,7 @@ mod socket;
 mod sysctl;
 mod vrf;
 mod wire;
+mod wireguard;
 mod xfrm;
 
 pub use apply::{Answers, Begun, OpError, Reason};
@@ -37,7 +38,7 @@ pub use xfrm::{Deletions, Policy, Sa, Xfrm};
 use crate::config::Overlay;
 use crate::netns::{self, Netns};
 use crate::state::{Place, ours};
-use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use socket::Channel;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixListener;
@@ -116,6 +117,8 @@ pub struct Kernel {
     overlay: Channel,
     /// Another one there, for long listings beside which writing goes on.
     listings: Channel,
+    /// There too, to WireGuard.
+    generic: Channel,
     netns: Netns,
     own: Netns,
     same: bool,
@@ -133,13 +136,14 @@ impl Kernel {
             Overlay::Vrf(name) => (own.clone().with_vrf(name), Some(Vrf::named(name)?)),
         };
         let same = own.is(&netns);
-        let open = |netns: &Netns| {
-            let opened = netns.run(|| Channel::open(NETLINK_ROUTE))?;
+        let open_to = |netns: &Netns, protocol| {
+            let opened = netns.run(|| Channel::open(protocol))?;
             opened.map_err(|refusal| Error::Refused {
                 what: "open a netlink socket",
                 refusal,
             })
         };
+        let open = |netns: &Netns| open_to(netns, NETLINK_ROUTE);
         let underlay = open(&own)?;
         let overlay = if same {
             underlay.clone()
@@ -150,6 +154,7 @@ impl Kernel {
             underlay,
             overlay,
             listings: open(&netns)?,
+            generic: open_to(&netns, NETLINK_GENERIC)?,
             netns,
             own,
             same,

@@ -7,6 +7,7 @@ use super::route::{self, Route};
 use super::socket::{Channel, Refusal, Request};
 use super::{Error, Kernel};
 use crate::state::{Group, Link, Nexthop, NexthopId, RouteKey, Side, Target, ours};
+use crate::wireguard::Handshakes;
 use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use nix::errno::Errno;
@@ -48,6 +49,8 @@ pub struct Observed {
     pub link_state: BTreeMap<String, (u32, bool)>,
     /// Ids in our range that strangers hold.
     pub taken: BTreeSet<NexthopId>,
+    /// When WireGuard interfaces last agreed on keys.
+    pub handshakes: Handshakes,
 }
 
 impl Kernel {
@@ -156,6 +159,7 @@ impl Kernel {
             let addresses = self::addresses(&self.underlay).await?;
             observed.add_links(Side::Underlay, &interfaces, &addresses);
         }
+        observed.handshakes = self.look_at_wireguard(&mut observed.links).await?;
         Ok(observed)
     }
 }
@@ -216,6 +220,7 @@ impl Observed {
                         .map(|a| a.own)
                         .filter(|own| !is_link_local(own))
                         .collect(),
+                    wireguard: None,
                 });
         }
     }

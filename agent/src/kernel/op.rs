@@ -1,6 +1,8 @@
 //! One change to the kernel, as a value: what planning makes and applying does.
 
-use crate::state::{Group, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target};
+use crate::state::{
+    Group, LinkKind, Member, Nexthop, NexthopId, RouteKey, Side, Target, WireGuard,
+};
 use ipnet::IpNet;
 use std::fmt;
 
@@ -34,6 +36,15 @@ pub enum Op {
         up: bool,
         /// Inner MTU.
         mtu: u32,
+    },
+    /// Gives a WireGuard interface of ours, in the overlay, its key, port and peer.
+    SetWireGuard {
+        /// Its name.
+        name: String,
+        /// What it is to have.
+        wireguard: Box<WireGuard>,
+        /// Without what it had of peers: what was agreed on with them ends.
+        anew: bool,
     },
     /// Deletes a tunnel interface of ours.
     DelLink {
@@ -121,6 +132,28 @@ impl fmt::Display for Op {
                     f,
                     "add link {name} type {kind} local {local} remote {remote} key {key:#x} mtu {mtu}"
                 )
+            }
+            Self::AddLink {
+                name,
+                kind: LinkKind::WireGuard { group },
+                mtu,
+            } => {
+                write!(
+                    f,
+                    "add link {name} type wireguard group {group:#x} mtu {mtu}"
+                )
+            }
+            Self::SetWireGuard {
+                name, wireguard, ..
+            } => {
+                write!(f, "set wireguard {name} listen-port {}", wireguard.port)?;
+                match &wireguard.peer {
+                    Some(peer) => {
+                        let (key, endpoint) = (peer.public_key, peer.endpoint);
+                        write!(f, " peer {key} endpoint {endpoint}")
+                    }
+                    None => Ok(()),
+                }
             }
             Self::MoveLink { name } => write!(f, "move link {name} to the overlay"),
             Self::SetLink { name, up, mtu } => {

@@ -79,7 +79,7 @@ pub async fn watch(
             .map_or_else(Needs::default, |it| Needs::of(&it.config));
         let facts = match known.take() {
             // The kernel is the one that it was, and what it could it still can.
-            Some((same, facts)) if same == needs && can_all(&facts) => Facts {
+            Some((same, facts)) if same == needs && can_all(&facts, &needs) => Facts {
                 charon: ask_charon(&vici).await,
                 drop_in: drop_in(),
                 ..facts
@@ -100,10 +100,11 @@ pub async fn watch(
     }
 }
 
-/// Nothing that somebody may have mended since was found missing.
-fn can_all(facts: &Facts) -> bool {
+/// Nothing that is needed, and that somebody may have mended since, was found missing.
+fn can_all(facts: &Facts, needs: &Needs) -> bool {
     let tried = facts.tried.as_ref();
-    let all = tried.is_ok_and(|tried| tried.values().all(Result::is_ok));
+    let lacks = |it: &Ability| tried.is_ok_and(|tried| tried.get(it).is_some_and(Result::is_err));
+    let all = tried.is_ok() && !needs.abilities.iter().any(lacks);
     all && facts.overlay.is_ok() && facts.settings.is_ok() && facts.offload.values().all(|can| *can)
 }
 

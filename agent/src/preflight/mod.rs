@@ -24,6 +24,8 @@ pub enum Ability {
     Vti,
     /// The same over IPv6.
     Vti6,
+    /// Interfaces of WireGuard.
+    WireGuard,
     /// ESP, with the algorithms of our own proposal.
     Esp,
     /// Nexthop objects and groups of them.
@@ -38,10 +40,11 @@ pub enum Ability {
 
 impl Ability {
     /// All.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::XfrmInterface,
         Self::Vti,
         Self::Vti6,
+        Self::WireGuard,
         Self::Esp,
         Self::Nexthops,
         Self::ResilientGroups,
@@ -51,8 +54,9 @@ impl Ability {
 
     /// Those that can be tried without leaving a trace: the module of VTI makes an interface in every
     /// namespace of the host.
-    const TRACELESS: [Self; 6] = [
+    const TRACELESS: [Self; 7] = [
         Self::XfrmInterface,
+        Self::WireGuard,
         Self::Esp,
         Self::Nexthops,
         Self::ResilientGroups,
@@ -62,7 +66,7 @@ impl Ability {
 
     fn breaks(self) -> &'static str {
         match self {
-            Self::XfrmInterface => "no tunnel can be made",
+            Self::XfrmInterface | Self::WireGuard => "no tunnel can be made",
             Self::Vti => "no tunnel over IPv4 can be made",
             Self::Vti6 => "no tunnel over IPv6 can be made",
             Self::Esp => "no tunnel comes up",
@@ -77,6 +81,9 @@ impl Ability {
         match self {
             Self::XfrmInterface => {
                 "modprobe xfrm_interface (Linux 4.19, CONFIG_XFRM_INTERFACE), or tunnel = \"vti\""
+            }
+            Self::WireGuard => {
+                "modprobe wireguard (Linux 5.6, CONFIG_WIREGUARD), or tunnel = \"xfrm\""
             }
             Self::Vti => "modprobe ip_vti (CONFIG_NET_IPVTI), or tunnel = \"xfrm\"",
             Self::Vti6 => "modprobe ip6_vti (CONFIG_IPV6_VTI), or tunnel = \"xfrm\"",
@@ -99,6 +106,7 @@ impl fmt::Display for Ability {
             Self::XfrmInterface => "XFRM interfaces",
             Self::Vti => "VTI interfaces over IPv4",
             Self::Vti6 => "VTI interfaces over IPv6",
+            Self::WireGuard => "WireGuard",
             Self::Esp => "ESP with AES-GCM",
             Self::Nexthops => "nexthop objects",
             Self::ResilientGroups => "resilient nexthop groups",

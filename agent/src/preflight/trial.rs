@@ -51,6 +51,7 @@ fn one(ability: Ability) -> Result<(), String> {
             };
             link("vti6", &vti(&end(1), &end(2)))
         }
+        Ability::WireGuard => link("wireguard", &[]),
         Ability::Vrf => link("vrf", &attribute(1, &1000u32.to_ne_bytes())),
         Ability::Nexthops => nexthop().and_then(|()| group(&[])),
         Ability::ResilientGroups => {

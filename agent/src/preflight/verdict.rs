@@ -60,7 +60,7 @@ impl Default for Needs {
 impl Needs {
     /// Of a config.
     pub fn of(config: &Config) -> Self {
-        let mut abilities = BTreeSet::from([Ability::Esp, Ability::Nexthops]);
+        let mut abilities = BTreeSet::from([Ability::Nexthops]);
         if config.firewall != Mode::Off {
             abilities.insert(Ability::Nftables);
         }
@@ -78,7 +78,11 @@ impl Needs {
                 ..
             } => Ability::Vti,
             LinkKind::Vti { .. } => Ability::Vti6,
+            LinkKind::WireGuard { .. } => Ability::WireGuard,
         }));
+        if tunnels.is_empty() || tunnels.iter().any(Tunnel::is_ipsec) {
+            abilities.insert(Ability::Esp);
+        }
         Self {
             abilities,
             overlay: config.overlay.clone(),
@@ -131,7 +135,9 @@ pub fn verdict(facts: &Facts, needs: &Needs) -> Vec<Finding> {
             "let the agent write below /proc/sys/net",
         ));
     }
-    findings.extend(charon(facts));
+    if needs.abilities.contains(&Ability::Esp) {
+        findings.extend(charon(facts));
+    }
     findings.extend(flaws(&facts.kernel, needs));
     findings.extend(options(facts, needs));
     findings.sort_by_key(|it| it.severity != FAILS);
@@ -310,7 +316,8 @@ fn options(facts: &Facts, needs: &Needs) -> Vec<Finding> {
             "choose another option for this tunnel, or mend what it needs",
         ))
     };
-    needs.tunnels.iter().filter_map(refused).collect()
+    let ipsec = needs.tunnels.iter().filter(|it| it.is_ipsec());
+    ipsec.filter_map(refused).collect()
 }
 
 #[cfg(test)]

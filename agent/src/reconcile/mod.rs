@@ -31,6 +31,7 @@ use crate::repairs::{self, Repairs};
 use crate::state::{Place, RouteKey, State, Target};
 use crate::status::{self, Facts};
 use crate::vici::{Child, Definition};
+use crate::wireguard::{self, PrivateKey};
 use ipnet::IpNet;
 use listing::{Listed, compare};
 use routemesh_bgp::PeerId;
@@ -46,6 +47,8 @@ use unled::{lookup, unled};
 /// One gateway's kernel and its BGP speaker.
 pub struct Gateway {
     kernel: Arc<Kernel>,
+    /// For WireGuard.
+    key: PrivateKey,
     bgp: Bgp,
     news: mpsc::Receiver<News>,
     dataplane: Dataplane,
@@ -96,7 +99,7 @@ pub struct Pass {
 impl Gateway {
     /// Opens the kernel and starts the speaker. Routes of ours in the kernel mean that an earlier
     /// run left them for us: a graceful restart.
-    pub async fn start(config: &Config) -> Result<Self, kernel::Error> {
+    pub async fn start(config: &Config, key: PrivateKey) -> Result<Self, kernel::Error> {
         let kernel = open(&config.overlay).await?;
         let claim = kernel.claim()?;
         let observed = kernel.objects().await?;
@@ -138,6 +141,7 @@ impl Gateway {
         bgp.installed(forwarded.collect()).await;
         Ok(Self {
             kernel: Arc::new(kernel),
+            key,
             bgp,
             news,
             dataplane,
@@ -237,7 +241,7 @@ impl Gateway {
         }
         self.originate(config).await;
         let mtus = self.mtus(config, seen, &mut problems).await;
-        let mut desired = desired::desired(config, place, &mtus);
+        let mut desired = desired::desired(config, place, &mtus, &self.key);
         let in_charon = seen.charon.as_ref().map(charon::Charon::links);
         desired::keep_links(&mut desired, self.dataplane.state(), in_charon.as_ref());
         let in_kernel = &self.dataplane.state().links;
@@ -322,6 +326,7 @@ impl Gateway {
             config,
             state: self.dataplane.state(),
             usable: &links.usable,
+            handshakes: &observed.handshakes,
             sas: seen.charon.as_ref().map(|c| c.sas.as_slice()),
             refusals: &seen.refusals,
             view: &view,
@@ -341,7 +346,8 @@ impl Gateway {
         loop {
             let losses = self.losses;
             let look = async {
-                let observed = kernel.objects().await?;
+                let mut observed = kernel.objects().await?;
+                wireguard::follow(&mut observed.links, &observed.handshakes, config);
                 let links = with_routers(links(&observed), config, &kernel).await?;
                 Ok((observed, links))
             };
@@ -579,6 +585,7 @@ mod tests {
             up: true,
             mtu: 1500,
             addresses: BTreeSet::new(),
+            wireguard: None,
         };
         State {
             links: [("rm1".to_owned(), link)].into(),

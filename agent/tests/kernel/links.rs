@@ -9,9 +9,11 @@ use routemesh_agent::config::Overlay;
 use routemesh_agent::kernel::{Event, Kernel, Observed, Op, OpError, Reason, tunnels};
 use routemesh_agent::netns::Netns;
 use routemesh_agent::state::{
-    Group, Link, LinkKind, Member, Nexthop, NexthopId, Place, Side, Target, ours,
+    Group, Link, LinkKind, Member, Nexthop, NexthopId, Peer, Place, Side, Target, WireGuard, ours,
 };
+use routemesh_proto::PublicKey;
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 use std::time::Duration;
 
 const GROUP: NexthopId = NexthopId(0x5280_0000);
@@ -101,6 +103,7 @@ fn link(side: Side, kind: &LinkKind, mtu: u32, up: bool, addresses: &[&str]) -> 
         up,
         mtu,
         addresses,
+        wireguard: None,
     }
 }
 
@@ -257,6 +260,78 @@ async fn vti4() {
     life(vti("192.0.2.1", "192.0.2.2"), &[ends, keys].concat()).await;
 }
 
+const WIREGUARD: LinkKind = LinkKind::WireGuard { group: NUMBER };
+
+#[tokio::test]
+async fn wireguard() {
+    life(WIREGUARD, &[]).await;
+}
+
+#[tokio::test]
+async fn what_wireguard_has_is_set_and_seen() {
+    require_esp();
+    let gateway = Gateway::new();
+    let has = |port, endpoint: &str| WireGuard {
+        private_key: [7; 32].into(),
+        port,
+        peer: Some(Peer {
+            public_key: [9; 32].into(),
+            endpoint: endpoint.parse().expect("an endpoint"),
+        }),
+    };
+    let give = |wireguard: &WireGuard, anew| Op::SetWireGuard {
+        name: "rm1".into(),
+        wireguard: Box::new(wireguard.clone()),
+        anew,
+    };
+    let seen = async || gateway.observe().await.links["rm1"].wireguard.clone();
+    let alone = WireGuard {
+        peer: None,
+        ..has(20_001, "192.0.2.9:20000")
+    };
+    gateway
+        .all_ok(&[add("rm1", &WIREGUARD), move_link("rm1")])
+        .await;
+    assert_eq!(seen().await, None);
+    gateway.all_ok(&[give(&alone, true)]).await;
+    assert_eq!(seen().await, Some(alone));
+    let first = has(20_001, "192.0.2.9:20000");
+    gateway
+        .all_ok(&[give(&first, true), set("rm1", true, 1420)])
+        .await;
+    assert_eq!(seen().await, Some(first.clone()));
+    // Its socket is where the public addresses are.
+    let bind = |space: &Space, port: u16| {
+        let netns = Netns::named(&space.0).expect("there");
+        let bound = netns.run(|| UdpSocket::bind(("::", port)).is_ok());
+        bound.expect("entered")
+    };
+    assert!(!bind(&gateway.underlay, 20_001) && bind(&gateway.overlay, 20_001));
+    // Another port and endpoint, on the living interface.
+    let second = has(26_001, "[2001:db8::9]:26000");
+    gateway.all_ok(&[give(&second, false)]).await;
+    assert_eq!(seen().await, Some(second.clone()));
+    assert!(!bind(&gateway.underlay, 26_001) && bind(&gateway.underlay, 20_001));
+
+    let key = PublicKey::from([9; 32]);
+    for change in [
+        format!("peer {key} persistent-keepalive 25"),
+        format!("peer {key} allowed-ips 10.0.0.0/8"),
+        format!(
+            "peer {key} remove peer {} allowed-ips 0.0.0.0/0,::/0",
+            PublicKey::from([8; 32])
+        ),
+        "fwmark 7".to_owned(),
+    ] {
+        let words: Vec<&str> = change.split_whitespace().collect();
+        let wg = ["netns", "exec", &gateway.overlay.0, "wg", "set", "rm1"];
+        run("ip", &[&wg[..], &words].concat());
+        assert_ne!(seen().await, Some(second.clone()), "{change}");
+        gateway.all_ok(&[give(&second, true)]).await;
+        assert_eq!(seen().await, Some(second.clone()), "{change}");
+    }
+}
+
 #[tokio::test]
 async fn strangers_keep_their_interfaces() {
     require_esp();
@@ -266,6 +341,7 @@ async fn strangers_keep_their_interfaces() {
         space.ip("link add rm3 type xfrm dev lo if_id 3");
         space.ip("link add ipsec0 type xfrm dev lo if_id 0x52000004");
         space.ip("link add rm5 type veth peer name far5");
+        space.ip("link add rm7 type wireguard");
     }
     let show = || [&gateway.underlay, &gateway.overlay].map(|space| space.ip("link show"));
     let before = show();
@@ -278,11 +354,12 @@ async fn strangers_keep_their_interfaces() {
         add("rm3", &kind(3)),
         add("rm4", &kind(4)),
         add("rm5", &kind(5)),
+        add("rm7", &WIREGUARD),
     ] {
         let error = gateway.apply(op).await.expect_err("refused");
         assert_eq!(error.reason, Reason::Conflict, "{error}");
     }
-    for name in ["rm3", "rm5"] {
+    for name in ["rm3", "rm5", "rm7"] {
         for op in [
             move_link(name),
             set(name, true, 1400),

@@ -6,6 +6,7 @@ use super::place::{At, SpecError, quote};
 use super::reader::{Reader, Table, Value};
 use super::values;
 use super::{Family, Gateway, MeshSpec, Options, OuterAddress, Setting, Site, TunnelKind};
+use crate::ids::WIREGUARD_ENDPOINTS;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::de::DeTable;
 
@@ -24,9 +25,6 @@ pub struct Tunnels {
 const MOST: usize = 4096;
 /// What an entry may say.
 const KNOWN: [&str; 4] = ["between", "tunnel", "ike", "esp"];
-/// So many endpoints of one family have UDP ports of their own for every far end
-/// ([`crate::ids::wireguard_port`]).
-const WIREGUARD_ENDPOINTS: usize = 7;
 
 impl MeshSpec {
     /// What holds for the tunnels between two gateways: what is written of them, else at their sites,

@@ -152,7 +152,7 @@ impl<'lab> Mesh<'lab> {
 
     fn host_args(&self, command: &mut Command, gateway: Gateway) {
         command.arg("--state-dir").arg(self.state_dir(gateway));
-        command.arg("--vici").arg(self.lab.charon(gateway).socket());
+        command.arg("--vici").arg(self.lab.vici(gateway));
     }
 
     /// SIGKILL to a gateway's agent.
@@ -171,7 +171,7 @@ impl<'lab> Mesh<'lab> {
     /// `mesh-agent down`.
     pub fn down(&self, gateway: Gateway) -> Result<String> {
         let state = self.state_dir(gateway).display().to_string();
-        let vici = self.lab.charon(gateway).socket().display().to_string();
+        let vici = self.lab.vici(gateway).display().to_string();
         let program = program("mesh-agent")?;
         let words = [&program, "down", "--state-dir", &state, "--vici", &vici];
         self.lab.underlay(gateway).run(&words)

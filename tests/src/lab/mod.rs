@@ -56,7 +56,14 @@ impl Lab {
     /// Brings the lab up. `name` is for the logs kept of one that fails.
     pub fn start(name: &str, topology: Topology) -> Result<Self> {
         let mut lab = Self::bare(name, topology)?;
-        lab.start_daemons()?;
+        lab.start_daemons(true)?;
+        Ok(lab)
+    }
+
+    /// The same without strongSwan on any gateway.
+    pub fn without_charon(name: &str, topology: Topology) -> Result<Self> {
+        let mut lab = Self::bare(name, topology)?;
+        lab.start_daemons(false)?;
         Ok(lab)
     }
 
@@ -98,9 +105,12 @@ impl Lab {
         Ok(lab)
     }
 
-    fn start_daemons(&mut self) -> Result<()> {
-        say("charon on every gateway, BIRD on every router");
-        for gateway in self.topology.gateways() {
+    fn start_daemons(&mut self, charon: bool) -> Result<()> {
+        let charons = if charon { "charon" } else { "no charon" };
+        say(format_args!(
+            "{charons} on every gateway, BIRD on every router"
+        ));
+        for gateway in self.topology.gateways().into_iter().filter(|_| charon) {
             let charon = Charon::start(self.underlay(gateway))?;
             self.charons.insert(gateway.name(), charon);
         }
@@ -171,6 +181,13 @@ impl Lab {
     /// If there is none: a mistake in the test.
     pub fn charon(&self, gateway: Gateway) -> &Charon {
         &self.charons[&gateway.name()]
+    }
+
+    /// Where a gateway's charon listens, if there is one.
+    pub fn vici(&self, gateway: Gateway) -> PathBuf {
+        let charon = self.charons.get(&gateway.name());
+        let socket = charon.map_or(Path::new("/nowhere"), Charon::socket);
+        socket.to_owned()
     }
 
     /// The BIRD of a site's router.

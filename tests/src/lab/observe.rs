@@ -75,7 +75,7 @@ impl Lab {
     }
 
     /// Checks all of a gateway's tunnel ends: interface of that kind, up and addressed; a security
-    /// association each way; an established BGP session.
+    /// association each way, but for WireGuard; an established BGP session.
     pub fn check_ends(&self, gateway: Gateway, kind: &str, tunnels: &[Tunnel]) -> Result<()> {
         let overlay = self.overlay(gateway);
         let links = overlay.ip(&["address"])?;
@@ -104,7 +104,9 @@ impl Lab {
             if !addresses.any(|a| a["local"] == own.as_str() && a["prefixlen"] == 127) {
                 return Err(missing(format!("{name} has no address {own}/127")));
             }
-            if kind == "xfrm" {
+            if kind == "wireguard" {
+                // Without keys there is no session.
+            } else if kind == "xfrm" {
                 let id = IF_ID + u32::try_from(tunnel.number).unwrap_or(u32::MAX);
                 for direction in ["out", "in"] {
                     let found = sas.iter().any(|sa| {

@@ -24,10 +24,14 @@ pub enum Kind {
     Esp,
     /// IKE, plain or behind NAT traversal.
     Ike,
+    /// WireGuard.
+    WireGuard,
     /// An agent or an operator and the controller.
     Controller,
     /// Neighbour discovery and multicast listeners, of public addresses.
     Neighbour,
+    /// A public address that has nobody at a port.
+    PortUnreachable,
     /// Private addresses or a probe's datagram in clear: must never be.
     Clear(String),
     /// Anything else.
@@ -167,7 +171,10 @@ fn transport(from: IpAddr, to: IpAddr, protocol: u8, segment: &[u8]) -> Kind {
     match protocol {
         50 => Kind::Esp,
         17 if either(&[500, 4500]) => Kind::Ike,
+        // A kind of message of four, and three zeros.
+        17 if matches!(segment.get(8..12), Some([1..=4, 0, 0, 0])) => Kind::WireGuard,
         6 if either(&[7179]) => Kind::Controller,
+        58 if segment.starts_with(&[1, 4]) => Kind::PortUnreachable,
         58 if matches!(segment.first(), Some(130..=137 | 143)) => {
             // A neighbour is asked for in the message, not in the header: someone who takes the
             // public side for the way to a private address shows here.
@@ -218,6 +225,8 @@ mod tests {
         let (v1, v2) = ("2001:db8:1::1", "2001:db8:2::2");
         assert_eq!(classify(&frame(v1, v2, 50, &[0; 40])), Kind::Esp);
         assert_eq!(classify(&frame(v1, v2, 17, &[1, 0xf4, 1, 0xf4])), Kind::Ike);
+        let wireguard = [0x4e, 0x21, 0x4e, 0x20, 0, 40, 0, 0, 4, 0, 0, 0];
+        assert_eq!(classify(&frame(v1, v2, 17, &wireguard)), Kind::WireGuard);
         assert_eq!(
             classify(&frame(v1, v2, 6, &[9, 9, 28, 11])),
             Kind::Controller

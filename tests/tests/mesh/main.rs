@@ -11,6 +11,7 @@ mod matrix;
 mod mtu;
 mod reference;
 mod steady;
+mod wireguard;
 
 use std::time::Instant;
 
@@ -47,7 +48,12 @@ fn spec() -> String {
 
 /// The same with another line about the mesh.
 fn spec_with(line: &str) -> String {
-    let mesh = format!("[mesh]\ntunnel = \"{}\"\n{line}\n", tunnel());
+    spec_of(&tunnel(), line)
+}
+
+/// The same with tunnels of any kind.
+fn spec_of(tunnel: &str, line: &str) -> String {
+    let mesh = format!("[mesh]\ntunnel = \"{tunnel}\"\n{line}\n");
     THREE_SITES.replacen("[mesh]\n", &mesh, 1)
 }
 

@@ -25,6 +25,9 @@ enum For {
 
 /// Every call there is. One that is missing here is refused to all.
 const CALLS: &[(&str, For)] = &[
+    // Whether there is anybody, for load balancers and watchdogs.
+    ("/grpc.health.v1.Health/Check", For::Anybody),
+    ("/grpc.health.v1.Health/Watch", For::Anybody),
     ("/routemesh.v1.Agents/Attach", For::Role(Role::Gateway)),
     ("/routemesh.v1.Certificates/Enroll", For::Anybody),
     ("/routemesh.v1.Certificates/Renew", For::Holders),

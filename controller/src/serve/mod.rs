@@ -102,6 +102,7 @@ pub async fn serve(
     })
     .max_decoding_message_size(LARGEST_SMALL)
     .max_encoding_message_size(usize::MAX);
+    let (_reporter, health) = tonic_health::server::health_reporter();
     let mut stopped_too = stopped.clone();
     let mut server = tokio::spawn(
         Server::builder()
@@ -115,6 +116,7 @@ pub async fn serve(
             .add_service(operators)
             .add_service(certificates)
             .add_service(trust)
+            .add_service(health)
             .serve_with_incoming_shutdown(incoming, async move {
                 let _ = stopped_too.wait_for(|stopped| *stopped).await;
             }),

@@ -4,7 +4,7 @@ use crate::client::{CallError, Client};
 use crate::failure::Failure;
 use crate::output::{Output, print, show};
 use crate::table::{self, Look};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use routemesh_proto::{
     AuditRequest, CreateTokenRequest, Identity, KeyKind, RenewRequest, Request, RevokeRequest,
     Token, enroll as ask,
@@ -23,19 +23,19 @@ pub(crate) enum Tokens {
 }
 
 #[derive(Args)]
-#[group(id = "whose", required = true, multiple = false, args = ["gateway", "viewer", "operator", "admin"])]
+#[command(group = ArgGroup::new("whose").required(true))]
 pub(crate) struct Create {
     /// For this gateway, as it is called in the specification.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "whose")]
     gateway: Option<String>,
     /// For one who sees everything.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "whose")]
     viewer: Option<String>,
     /// For one who also applies specifications, and drains.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "whose")]
     operator: Option<String>,
     /// For one who also says who is who.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "whose")]
     admin: Option<String>,
     /// For how long it is good; at most seven days.
     #[arg(long, default_value = "1h", value_name = "TIME", value_parser = humantime::parse_duration)]

@@ -218,6 +218,9 @@ async fn who_is_revoked_is_out_of_the_mesh_and_comes_back_as_somebody_else() {
         .await
         .unwrap();
     assert_eq!(b.config().await.tunnels.len(), 2);
+    let early = token(&pki, &controller, "gateway", "A", 3600)
+        .await
+        .unwrap();
     let reply = revoke(&pki, &controller, "A", false).await.unwrap();
     assert_eq!((reply.generation, reply.unchanged), (2, false));
     // The others lose their tunnels to it, and the stream that it has ends.
@@ -242,6 +245,9 @@ async fn who_is_revoked_is_out_of_the_mesh_and_comes_back_as_somebody_else() {
         assert!(client.renew(RenewRequest { request }).await.is_err());
     };
     gone(&controller).await;
+    // Whoever got hold of a token before is no better off.
+    let refused = refusal(enroll(&early, KeyKind::EcdsaP384).await);
+    assert!(refused.contains("knows no such token"), "{refused}");
     let again = revoke(&pki, &controller, "A", false).await.unwrap();
     assert_eq!((again.generation, again.unchanged), (2, true));
 

@@ -4,6 +4,7 @@ use super::access::{Refusals, caller};
 use super::history::utc;
 use super::state::{ApplyError, New, State, lock};
 use crate::ca::{Authority, Peer, Role};
+use crate::mesh::Mesh;
 use crate::spec::{self, check_name};
 use crate::store::{Deed, Kind, Store, StoreError, Token};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -89,8 +90,10 @@ impl State {
         let mut admissions = self.admissions.borrow().as_ref().clone();
         let before = admissions.of(role, name);
         let admission = admissions.revoke(role, name);
-        let unchanged = admission == before;
-        if !unchanged {
+        // Also where an earlier attempt came no further than the admission.
+        let in_mesh = |mesh: &Arc<Mesh>| role == Role::Gateway && mesh.gateway(name).is_some();
+        let in_force = self.mesh.borrow().as_ref().is_some_and(in_mesh);
+        if admission != before {
             store.save_admission(role, name, admission)?;
             store.note(&Deed {
                 at: SystemTime::now(),
@@ -107,19 +110,20 @@ impl State {
             })?;
             lock(&self.told).remove(name);
             self.admissions.send_replace(Arc::new(admissions));
-            if role == Role::Gateway {
-                self.again(&mut store, &who.name, Kind::Revoke, name)?;
-            }
+        }
+        if in_force {
+            self.again(&mut store, &who.name, Kind::Revoke, name)?;
         }
         let mesh = self.mesh.borrow();
         Ok(RevokeReply {
             generation: mesh.as_ref().map_or(0, |mesh| mesh.generation),
-            unchanged,
+            unchanged: admission == before && !in_force,
         })
     }
 
     /// Puts the specification in force once more, as a gateway of it is revoked or admitted: nothing
-    /// happens where it has no such gateway. What one site tries is not waited for: all go back.
+    /// happens where it has no such gateway. What one site tries, maybe with that gateway, is not waited for:
+    /// all go back.
     fn again(
         &self,
         store: &mut Store,
@@ -132,7 +136,7 @@ impl State {
             .borrow()
             .as_ref()
             .and_then(|mesh| mesh.trial.clone());
-        let revision = match trial {
+        let revision = match &trial {
             Some(trial) => store.revision(trial.before.generation)?,
             None => store.current()?,
         };
@@ -141,7 +145,7 @@ impl State {
         };
         let (file, text) = (&*revision.file, revision.text.expose());
         let spec = spec::parse(file, text)?;
-        if spec.gateway(gateway).is_some() {
+        if trial.is_some() || spec.gateway(gateway).is_some() {
             let new = New {
                 operator: who,
                 kind,

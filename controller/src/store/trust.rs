@@ -158,7 +158,8 @@ impl Store {
         fill().map_err(self.fail())
     }
 
-    /// Notes that a name is revoked; of a gateway, the key for WireGuard is forgotten. On disk when this returns.
+    /// Notes that a name is revoked, whose tokens are good for nothing any more; of a gateway, the key for
+    /// WireGuard is forgotten. On disk when this returns.
     pub fn save_admission(
         &mut self,
         role: Role,
@@ -174,6 +175,12 @@ impl Store {
             let transaction = self.connection.transaction()?;
             let values = params![kind(role.into()), name, number, revoked];
             transaction.execute(sql, values)?;
+            if revoked {
+                transaction.execute(
+                    "DELETE FROM token WHERE name = ? AND (role = 'gateway') = ? AND used_at IS NULL",
+                    params![name, role == Role::Gateway],
+                )?;
+            }
             if revoked && role == Role::Gateway {
                 transaction.execute("DELETE FROM wireguard WHERE gateway = ?", [name])?;
             }

@@ -3,10 +3,11 @@
 
 use crate::mesh::Mesh;
 use crate::render::of_spec;
-use crate::spec::MeshSpec;
+use crate::spec::{MeshSpec, Site};
 use ipnet::IpNet;
 use routemesh_proto::{self as proto, Config, Topology};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::successors;
 use std::time::{Duration, Instant};
 
 /// All has to be well for so long: longer than BGP's hold time, and than the pause between two reports.
@@ -33,16 +34,70 @@ pub fn objection(before: &MeshSpec, after: &MeshSpec, site: &str) -> Option<Stri
             "site {site:?} is not both in the mesh and in the specification: it cannot try it"
         ));
     }
-    let moved = after.gateways().find(|(now, gateway)| {
-        let was = before.gateway(&gateway.name);
-        was.is_some_and(|(was, _)| was.asn != now.asn)
-    });
-    moved.map(|(_, gateway)| {
-        format!(
-            "gateway {} gets another AS, which its peers have to know at the same moment: apply it without a canary",
+    gateway_moves(before, after).or_else(|| prefix_moves(before, after, site))
+}
+
+/// A gateway that is to its peers somebody else than before.
+fn gateway_moves(before: &MeshSpec, after: &MeshSpec) -> Option<String> {
+    let was: BTreeMap<&str, &Site> = before
+        .gateways()
+        .map(|(site, gateway)| (gateway.name.as_str(), site))
+        .collect();
+    after.gateways().find_map(|(now, gateway)| {
+        let was = was.get(gateway.name.as_str())?;
+        let what = match was.name.value != now.name.value {
+            true => "site",
+            false if was.asn != now.asn => "AS",
+            false => return None,
+        };
+        Some(format!(
+            "gateway {} gets another {what}, which its peers have to know at the same moment: apply it without --canary",
             gateway.name.value
-        )
+        ))
     })
+}
+
+/// Of what kind, and its name.
+type Owner<'s> = (&'static str, &'s str);
+
+fn owned(spec: &MeshSpec) -> BTreeMap<IpNet, Owner<'_>> {
+    let sites = spec.sites.iter();
+    let sites = sites.map(|it| (("site", it.name.as_str()), &it.prefixes));
+    let foreign = spec.foreign.iter();
+    let foreign = foreign.map(|it| (("foreign peer", it.name.as_str()), &it.prefixes));
+    let all = sites.chain(foreign);
+    all.flat_map(|(owner, prefixes)| prefixes.iter().map(move |it| (it.value, owner)))
+        .collect()
+}
+
+/// What covers a prefix, and whose it is: all that do are of one owner.
+fn covering<'s>(owned: &BTreeMap<IpNet, Owner<'s>>, net: IpNet) -> Option<(IpNet, Owner<'s>)> {
+    let mut wider = successors(Some(net), IpNet::supernet);
+    wider.find_map(|it| Some((it, *owned.get(&it)?)))
+}
+
+/// A prefix that is somebody else's afterwards, in whole or in part. Those who do not try it would take it
+/// from nobody, as the one says that it is the other's, who does not announce it yet. What the site that
+/// tries it takes over in whole, it announces, and everybody hears whose it is.
+fn prefix_moves(before: &MeshSpec, after: &MeshSpec, site: &str) -> Option<String> {
+    let (before, after) = (owned(before), owned(after));
+    let wider_before = after.iter().filter_map(|(new, now)| {
+        let (old, was) = covering(&before, *new)?;
+        Some(((old, was), (*new, *now)))
+    });
+    let wider_after = before.iter().filter_map(|(old, was)| {
+        let (new, now) = covering(&after, *old)?;
+        Some(((*old, *was), (new, now)))
+    });
+    let mut all = wider_before.chain(wider_after);
+    let ((old, was), (new, now)) = all.find(|((old, was), (new, now))| {
+        let taken_over = was.0 == "site" && *now == ("site", site) && new.contains(old);
+        was != now && !taken_over
+    })?;
+    Some(format!(
+        "{old} of {} {} becomes {new} of {} {}, and would be nobody's for those who do not try it: only a whole prefix of another site can move, and only to site {site}; apply it without --canary",
+        was.0, was.1, now.0, now.1
+    ))
 }
 
 /// What a gateway runs meanwhile: those of the site as the new specification says. The others as before,

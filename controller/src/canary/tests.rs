@@ -123,6 +123,110 @@ fn what_all_have_to_know_at_once_cannot_be_tried() {
     );
 }
 
+#[test]
+fn a_gateway_does_not_change_its_site_in_a_trial() {
+    // To the site that tries it, away from it, and past it.
+    let text = BEFORE
+        .replace("gateways.B", "gateways.E")
+        .replace("::b", "::e")
+        .replace(
+            "gateways.A",
+            "gateways.B.endpoints = [\"2001:db8::b\"]\ngateways.A",
+        );
+    for site in ["one", "two", "three"] {
+        let (before, after) = (spec::parse("test", BEFORE), spec::parse("test", &text));
+        let objection = objection(&before.unwrap(), &after.unwrap(), site).unwrap();
+        assert!(
+            objection.starts_with("gateway B gets another site"),
+            "{objection}"
+        );
+    }
+}
+
+#[test]
+fn what_a_trial_leaves_to_nobody_is_not_tried() {
+    // Of sites one to three and of the foreign peer, beside one each that stays.
+    let spec = |owned: [&str; 4]| {
+        let list = |n: usize, of: &str| {
+            let own = format!("172.16.{n}.0/24 {of}");
+            let quoted: Vec<String> = own.split_whitespace().map(|it| format!("{it:?}")).collect();
+            quoted.join(", ")
+        };
+        let [sites @ .., foreign] = owned;
+        let mut text = "[mesh]\nas = 65000\ninterconnect = \"fd00:ff::/64\"\n".to_owned();
+        for (n, (site, owned)) in ["one", "two", "three"].iter().zip(sites).enumerate() {
+            text += &format!("[sites.{site}]\nprefixes = [{}]\n", list(n, owned));
+            text += &format!("gateways.G{n}.endpoints = [\"192.0.2.{}\"]\n", n + 1);
+        }
+        text += &format!(
+            "[foreign.cloud]\nprefixes = [{}]\nas = 65100\n",
+            list(9, foreign)
+        );
+        text += "[[foreign.cloud.tunnels]]\ngateway = \"G0\"\nremote = \"198.51.100.1\"\n";
+        text += "psk = \"the.shared.secret\"\ninside = \"169.254.10.2/30\"\n";
+        spec::parse("test", &text).unwrap_or_else(|errors| panic!("{errors}"))
+    };
+    let (one, two, three, cloud) = ("10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16", "10.9.0.0/16");
+    let before = spec([one, two, three, cloud]);
+    let table: [([&str; 4], Option<&str>); 12] = [
+        ([one, two, three, cloud], None),
+        // Whole prefixes, to the site that tries it.
+        (["10.1.0.0/16 10.2.0.0/16", "", three, cloud], None),
+        (["10.1.0.0/16 10.2.0.0/15", "", "", cloud], None),
+        // New and gone ones, and what a site splits for itself.
+        (
+            ["10.1.0.0/17 10.1.128.0/17", "10.7.0.0/16", "", cloud],
+            None,
+        ),
+        // From the site that tries it, in whole and in part.
+        (
+            ["", "10.2.0.0/16 10.1.0.0/16", three, cloud],
+            Some("10.1.0.0/16 of site one becomes 10.1.0.0/16 of site two"),
+        ),
+        (
+            ["10.1.0.0/17", "10.2.0.0/16 10.1.128.0/17", three, cloud],
+            Some("10.1.0.0/16 of site one becomes 10.1.128.0/17 of site two"),
+        ),
+        (
+            ["", "10.2.0.0/16 10.0.0.0/15", three, cloud],
+            Some("10.1.0.0/16 of site one becomes 10.0.0.0/15 of site two"),
+        ),
+        // A part of a prefix, to it.
+        (
+            ["10.1.0.0/16 10.2.128.0/17", "10.2.0.0/17", three, cloud],
+            Some("10.2.0.0/16 of site two becomes 10.2.128.0/17 of site one"),
+        ),
+        // Past it.
+        (
+            [one, "10.2.0.0/16 10.3.0.0/16", "", cloud],
+            Some("10.3.0.0/16 of site three becomes 10.3.0.0/16 of site two"),
+        ),
+        // To a foreign peer and from one.
+        (
+            ["", two, three, "10.9.0.0/16 10.1.0.0/16"],
+            Some("10.1.0.0/16 of site one becomes 10.1.0.0/16 of foreign peer cloud"),
+        ),
+        (
+            ["10.1.0.0/16 10.9.0.0/16", two, three, ""],
+            Some("10.9.0.0/16 of foreign peer cloud becomes 10.9.0.0/16 of site one"),
+        ),
+        (
+            [one, two, "", "10.9.0.0/16 10.3.0.0/16"],
+            Some("10.3.0.0/16 of site three becomes 10.3.0.0/16 of foreign peer cloud"),
+        ),
+    ];
+    for (after, expected) in table {
+        let found = objection(&before, &spec(after), "one");
+        match (&found, expected) {
+            (None, None) => {}
+            (Some(found), Some(expected)) => {
+                assert!(found.contains(expected), "{after:?}: {found}")
+            }
+            _ => panic!("{after:?}: {found:?}"),
+        }
+    }
+}
+
 fn view(gateways: &[(&str, &str, &str)], edges: &[(u32, &str)]) -> Topology {
     let gateway = |(name, site, verdict): &(&str, &str, &str)| GatewayView {
         name: (*name).to_owned(),

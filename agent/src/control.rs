@@ -5,6 +5,7 @@
 
 use crate::config::Config;
 use crate::state_dir::StateDir;
+use crate::telling::Told;
 use futures::StreamExt;
 use routemesh_proto as proto;
 use routemesh_proto::agents_client::AgentsClient;
@@ -145,7 +146,8 @@ impl Link<'_> {
             .into_inner();
         info!("connected to the controller");
         let mut held = self.in_force.borrow().as_ref().map(|f| f.raw.clone());
-        // This controller has not seen the last one.
+        // This controller has not seen any.
+        let (mut told, begun) = (Told::default(), Instant::now());
         status.mark_changed();
         let mut next_report = Instant::now();
         loop {
@@ -167,9 +169,12 @@ impl Link<'_> {
             let report = status.borrow_and_update().clone();
             // Before the first pass there is nothing to report.
             if report != proto::Status::default() {
-                let message = Some(agent_message::Message::Status(report));
+                let (message, next) = told.next(&report, begun.elapsed());
+                let message = Some(message);
                 // A full channel means that the controller is slow: the next report replaces this one.
-                let _ = out.try_send(proto::AgentMessage { message });
+                if out.try_send(proto::AgentMessage { message }).is_ok() {
+                    told = next;
+                }
             }
             next_report = Instant::now() + BREATH;
         }

@@ -42,5 +42,6 @@ pub mod service;
 pub mod state;
 pub mod state_dir;
 pub mod status;
+mod telling;
 pub mod vici;
 pub mod wireguard;

@@ -11,6 +11,7 @@ use crate::spec::{
     At, Foreign, Gateway, Hash, MeshSpec, PREFERENCE, Router, Site, TunnelKind, Whereabouts,
     render_options,
 };
+use crate::text;
 use ipnet::IpNet;
 use routemesh_proto as proto;
 
@@ -25,7 +26,8 @@ pub struct Pair<'m> {
     pub b: End<'m>,
 }
 
-fn pair<'m>(x: &End<'m>, y: &End<'m>) -> Option<Pair<'m>> {
+/// The tunnel of two ends, if there is one.
+pub(crate) fn pair<'m>(x: &End<'m>, y: &End<'m>) -> Option<Pair<'m>> {
     if !joined(x, y) {
         return None;
     }
@@ -244,8 +246,8 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         kind: kind.to_string(),
         local_endpoint: own.endpoint.text(),
         remote_endpoint: far.endpoint.text(),
-        local_address: local.to_string(),
-        remote_address: remote.to_string(),
+        local_address: text::ipv6(local),
+        remote_address: text::ipv6(remote),
         initiate,
         drain: is_drained(mesh, own.gateway, &far.gateway.name),
         ike,

@@ -82,7 +82,10 @@ async fn killed_right_after_the_reply() {
                 before.unchanged,
                 "round {round}: the acknowledged text is in force"
             );
-            let view = operators.get_topology(GetTopologyRequest {}).await.unwrap();
+            let view = operators
+                .get_topology(GetTopologyRequest::default())
+                .await
+                .unwrap();
             let view = view.into_inner();
             assert_eq!(view.generation, u64::from(round - 1));
             // A's endpoint was new in each round, so it has the id after B's and all before.

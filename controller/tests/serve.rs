@@ -406,7 +406,7 @@ async fn the_certificate_decides_who_may_what() {
     let refused = as_operator.apply(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     let refused = as_operator
-        .get_topology(GetTopologyRequest {})
+        .get_topology(GetTopologyRequest::default())
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);

@@ -115,6 +115,10 @@ impl Draw {
         if let Some(seconds) = self.mesh_dpd.filter(|_| ipsec) {
             writeln!(text, "[mesh.ike]\ndpd_delay = \"{seconds}s\"").unwrap();
         }
+        if self.sites.iter().all(Option::is_none) {
+            text += "[sites.only]\nprefixes = [\"10.8.0.0/16\"]\n";
+            text += "gateways.only.endpoints = [\"2001:db8:8::1\"]\n";
+        }
         for (s, site) in self.sites.iter().enumerate() {
             let Some((prefixes, asn, option, gateways)) = site else {
                 continue;

@@ -148,7 +148,7 @@ async fn roles_are_what_the_certificate_says() {
     let channel = viewer.dial(&controller.url).unwrap();
     let mut operators = routemesh_proto::operators_client::OperatorsClient::new(channel.clone());
     operators
-        .get_topology(routemesh_proto::GetTopologyRequest {})
+        .get_topology(routemesh_proto::GetTopologyRequest::default())
         .await
         .unwrap();
     let request = routemesh_proto::ApplyRequest {

@@ -135,10 +135,12 @@ impl Client {
         Ok(Pieces { client, pieces })
     }
 
-    pub(crate) async fn topology(&self) -> Result<Topology, CallError> {
+    pub(crate) async fn topology(
+        &self,
+        request: GetTopologyRequest,
+    ) -> Result<Topology, CallError> {
         let mut operators = self.operators.clone();
-        self.call(operators.get_topology(GetTopologyRequest {}))
-            .await
+        self.call(operators.get_topology(request)).await
     }
 
     pub(crate) async fn drain(&self, request: DrainRequest) -> Result<DrainReply, CallError> {

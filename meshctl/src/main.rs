@@ -67,7 +67,7 @@ enum Command {
     ///
     /// An edge is up only if both ends say so, and lately.
     #[command(after_help = "Exit status: 0 if every tunnel is up, 2 if one is not, 1 on errors.")]
-    Topology(Output),
+    Topology(commands::Whole),
     /// Let traffic leave a gateway, or the tunnels between two, without loss.
     ///
     /// It lasts until undrain, also over apply and restarts. `meshctl topology` says when traffic is gone.
@@ -142,7 +142,7 @@ async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Diff(args) => return commands::diff(&client()?, args, look).await,
         Command::Rollback(args) => commands::rollback(&client()?, args).await?,
         Command::Backup { file } => commands::backup(&client()?, &file).await?,
-        Command::Topology(output) => return commands::topology(&client()?, output, look).await,
+        Command::Topology(args) => return commands::topology(&client()?, args, look).await,
         Command::Drain(what) => commands::drain(&client()?, what, false).await?,
         Command::Undrain(what) => commands::drain(&client()?, what, true).await?,
         Command::Get(Get::Gateways(output)) => {

@@ -203,17 +203,34 @@ pub(crate) fn topology(topology: &Topology, look: Look) -> String {
     if !complaints.is_empty() {
         parts.push(gateways(&complaints, look));
     }
-    let up = topology.edges.iter().filter(|edge| edge.verdict == "up");
+    let (up, all) = up_and_all(topology);
+    if topology.edges.len() < all || topology.prefixes_cut {
+        parts.push(
+            "Not everything is listed: --gateway and --site show all that is of one.\n".to_owned(),
+        );
+    }
     parts.push(format!(
-        "{} of {} up, generation {}\n",
-        up.count(),
-        count(
-            u32::try_from(topology.edges.len()).unwrap_or(u32::MAX),
-            "tunnel"
-        ),
+        "{up} of {} up, generation {}\n",
+        count(u32::try_from(all).unwrap_or(u32::MAX), "tunnel"),
         topology.generation
     ));
     parts.join("\n")
+}
+
+/// Of the tunnels that were asked for, listed or not, how many are up, and how many there are.
+pub(crate) fn up_and_all(topology: &Topology) -> (usize, usize) {
+    let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    match &topology.edge_counts {
+        Some(it) => (
+            number(it.up),
+            number(it.up + it.degraded + it.down + it.unknown),
+        ),
+        // From a controller that lists all.
+        None => {
+            let up = topology.edges.iter().filter(|edge| edge.verdict == "up");
+            (up.count(), topology.edges.len())
+        }
+    }
 }
 
 fn edges(edges: &[Edge], look: Look) -> String {

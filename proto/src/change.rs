@@ -1,6 +1,6 @@
 //! How one config becomes the next: [`diff`] and [`patch`] are each other's inverse.
 
-use crate::{Change, Config, Tunnel};
+use crate::{Change, Config, Status, StatusChange, Tunnel};
 use prost::Message;
 use std::collections::BTreeMap;
 
@@ -93,6 +93,42 @@ pub fn patch(old: &Config, change: &Change) -> Result<Config, ChangeError> {
         tunnels: tunnels.into_values().cloned().collect(),
         ..change.header.clone().unwrap_or_else(|| old.header())
     })
+}
+
+/// The change that turns one report into another; tunnels and routes may come to stand in another order.
+pub fn status_diff(old: &Status, new: &Status) -> StatusChange {
+    let head = Status {
+        tunnels: Vec::new(),
+        routes: Vec::new(),
+        ..new.clone()
+    };
+    let same = head
+        == Status {
+            tunnels: Vec::new(),
+            routes: Vec::new(),
+            ..old.clone()
+        };
+    let (tunnels, removed_tunnels) = changed(&old.tunnels, &new.tunnels, |it| it.number);
+    let (routes, removed_routes) = changed(&old.routes, &new.routes, |it| it.prefix.clone());
+    StatusChange {
+        head: (!same).then_some(head),
+        tunnels,
+        removed_tunnels,
+        routes,
+        removed_routes,
+    }
+}
+
+/// What is new or other, and the keys of what is gone.
+fn changed<T: Clone + PartialEq, K: Ord>(
+    old: &[T],
+    new: &[T],
+    key: impl Fn(&T) -> K,
+) -> (Vec<T>, Vec<K>) {
+    let mut gone: BTreeMap<K, &T> = old.iter().map(|it| (key(it), it)).collect();
+    let changed = new.iter().filter(|it| gone.remove(&key(it)) != Some(it));
+    let changed = changed.cloned().collect();
+    (changed, gone.into_keys().collect())
 }
 
 #[cfg(test)]

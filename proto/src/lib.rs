@@ -14,7 +14,7 @@ mod route_protocol;
 mod secret;
 mod service;
 
-pub use change::{ChangeError, diff, patch};
+pub use change::{ChangeError, diff, patch, status_diff};
 pub use esp::{Esp, Outer};
 pub use identity::{
     EnrollError, Identity, IdentityError, KeyKind, Request, TokenError, Validity, enroll,

@@ -246,6 +246,7 @@ fn view(gateways: &[(&str, &str, &str)], edges: &[(u32, &str)]) -> Topology {
         gateways: gateways.iter().map(gateway).collect(),
         edges: edges.iter().map(edge).collect(),
         prefixes: Vec::new(),
+        ..Topology::default()
     }
 }
 

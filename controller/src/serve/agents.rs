@@ -119,6 +119,13 @@ impl Stream {
                         agent_message::Message::Status(status) => {
                             self.state.report(&self.gateway, status);
                         }
+                        agent_message::Message::Change(change) => {
+                            if !self.state.report_change(&self.gateway, change) {
+                                return Status::failed_precondition(
+                                    "a change of a status that was never told",
+                                );
+                            }
+                        }
                         agent_message::Message::Hello(hello) => {
                             self.greet(hello).await;
                             due = true;

@@ -8,7 +8,7 @@ use crate::mesh::{Keys, Mesh};
 use crate::plan::summary;
 use crate::spec;
 use crate::store::{Kind, Revision, Store, StoreError};
-use crate::topology::topology;
+use crate::topology::{Wanted, topology, up};
 use routemesh_proto as proto;
 use std::time::Instant;
 use tracing::info;
@@ -37,11 +37,9 @@ impl State {
                 "nothing was changed: {objection}"
             )));
         }
-        let view = topology(&before, &self.reports());
-        let up = view.edges.iter().filter(|edge| edge.verdict == "up");
         let trial = Trial {
             site: site.to_owned(),
-            up: up.map(|edge| edge.number).collect(),
+            up: up(&before, &self.reports()),
             before: before.as_ref().clone(),
         };
         let said = format!(
@@ -68,7 +66,8 @@ impl State {
             *lock(&self.progress) = None;
             return Ok(());
         };
-        let fault = fault(trial, &topology(mesh, &self.reports()));
+        let view = topology(mesh, &self.reports(), &Wanted::default());
+        let fault = fault(trial, &view);
         let verdict = {
             let mut progress = lock(&self.progress);
             if progress

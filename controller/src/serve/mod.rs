@@ -6,6 +6,7 @@ mod canary;
 mod certificates;
 mod history;
 mod operators;
+mod reports;
 mod state;
 mod steps;
 mod tls;
@@ -171,7 +172,7 @@ async fn flush(state: Arc<State>, mut stopped: watch::Receiver<bool>) {
             _ = stopped.wait_for(|stopped| *stopped) => true,
         };
         let state = state.clone();
-        let flush = move || (state.tell_keys(), state.flush());
+        let flush = move || (state.tell_keys(), state.flush(last));
         if let Ok((told, flushed)) = tokio::task::spawn_blocking(flush).await {
             if let Err(error) = told {
                 warn!("new keys for WireGuard are not passed on: {error}");

@@ -3,10 +3,11 @@
 use super::access::caller;
 use super::state::{ApplyError, State};
 use crate::drain::Drain;
+use crate::ids::joined;
 use crate::mesh::Mesh;
-use crate::render::pairs;
 use crate::spec::SpecErrors;
-use crate::topology::topology;
+use crate::topology::{Wanted, topology};
+use ipnet::IpNet;
 use routemesh_proto::operators_server::Operators;
 use routemesh_proto::{
     ApplyReply, ApplyRequest, BackupPiece, BackupRequest, CanaryRequest, CanaryView, Diff,
@@ -95,11 +96,23 @@ impl Operators for OperatorsService {
 
     async fn get_topology(
         &self,
-        _: Request<GetTopologyRequest>,
+        request: Request<GetTopologyRequest>,
     ) -> Result<Response<Topology>, Status> {
+        let GetTopologyRequest {
+            gateway,
+            site,
+            gateways_only,
+        } = request.into_inner();
         let mesh = self.mesh()?;
+        let named = |name: String| Some(name).filter(|name| !name.is_empty());
+        let wanted = Wanted {
+            gateway: named(gateway),
+            site: named(site),
+            gateways_only,
+        };
+        wanted.check(&mesh).map_err(Status::not_found)?;
         let reports = self.state.reports();
-        let view = tokio::task::spawn_blocking(move || topology(&mesh, &reports)).await;
+        let view = tokio::task::spawn_blocking(move || topology(&mesh, &reports, &wanted)).await;
         let view =
             view.map_err(|_| Status::internal("the controller failed; its log says more"))?;
         Ok(Response::new(view))
@@ -110,27 +123,30 @@ impl Operators for OperatorsService {
         request: Request<GetRoutesRequest>,
     ) -> Result<Response<Routes>, Status> {
         let gateway = request.into_inner().gateway;
-        if self.mesh()?.spec.gateway(&gateway).is_none() {
+        if self.mesh()?.gateway(&gateway).is_none() {
             let text =
                 format!("no gateway {gateway:?} is in the mesh: meshctl get gateways lists them");
             return Err(Status::not_found(text));
         }
-        let mut reports = self.state.reports();
-        let Some(report) = reports.remove(&gateway) else {
+        let Some(report) = self.state.last_report(&gateway) else {
             let text = format!("{gateway} has not reported yet: is mesh-agent running there?");
             return Err(Status::not_found(text));
         };
-        let status = report.status.as_ref().clone();
+        let status = report.kept.head().clone();
+        let mut routes = report.kept.routes();
+        routes.sort_by_cached_key(|route| route.prefix.parse::<IpNet>().ok());
+        let mut tunnels = report.kept.tunnels();
+        tunnels.sort_by_key(|tunnel| tunnel.number);
         Ok(Response::new(Routes {
             gateway,
             reported: report.age.as_secs(),
-            routes: status.routes,
+            routes,
             announced: status.announced,
             rejected: status.rejected,
             announced_total: status.announced_total,
             routes_total: status.routes_total,
             rejected_total: status.rejected_total,
-            tunnels: status.tunnels,
+            tunnels,
             routers: status.routers,
         }))
     }
@@ -261,10 +277,9 @@ fn named(mesh: &Mesh, gateway: &str, peer: &str) -> Result<Drain, String> {
             if mesh.drains.contains(&drain) {
                 return Ok(drain);
             }
-            let is = |a: &str, b: &str| Drain::between(a, b) == drain;
-            let mut pairs = pairs(mesh).into_iter();
             let held = foreign.is_some_and(|it| it.is_held_by(gateway));
-            match held || pairs.any(|pair| is(&pair.a.gateway.name, &pair.b.gateway.name)) {
+            let mut own = mesh.ends_of(gateway);
+            match held || own.any(|own| mesh.ends_of(peer).any(|far| joined(&own, &far))) {
                 true => Ok(drain),
                 false => Err(format!(
                     "there is no tunnel between {gateway} and {peer}: meshctl topology lists them"

@@ -2,6 +2,7 @@
 
 use super::canary;
 use super::history::{Moved, expect, of_revision};
+use super::reports::Gathered;
 use super::steps::Steps;
 use crate::admission::Admissions;
 use crate::canary::{Progress, Trial};
@@ -9,13 +10,12 @@ use crate::drain::{Drain, staying};
 use crate::ids::{self, tunnel_count};
 use crate::mesh::{Keys, Mesh, retire};
 use crate::plan::summary;
+use crate::report::{Report, Reports};
 use crate::spec::{self, MeshSpec, SpecErrors, TunnelKind};
-use crate::store::{Change, Kind, Revision, Store, StoreError, StoredReport};
-use crate::topology::{Report, Reports};
+use crate::store::{Change, Kind, Revision, Store, StoreError};
 use routemesh_proto::{self as proto, PublicKey};
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 use tokio::sync::{Semaphore, watch};
 use tracing::{error, info};
 
@@ -49,21 +49,11 @@ pub struct State {
     pub(super) steps: Steps,
     /// Places for work that takes a processor for long; one processor is left to everything else.
     pub(super) work: Semaphore,
-    reports: Mutex<BTreeMap<String, Received>>,
+    reports: Gathered,
     /// Keys for WireGuard that gateways told and that are not on disk yet.
     pub(super) told: Mutex<Keys>,
     /// How the trial stands, where there is one.
     pub(super) progress: Mutex<Option<Progress>>,
-}
-
-#[derive(Debug)]
-struct Received {
-    status: Arc<proto::Status>,
-    /// How old it was when it came to us, which is more than nothing for what the store kept.
-    age: Duration,
-    since: Instant,
-    /// Not on disk yet.
-    dirty: bool,
 }
 
 /// What stands behind a lock is whole after every statement, so a panic elsewhere spoils nothing.
@@ -84,20 +74,10 @@ impl State {
         if let Some(mesh) = &mesh {
             steps.push(mesh.clone());
         }
-        let now = SystemTime::now();
-        let received = store.reports()?.into_iter().map(|report| {
-            let received = Received {
-                status: Arc::new(report.status),
-                age: now.duration_since(report.at).unwrap_or_default(),
-                since: Instant::now(),
-                dirty: false,
-            };
-            (report.gateway, received)
-        });
         let admissions = store.admissions()?;
         Ok(Self {
             admissions: watch::Sender::new(Arc::new(admissions)),
-            reports: Mutex::new(received.collect()),
+            reports: Gathered::new(store.reports()?),
             mesh: watch::Sender::new(mesh),
             steps,
             work: Semaphore::new(places()),
@@ -269,22 +249,22 @@ impl State {
         Ok(Some(reply))
     }
 
+    fn has(&self, gateway: &str) -> bool {
+        let mesh = self.mesh.borrow();
+        mesh.as_ref()
+            .is_some_and(|mesh| mesh.gateway(gateway).is_some())
+    }
+
     /// Notes what a gateway of the mesh reports; others are nobody's business.
     pub fn report(&self, gateway: &str, status: proto::Status) {
-        let known = self
-            .mesh
-            .borrow()
-            .as_ref()
-            .is_some_and(|mesh| mesh.gateway(gateway).is_some());
-        if known {
-            let received = Received {
-                status: Arc::new(status),
-                age: Duration::ZERO,
-                since: Instant::now(),
-                dirty: true,
-            };
-            lock(&self.reports).insert(gateway.to_owned(), received);
+        if self.has(gateway) {
+            self.reports.put(gateway, status);
         }
+    }
+
+    /// Notes what has changed since; `false` where nothing was reported before.
+    pub fn report_change(&self, gateway: &str, change: proto::StatusChange) -> bool {
+        !self.has(gateway) || self.reports.change(gateway, change)
     }
 
     /// Notes a gateway's key for WireGuard; [`State::tell_keys`] passes it on.
@@ -327,42 +307,29 @@ impl State {
 
     /// The last report of every gateway.
     pub fn reports(&self) -> Reports {
-        let reports = lock(&self.reports);
-        let reports = reports.iter().map(|(gateway, received)| {
-            let report = Report {
-                status: received.status.clone(),
-                age: received.age + received.since.elapsed(),
-            };
-            (gateway.clone(), report)
-        });
-        reports.collect()
+        self.reports.all()
     }
 
-    /// Brings reports to disk. Blocks on it.
-    pub fn flush(&self) -> Result<(), StoreError> {
-        let now = SystemTime::now();
-        let mut new = Vec::new();
-        for (gateway, received) in lock(&self.reports).iter_mut().filter(|(_, r)| r.dirty) {
-            received.dirty = false;
-            new.push(StoredReport {
-                gateway: gateway.clone(),
-                status: (*received.status).clone(),
-                at: now - received.since.elapsed(),
-            });
-        }
-        if new.is_empty() {
-            return Ok(());
-        }
-        let saved = lock(&self.store).save_reports(&new);
-        if saved.is_err() {
-            let mut reports = lock(&self.reports);
-            for report in &new {
-                if let Some(received) = reports.get_mut(&report.gateway) {
-                    received.dirty = true;
-                }
+    /// The last report of one.
+    pub fn last_report(&self, gateway: &str) -> Option<Report> {
+        self.reports.one(gateway)
+    }
+
+    /// Brings reports to disk: some, or `all` that are not there. Blocks on it.
+    pub fn flush(&self, all: bool) -> Result<(), StoreError> {
+        loop {
+            let due = self.reports.due(all);
+            if due.is_empty() {
+                return Ok(());
+            }
+            let saved = lock(&self.store).save_reports(&due);
+            if saved.is_err() {
+                self.reports.failed(&due);
+            }
+            if saved.is_err() || !all {
+                return saved;
             }
         }
-        saved
     }
 }
 

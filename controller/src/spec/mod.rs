@@ -188,7 +188,7 @@ impl OuterAddress {
     /// As charon takes it.
     pub fn text(&self) -> String {
         match self {
-            Self::Literal(address) => address.to_string(),
+            Self::Literal(address) => crate::text::address(*address),
             Self::Host(name, _) => name.clone(),
         }
     }

@@ -15,7 +15,7 @@ pub use revision::{Change, KEPT, KEPT_BYTES, Kind, Revision};
 use crate::ids::Ids;
 use crate::mesh::{Keys, Retired};
 use prost::Message;
-use routemesh_proto::{Config, Status};
+use routemesh_proto::Config;
 use rusqlite::{Connection, Transaction, params};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -80,8 +80,8 @@ pub enum StoreError {
 pub struct StoredReport {
     /// Who reported.
     pub gateway: String,
-    /// What.
-    pub status: Status,
+    /// What, as [`crate::report::Kept`] has it.
+    pub kept: Vec<u8>,
     /// When.
     pub at: SystemTime,
 }
@@ -205,7 +205,7 @@ impl Store {
                 let millis = row.get::<_, i64>(2)?.unsigned_abs();
                 Ok(StoredReport {
                     gateway: row.get(0)?,
-                    status: decode(row.get(1)?)?,
+                    kept: row.get(1)?,
                     at: UNIX_EPOCH + Duration::from_millis(millis),
                 })
             })?;
@@ -225,11 +225,7 @@ impl Store {
                          ON CONFLICT (gateway) DO UPDATE SET
                          status = excluded.status, received_at = excluded.received_at",
                     )?
-                    .execute(params![
-                        report.gateway,
-                        report.status.encode_to_vec(),
-                        millis(report.at)
-                    ])?;
+                    .execute(params![report.gateway, report.kept, millis(report.at)])?;
             }
             transaction.commit()
         };

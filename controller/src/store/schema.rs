@@ -24,7 +24,7 @@ const STEPS: [&str; 6] = [
     ) STRICT;
     CREATE TABLE report (
         gateway TEXT PRIMARY KEY,
-        status BLOB NOT NULL, -- routemesh.v1.Status
+        status BLOB NOT NULL, -- a report as report::Kept has it
         received_at INTEGER NOT NULL
     ) STRICT;
 ",

@@ -59,10 +59,7 @@ fn everything_is_there_after_opening_again() {
     assert_eq!(store.save(0, &change).unwrap(), 1);
     let report = StoredReport {
         gateway: "V1".to_owned(),
-        status: Status {
-            generation: 1,
-            ..Status::default()
-        },
+        kept: b"kept".to_vec(),
         at: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
     };
     store.save_reports(std::slice::from_ref(&report)).unwrap();

@@ -1,11 +1,13 @@
 //! A tunnel's verdict: up only if both ends say so, and lately.
 
-use super::{Report, Reports, ago, drain};
-use crate::ids::{Abroad, End, interconnect};
+use super::{Report, Reports, Wanted, ago, drain};
+use crate::ids::{Abroad, End, abroad, interconnect};
 use crate::mesh::Mesh;
-use crate::render::Pair;
+use crate::render::{Pair, pair};
+use crate::report::Look;
 use crate::spec::Inside;
 use routemesh_proto as proto;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
 /// What is wrong at one end, from the bottom of the ladder: what stands first causes the rest.
@@ -53,16 +55,23 @@ impl Fault {
     }
 }
 
+/// What an end reports of a tunnel. Reports are unpacked for those tunnels only that are shown.
+type Statuses<'m> = HashMap<(&'m str, u32), proto::TunnelStatus>;
+
 /// The first thing that is wrong at an end; `bgp`: it is to have a session.
-fn fault(number: u32, bgp: bool, report: Option<&Report>) -> Option<Fault> {
+fn fault(
+    bgp: bool,
+    report: Option<&Report>,
+    tunnel: Option<&proto::TunnelStatus>,
+) -> Option<Fault> {
     let Some(report) = report else {
         return Some(Fault::NeverReported);
     };
     if !report.is_fresh() {
         return Some(Fault::Stale(ago(report.age)));
     }
-    let Some(tunnel) = find(number, report) else {
-        return Some(Fault::NotRunning(report.status.generation));
+    let Some(tunnel) = tunnel else {
+        return Some(Fault::NotRunning(report.kept.head().generation));
     };
     // IKE needs the interface before it, and gives it its carrier.
     if tunnel.interface == "missing" {
@@ -118,9 +127,136 @@ fn liveness(status: &proto::LivenessStatus) -> Option<String> {
     }
 }
 
-fn find(number: u32, report: &Report) -> Option<&proto::TunnelStatus> {
-    let mut tunnels = report.status.tunnels.iter();
-    tunnels.find(|tunnel| tunnel.number == number)
+/// Whether an end is well; `None` for one that says nothing about now.
+fn is_well(number: u32, bgp: bool, report: Option<&Report>) -> Option<bool> {
+    let report = report.filter(|report| report.is_fresh())?;
+    let look = report.kept.look(number);
+    Some(look == Some(Look::Well) || (!bgp && look == Some(Look::NoSession)))
+}
+
+/// A tunnel's verdict by both ends, without the reason.
+fn judged(a: Option<bool>, b: Option<bool>) -> &'static str {
+    match (a, b) {
+        (Some(true), Some(true)) => "up",
+        (Some(true), None) | (None, Some(true)) | (None, None) => "unknown",
+        (Some(true), Some(false)) | (Some(false), Some(true)) => "degraded",
+        // One end that speaks and says no is enough to know.
+        (Some(false), _) | (_, Some(false)) => "down",
+    }
+}
+
+/// Looks at every tunnel between gateways, unpacking nothing.
+fn for_each<'m>(
+    mesh: &'m Mesh,
+    reports: &Reports,
+    wanted: &Wanted,
+    mut tell: impl FnMut(Pair<'m>, &'static str),
+) {
+    let ends: Vec<(End, bool, Option<&Report>)> = mesh
+        .ends()
+        .map(|end| {
+            let wanted = wanted.has(end.site, end.gateway);
+            (end, wanted, reports.get(&end.gateway.name.value))
+        })
+        .collect();
+    for (i, (x, wanted_x, of_x)) in ends.iter().enumerate() {
+        for (y, wanted_y, of_y) in ends.iter().skip(i + 1) {
+            if let Some(pair) = pair(x, y).filter(|_| *wanted_x || *wanted_y) {
+                let look = |report| is_well(pair.number, true, report);
+                tell(pair, judged(look(*of_x), look(*of_y)));
+            }
+        }
+    }
+}
+
+/// The numbers of all tunnels that are up.
+pub(super) fn up(mesh: &Mesh, reports: &Reports) -> BTreeSet<u32> {
+    let mut up = BTreeSet::new();
+    for_each(mesh, reports, &Wanted::default(), |pair, verdict| {
+        if verdict == "up" {
+            up.insert(pair.number);
+        }
+    });
+    for it in abroad(&mesh.spec, &mesh.ids) {
+        let report = reports.get(&it.own.gateway.name.value);
+        if let Ok(number) = u32::try_from(it.number())
+            && is_well(number, it.peer.asn.is_some(), report) == Some(true)
+        {
+            up.insert(number);
+        }
+    }
+    up
+}
+
+/// So many tunnels are listed.
+const MOST: usize = 20_000;
+
+/// Tunnels between gateways, then those to foreign peers, and how many there are.
+pub(super) fn edges(
+    mesh: &Mesh,
+    reports: &Reports,
+    wanted: &Wanted,
+) -> (Vec<proto::Edge>, proto::EdgeCounts) {
+    let mut counts = proto::EdgeCounts::default();
+    let (mut well, mut unwell) = (Vec::new(), Vec::new());
+    for_each(mesh, reports, wanted, |pair, verdict| {
+        count(&mut counts, verdict);
+        if verdict != "up" {
+            unwell.push(pair);
+        } else if well.len() <= MOST {
+            well.push(pair);
+        }
+    });
+    let abroad = abroad(&mesh.spec, &mesh.ids).into_iter();
+    let abroad: Vec<Abroad> = abroad
+        .filter(|it| wanted.has(it.own.site, it.own.gateway))
+        .collect();
+    // Of those there are few.
+    let mut pairs = unwell;
+    if well.len() + pairs.len() <= MOST {
+        pairs.extend(well);
+    }
+    pairs.sort_by_key(|pair| pair.number);
+    pairs.truncate(MOST);
+    let mut shown: BTreeMap<&str, BTreeSet<u32>> = BTreeMap::new();
+    let between = pairs.iter().flat_map(|pair| {
+        let names = [&pair.a, &pair.b].map(|end| end.gateway.name.as_str());
+        names.map(|name| (name, pair.number))
+    });
+    let foreign = abroad.iter().filter_map(|it| {
+        let number = u32::try_from(it.number()).ok()?;
+        Some((it.own.gateway.name.as_str(), number))
+    });
+    for (gateway, number) in between.chain(foreign) {
+        shown.entry(gateway).or_default().insert(number);
+    }
+    let mut statuses = Statuses::new();
+    for (gateway, numbers) in shown {
+        if let Some(report) = reports.get(gateway) {
+            let tunnels = report.kept.tunnels_of(&numbers).into_iter();
+            statuses.extend(tunnels.map(|it| ((gateway, it.number), it)));
+        }
+    }
+    let between = pairs.iter();
+    let mut edges: Vec<proto::Edge> = between
+        .map(|pair| edge(mesh, pair, reports, &statuses))
+        .collect();
+    for it in &abroad {
+        if let Some(edge) = foreign_edge(mesh, it, reports, &statuses) {
+            count(&mut counts, &edge.verdict);
+            edges.push(edge);
+        }
+    }
+    (edges, counts)
+}
+
+fn count(counts: &mut proto::EdgeCounts, verdict: &str) {
+    *match verdict {
+        "up" => &mut counts.up,
+        "degraded" => &mut counts.degraded,
+        "down" => &mut counts.down,
+        _ => &mut counts.unknown,
+    } += 1;
 }
 
 fn verdict(a: (&str, Option<Fault>), b: (&str, Option<Fault>)) -> (&'static str, String) {
@@ -151,11 +287,11 @@ fn verdict(a: (&str, Option<Fault>), b: (&str, Option<Fault>)) -> (&'static str,
     }
 }
 
-pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
+fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports, statuses: &Statuses) -> proto::Edge {
     let (even, odd) = interconnect(mesh.spec.interconnect.value, pair.number);
     let look = |end: &End| {
         let name = end.gateway.name.as_str();
-        fault(pair.number, true, reports.get(name))
+        fault(true, reports.get(name), statuses.get(&(name, pair.number)))
     };
     let (verdict, reason) = verdict(
         (&pair.a.gateway.name, look(&pair.a)),
@@ -166,8 +302,8 @@ pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
         number: pair.number,
         verdict: verdict.to_owned(),
         reason,
-        a: Some(view(pair.number, &pair.a, even, reports)),
-        b: Some(view(pair.number, &pair.b, odd, reports)),
+        a: Some(view(pair.number, &pair.a, even, reports, statuses)),
+        b: Some(view(pair.number, &pair.b, odd, reports, statuses)),
         drain: drain.to_owned(),
         drain_reason,
         kind: mesh.spec.kind(pair.a.gateway, pair.b.gateway).to_string(),
@@ -175,19 +311,24 @@ pub(super) fn edge(mesh: &Mesh, pair: &Pair, reports: &Reports) -> proto::Edge {
 }
 
 /// A tunnel to a foreign peer, of which only our end reports.
-pub(super) fn abroad(mesh: &Mesh, it: &Abroad, reports: &Reports) -> Option<proto::Edge> {
+fn foreign_edge(
+    mesh: &Mesh,
+    it: &Abroad,
+    reports: &Reports,
+    statuses: &Statuses,
+) -> Option<proto::Edge> {
     let (drain, drain_reason) = drain::abroad(mesh, it, reports);
     let number = u32::try_from(it.number()).ok()?;
     let gateway = &it.own.gateway.name;
     let report = reports.get(&gateway.value);
-    let fault = fault(number, it.peer.asn.is_some(), report);
+    let status = statuses.get(&(gateway.as_str(), number));
+    let fault = fault(it.peer.asn.is_some(), report, status);
     let verdict = match &fault {
         None => "up",
         Some(fault) if fault.is_silence() => "unknown",
         Some(_) => "down",
     };
     let reason = fault.map(|fault| format!("{}: {}", gateway.value, fault.words()));
-    let status = report.and_then(|report| find(number, report)).cloned();
     let address = |of: fn(&Inside) -> IpAddr| {
         let inside = it.tunnel.inside.as_ref();
         inside.map_or(String::new(), |inside| of(inside).to_string())
@@ -201,7 +342,7 @@ pub(super) fn abroad(mesh: &Mesh, it: &Abroad, reports: &Reports) -> Option<prot
             site: it.own.site.name.value.clone(),
             endpoint: it.own.endpoint.text(),
             address: address(|it| it.own.addr()),
-            status,
+            status: status.cloned(),
             fresh: report.is_some_and(Report::is_fresh),
         }),
         b: Some(proto::End {
@@ -217,14 +358,21 @@ pub(super) fn abroad(mesh: &Mesh, it: &Abroad, reports: &Reports) -> Option<prot
     })
 }
 
-fn view(number: u32, end: &End, address: Ipv6Addr, reports: &Reports) -> proto::End {
-    let report = reports.get(&end.gateway.name.value);
+fn view(
+    number: u32,
+    end: &End,
+    address: Ipv6Addr,
+    reports: &Reports,
+    statuses: &Statuses,
+) -> proto::End {
+    let name = end.gateway.name.as_str();
+    let report = reports.get(name);
     proto::End {
         gateway: end.gateway.name.value.clone(),
         site: end.site.name.value.clone(),
         endpoint: end.endpoint.text(),
         address: address.to_string(),
-        status: report.and_then(|report| find(number, report)).cloned(),
+        status: statuses.get(&(name, number)).cloned(),
         fresh: report.is_some_and(Report::is_fresh),
     }
 }

@@ -1,6 +1,6 @@
 //! Prefixes of sites and foreign peers: who announces them, and how everybody else gets there.
 
-use super::{Report, Reports};
+use super::{Report, Reports, Wanted};
 use crate::mesh::Mesh;
 use crate::spec::{At, Foreign, Site};
 use ipnet::IpNet;
@@ -16,12 +16,16 @@ struct Seen<'m> {
     /// There are more than are listed: what is not listed is not known.
     announced_cut: bool,
     routes_cut: bool,
+    /// How it reaches others is to be shown.
+    wanted: bool,
 }
 
 impl<'m> Seen<'m> {
-    fn new(gateway: &'m str, site: &'m str, report: &Report) -> Self {
-        let status = &report.status;
-        let routes = status.routes.iter().filter_map(|route| {
+    fn new(gateway: &'m str, site: &'m str, report: &Report, wanted: bool) -> Self {
+        let status = report.kept.head();
+        let routes = wanted.then(|| report.kept.routes());
+        let listed = routes.as_ref().map_or(0, Vec::len);
+        let routes = routes.iter().flatten().filter_map(|route| {
             let via = route.paths.iter().map(|path| path.via.clone());
             Some((route.prefix.parse().ok()?, via.collect()))
         });
@@ -35,7 +39,8 @@ impl<'m> Seen<'m> {
                 .collect(),
             routes: routes.collect(),
             announced_cut: status.announced_total > status.announced.len() as u64,
-            routes_cut: status.routes_total > status.routes.len() as u64,
+            routes_cut: status.routes_total > listed as u64,
+            wanted,
         }
     }
 }
@@ -78,16 +83,31 @@ impl<'m> Owner<'m> {
     }
 }
 
+/// So many ways of gateways to prefixes are shown.
+const MOST: usize = 200_000;
+
 /// One row for every prefix that a site or foreign peer announces, and for every one that it owns where
 /// nothing of it is announced.
-pub(super) fn prefixes(mesh: &Mesh, reports: &Reports) -> Vec<proto::PrefixView> {
+///
+/// Nothing, and true, where that would be too much.
+pub(super) fn prefixes(
+    mesh: &Mesh,
+    reports: &Reports,
+    wanted: &Wanted,
+) -> (Vec<proto::PrefixView>, bool) {
+    let owned = mesh.spec.sites.iter().map(|site| site.prefixes.len());
+    let ways = owned.sum::<usize>().saturating_mul(reports.len());
+    if wanted.is_all() && ways > MOST {
+        return (Vec::new(), true);
+    }
     let seen: Vec<Seen> = mesh
         .spec
         .gateways()
         .filter_map(|(site, gateway)| {
             let name = gateway.name.as_str();
             let report = reports.get(name).filter(|report| report.is_fresh())?;
-            Some(Seen::new(name, &site.name, report))
+            let wanted = wanted.has(site, gateway);
+            Some(Seen::new(name, &site.name, report, wanted))
         })
         .collect();
     let sites = mesh.spec.sites.iter().map(Owner::Site);
@@ -96,7 +116,7 @@ pub(super) fn prefixes(mesh: &Mesh, reports: &Reports) -> Vec<proto::PrefixView>
         let rows = rows(owner, &seen).into_iter();
         rows.map(|net| row(net, owner, &seen)).collect::<Vec<_>>()
     });
-    rows.collect()
+    (rows.collect(), false)
 }
 
 fn rows(owner: Owner, seen: &[Seen]) -> Vec<IpNet> {
@@ -121,7 +141,9 @@ fn rows(owner: Owner, seen: &[Seen]) -> Vec<IpNet> {
 fn row(net: IpNet, owner: Owner, seen: &[Seen]) -> proto::PrefixView {
     let (here, elsewhere): (Vec<&Seen>, Vec<&Seen>) =
         seen.iter().partition(|seen| owner.is_at(seen));
-    let elsewhere = elsewhere.iter().filter(|seen| owner.admits(seen));
+    let elsewhere = elsewhere
+        .iter()
+        .filter(|seen| seen.wanted && owner.admits(seen));
     proto::PrefixView {
         prefix: net.to_string(),
         site: owner.name().to_owned(),

@@ -1,7 +1,9 @@
 use super::*;
 use crate::drain::Drain;
 use crate::ids;
+use crate::report::Kept;
 use proto::{BgpStatus, LivenessStatus, Path, Problem, Route, Status, TunnelStatus};
+use std::sync::Arc;
 
 const SPEC: &str = r#"
 [mesh]
@@ -48,9 +50,13 @@ fn tunnel(view: &str) -> Status {
     }
 }
 
+fn everything(mesh: &Mesh, reports: &Reports) -> proto::Topology {
+    topology(mesh, reports, &Wanted::default())
+}
+
 fn report(status: Status, seconds: u64) -> Report {
     Report {
-        status: Arc::new(status),
+        kept: Arc::new(Kept::new(status)),
         age: Duration::from_secs(seconds),
     }
 }
@@ -76,7 +82,7 @@ fn a_way_that_is_dead_or_held_says_why() {
         });
         let reports = [("A", way.clone()), ("B", way)];
         let reports = reports.map(|(name, status)| (name.to_owned(), report(status, 0)));
-        let edge = &topology(&mesh(), &reports.into()).edges[0];
+        let edge = &everything(&mesh(), &reports.into()).edges[0];
         assert_eq!(edge.reason, format!("both: {reason}"));
     }
 }
@@ -109,7 +115,7 @@ fn verdicts_of_a_tunnel() {
             view.map(|(view, age)| (name.to_owned(), report(tunnel(view), age)))
         };
         let reports = side("A", a).into_iter().chain(side("B", b)).collect();
-        let topology = topology(&mesh(), &reports);
+        let topology = everything(&mesh(), &reports);
         let edge = &topology.edges[0];
         assert_eq!(
             (edge.verdict.as_str(), edge.reason.as_str()),
@@ -129,7 +135,7 @@ fn a_tunnel_that_an_end_does_not_run_yet() {
         ("A".to_owned(), report(old, 1)),
         ("B".to_owned(), report(tunnel("up, up, Established"), 1)),
     ];
-    let topology = topology(&mesh(), &reports.into());
+    let topology = everything(&mesh(), &reports.into());
     let edge = &topology.edges[0];
     assert_eq!(edge.verdict, "degraded");
     assert_eq!(edge.reason, "A: does not run this tunnel (generation 3)");
@@ -180,7 +186,7 @@ fn verdicts_of_a_gateway() {
     ];
     for (seen, verdict, reason) in table {
         let seen = seen.map(|(status, age)| ("A".to_owned(), report(status, age)));
-        let topology = topology(&mesh(), &seen.into_iter().collect());
+        let topology = everything(&mesh(), &seen.into_iter().collect());
         let view = &topology.gateways[0];
         assert_eq!(
             (view.verdict.as_str(), view.reason.as_str()),
@@ -204,7 +210,7 @@ fn what_a_cut_list_leaves_out_is_not_taken_for_missing() {
         ("A".to_owned(), report(announcing, 1)),
         ("B".to_owned(), report(reaching, 1)),
     ];
-    let topology = topology(&mesh(), &reports.into());
+    let topology = everything(&mesh(), &reports.into());
     let rows = topology.prefixes.iter();
     let rows: Vec<_> = rows
         .map(|row| (row.prefix.as_str(), row.paths.len()))
@@ -265,7 +271,7 @@ fn what_is_drained_is_so_when_nobody_sends_anything_through_it() {
         mesh.drains.extend(drain);
         let b = b.map(|(status, age)| ("B".to_owned(), report(status, age)));
         let reports = [("A".to_owned(), report(a, 0))].into_iter().chain(b);
-        let topology = topology(&mesh, &reports.collect());
+        let topology = everything(&mesh, &reports.collect());
         let (at, of) = (&topology.gateways[0], &topology.edges[0]);
         let context = format!("{:?} {gateway:?} {edge:?}", mesh.drains);
         assert_eq!(
@@ -302,7 +308,7 @@ fn prefixes_with_their_paths() {
         ("A".to_owned(), report(announcing, 1)),
         ("B".to_owned(), report(reaching, 1)),
     ];
-    let topology = topology(&mesh(), &reports.into());
+    let topology = everything(&mesh(), &reports.into());
     let rows: Vec<_> = topology
         .prefixes
         .iter()
@@ -359,7 +365,7 @@ fn a_tunnel_to_a_foreign_peer_is_up_if_our_end_says_so() {
         status.tunnels[0].number = number;
         status.tunnels[0].ike_reason = reason.to_owned();
         let reports = Reports::from([("A".to_owned(), report(status, seconds))]);
-        let edges = topology(&mesh, &reports).edges;
+        let edges = everything(&mesh, &reports).edges;
         let edge = edges
             .into_iter()
             .find(|edge| edge.number == number)
@@ -425,7 +431,7 @@ fn a_foreign_prefix_is_announced_by_who_holds_tunnels_and_concerns_who_may_reach
         };
         (name.to_owned(), report(status, 1))
     });
-    let prefixes = topology(&mesh, &Reports::from(reports)).prefixes;
+    let prefixes = everything(&mesh, &Reports::from(reports)).prefixes;
     let row = prefixes.iter().find(|row| row.site == "cloud").unwrap();
     assert_eq!(
         (row.prefix.as_str(), &row.announced_by),
@@ -433,4 +439,68 @@ fn a_foreign_prefix_is_announced_by_who_holds_tunnels_and_concerns_who_may_reach
     );
     let concerned: Vec<&str> = row.paths.iter().map(|it| it.gateway.as_str()).collect();
     assert_eq!(concerned, ["B"]);
+}
+
+#[test]
+fn of_one_gateway_or_site_only_its_own_is_shown() {
+    let mesh = mesh_with_a_foreign_peer();
+    let reports = ["A", "B", "C"].map(|name| {
+        let mut status = tunnel("up, up, Established");
+        // A's tunnel to the foreign peer, which has no BGP.
+        status.tunnels.push(TunnelStatus {
+            number: 3,
+            ike: "up".to_owned(),
+            interface: "up".to_owned(),
+            ..TunnelStatus::default()
+        });
+        (name.to_owned(), report(status, 1))
+    });
+    let reports = Reports::from(reports);
+    let shown = |gateway: Option<&str>, site: Option<&str>| {
+        let wanted = Wanted {
+            gateway: gateway.map(str::to_owned),
+            site: site.map(str::to_owned),
+            gateways_only: false,
+        };
+        let view = topology(&mesh, &reports, &wanted);
+        let gateways: Vec<String> = view.gateways.into_iter().map(|it| it.name).collect();
+        let edges: Vec<(u32, String)> = view
+            .edges
+            .into_iter()
+            .map(|it| (it.number, it.verdict))
+            .collect();
+        let counts = view.edge_counts.unwrap();
+        (gateways.join(" "), edges, (counts.up, counts.down))
+    };
+    let edge = |number, verdict: &str| (number, verdict.to_owned());
+    // Between A and B, A and C, B and C, and A and the foreign peer.
+    let all = vec![
+        edge(0, "up"),
+        edge(1, "down"),
+        edge(2, "down"),
+        edge(3, "up"),
+    ];
+    assert_eq!(shown(None, None), ("A B C".to_owned(), all, (2, 2)));
+    let of_c = vec![edge(1, "down"), edge(2, "down")];
+    assert_eq!(
+        shown(Some("C"), None),
+        ("C".to_owned(), of_c.clone(), (0, 2))
+    );
+    assert_eq!(shown(None, Some("three")), ("C".to_owned(), of_c, (0, 2)));
+    let of_a = vec![edge(0, "up"), edge(1, "down"), edge(3, "up")];
+    assert_eq!(
+        shown(Some("A"), Some("one")),
+        ("A".to_owned(), of_a, (2, 1))
+    );
+    let only = Wanted {
+        gateways_only: true,
+        ..Wanted::default()
+    };
+    let view = topology(&mesh, &reports, &only);
+    assert_eq!((view.gateways.len(), view.edges.len()), (3, 0));
+    let nowhere = Wanted {
+        site: Some("four".to_owned()),
+        ..Wanted::default()
+    };
+    assert!(nowhere.check(&mesh).is_err());
 }

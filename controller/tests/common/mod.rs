@@ -143,7 +143,7 @@ impl Controller {
     pub async fn topology(&self, pki: &Pki) -> Topology {
         let reply = self
             .operators(pki)
-            .get_topology(GetTopologyRequest {})
+            .get_topology(GetTopologyRequest::default())
             .await;
         reply.unwrap().into_inner()
     }

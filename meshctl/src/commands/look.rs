@@ -7,7 +7,20 @@ use crate::output::{Output, show};
 use crate::table::{self, Look};
 use crate::{mtu as reckon, tunnels as ends};
 use clap::Args;
+use routemesh_proto::GetTopologyRequest;
 use std::process::ExitCode;
+
+#[derive(Args)]
+pub(crate) struct Whole {
+    /// Only what is of this gateway.
+    #[arg(long, value_name = "NAME")]
+    gateway: Option<String>,
+    /// Only what is of the gateways of this site.
+    #[arg(long, value_name = "NAME")]
+    site: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
 
 #[derive(Args)]
 pub(crate) struct Routes {
@@ -34,16 +47,28 @@ pub(crate) struct Mtu {
 
 pub(crate) async fn topology(
     client: &Client,
-    Output { output }: Output,
+    args: Whole,
     look: Look,
 ) -> Result<ExitCode, Failure> {
-    let topology = client.topology().await?;
-    show(output, &topology, |topology| {
+    let request = GetTopologyRequest {
+        gateway: args.gateway.unwrap_or_default(),
+        site: args.site.unwrap_or_default(),
+        gateways_only: false,
+    };
+    let topology = client.topology(request).await?;
+    show(args.output.output, &topology, |topology| {
         table::topology(topology, look)
     })?;
-    Ok(unless(
-        topology.edges.iter().any(|edge| edge.verdict != "up"),
-    ))
+    let (up, all) = table::up_and_all(&topology);
+    Ok(unless(up < all))
+}
+
+/// No tunnels, of which there may be millions.
+fn gateways_only() -> GetTopologyRequest {
+    GetTopologyRequest {
+        gateways_only: true,
+        ..GetTopologyRequest::default()
+    }
 }
 
 pub(crate) async fn gateways(
@@ -51,7 +76,7 @@ pub(crate) async fn gateways(
     Output { output }: Output,
     look: Look,
 ) -> Result<(), Failure> {
-    let gateways = client.topology().await?.gateways;
+    let gateways = client.topology(gateways_only()).await?.gateways;
     show(output, &gateways, |gateways| {
         table::gateways(gateways, look)
     })
@@ -63,12 +88,11 @@ pub(crate) async fn tunnels(
     Output { output }: Output,
     look: Look,
 ) -> Result<(), Failure> {
-    let topology = client.topology().await?;
-    if let Some(name) = &gateway
-        && !topology.gateways.iter().any(|it| it.name == *name)
-    {
-        return Err(Failure::NoGateway(name.clone()));
-    }
+    let request = GetTopologyRequest {
+        gateway: gateway.clone().unwrap_or_default(),
+        ..GetTopologyRequest::default()
+    };
+    let topology = client.topology(request).await?;
     let ends = ends::ends(&topology, gateway.as_deref());
     show(output, &ends, |ends| table::tunnels(ends, look))
 }
@@ -87,7 +111,7 @@ pub(crate) async fn doctor(
     Output { output }: Output,
     look: Look,
 ) -> Result<ExitCode, Failure> {
-    let gateways = client.topology().await?.gateways;
+    let gateways = client.topology(gateways_only()).await?.gateways;
     let mut named = gateways.into_iter().filter(|it| it.name == gateway);
     let view = named.next().ok_or(Failure::NoGateway(gateway))?;
     show(output, &view, |view| table::doctor(view, look))?;

@@ -7,7 +7,7 @@ mod trust;
 
 pub(crate) use change::{Apply, Drain, Plan, Rollback, apply, drain, plan, rollback};
 pub(crate) use history::{Diff, History, backup, diff, history};
-pub(crate) use look::{Mtu, Routes, doctor, gateways, mtu, routes, topology, tunnels};
+pub(crate) use look::{Mtu, Routes, Whole, doctor, gateways, mtu, routes, topology, tunnels};
 pub(crate) use trust::{Audit, Enroll, Revoke, Tokens, audit, enroll, renew, revoke, token};
 
 use std::process::ExitCode;

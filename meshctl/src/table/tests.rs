@@ -106,6 +106,7 @@ fn a_mesh_at_three_in_the_morning() {
             announced_by: vec!["V2-1".to_owned(), "V2-2".to_owned()],
             paths: vec![via("V1-1", &["V2-2"]), via("V3-1", &["V2-1", "V2-2"])],
         }],
+        ..Topology::default()
     };
     let expected = "\
 TUNNEL  A     B     VERDICT  IKE             BFD        BGP          PREFIXES  REASON

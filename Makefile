@@ -62,6 +62,12 @@ bench: tools ## Speed and memory beside BIRD and FRR, an hour (ARGS='--n 1000 --
 	cargo build --release -p routemesh-bgp --example simulate
 	"$${CARGO_TARGET_DIR:-target}/release/bench" --docs docs $(ARGS)
 
+.PHONY: bench-control
+bench-control: ## The controller with up to 2,000 gateways, ten minutes (ARGS='--gateways 250' for a taste)
+	cargo build --release -p routemesh-controller --bin mesh-controller --example render
+	cargo build --release -p routemesh-bench --bin bench-control
+	"$${CARGO_TARGET_DIR:-target}/release/bench-control" --docs docs $(ARGS)
+
 .PHONY: demo
 demo: tools build ## The mesh from nothing, healed before your eyes (KEEP=1: leaves you in it)
 	@tests/lab demo

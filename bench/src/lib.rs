@@ -4,9 +4,10 @@
 //! prefixes, withdraw them, announce them again, and one peer is lost. The peers are processes of
 //! `bgp-load`; what became of it is seen from outside, by [`watch`] in the kernel and by [`probe`]
 //! with packets. [`silence`] has one peer fall silent instead, with BFD between;
-//! [`many`] has a daemon do nothing with many peers.
+//! [`many`] has a daemon do nothing with many peers. [`control`] is about the control plane.
 
 pub mod clock;
+pub mod control;
 pub mod error;
 pub mod far;
 pub mod lab;

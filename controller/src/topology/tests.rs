@@ -407,7 +407,7 @@ fn a_tunnel_to_a_foreign_peer_is_drained_when_our_end_sends_nothing_through_it()
             ..Status::default()
         };
         let reports = Reports::from([("A".to_owned(), report(status, 0))]);
-        let edges = topology(mesh, &reports).edges;
+        let edges = everything(mesh, &reports).edges;
         edges.into_iter().find(|it| it.number == 3).unwrap().drain
     };
     assert_eq!(of(&mesh, "rm3"), "");

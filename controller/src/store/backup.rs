@@ -57,13 +57,22 @@ pub fn restore(dir: &Path, copy: &Path) -> Result<u64, StoreError> {
         path: copy.to_owned(),
         reason,
     };
-    let target = dir.join("mesh.db");
-    if target.exists() {
-        return Err(no(format!(
-            "{} is there already: stop the controller and move it away first, with its -wal and -shm",
-            target.display()
-        )));
+    let lock = private_file(&dir.join("lock"))?;
+    lock.try_lock().map_err(|_| StoreError::InUse {
+        path: dir.to_owned(),
+    })?;
+    // What a database left behind beside it, SQLite would write into the restored one.
+    for name in ["mesh.db", "mesh.db-wal", "mesh.db-shm"] {
+        let there = dir.join(name);
+        // Also a link to nowhere.
+        if there.symlink_metadata().is_ok() {
+            return Err(no(format!(
+                "{} is there already: stop the controller, and move mesh.db away with its -wal and -shm",
+                there.display()
+            )));
+        }
     }
+    let target = dir.join("mesh.db");
     let mut from = File::open(copy).map_err(|error| no(error.to_string()))?;
     // Under another name until it is known to be good and is on disk.
     let path = dir.join("restore.db");

@@ -192,12 +192,26 @@ fn a_copy_becomes_a_store_again() {
     let mode = std::fs::metadata(other.path().join("mesh.db")).unwrap();
     assert_eq!(mode.permissions().mode() & 0o077, 0);
 
+    drop(restored);
     // Never over one that is there, and never half of one.
     let refused = restore(other.path(), &file).unwrap_err();
     assert!(
         refused.to_string().contains("is there already"),
         "{refused}"
     );
+    // Nor beside what one left behind, or while a controller could make one.
+    let fourth = tempfile::tempdir().unwrap();
+    for name in ["mesh.db-wal", "mesh.db-shm"] {
+        let left = fourth.path().join(name);
+        std::fs::write(&left, "").unwrap();
+        let refused = restore(fourth.path(), &file).unwrap_err();
+        assert!(refused.to_string().contains(name), "{refused}");
+        std::fs::remove_file(left).unwrap();
+    }
+    let lock = private_file(&fourth.path().join("lock")).unwrap();
+    lock.try_lock().unwrap();
+    let refused = restore(fourth.path(), &file);
+    assert!(matches!(refused, Err(StoreError::InUse { .. })));
     let whole = std::fs::read(&file).unwrap();
     let torn = dir.path().join("torn");
     for half in [
@@ -213,7 +227,9 @@ fn a_copy_becomes_a_store_again() {
             "{} bytes",
             half.len()
         );
-        assert_eq!(std::fs::read_dir(third.path()).unwrap().count(), 0);
+        let left = std::fs::read_dir(third.path()).unwrap();
+        let left: Vec<_> = left.map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left, ["lock"]);
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Agent, Controller, Pki, all_up, eventually, three_sites};
+use common::{Agent, Controller, Pki, TWO_SITES, all_up, eventually, three_sites};
 use routemesh_controller::canary::{PATIENCE, STEADY};
 use routemesh_proto::{
     ApplyReply, ApplyRequest, CanaryRequest, CanaryView, Config, DrainRequest, HistoryRequest,
@@ -151,6 +151,24 @@ async fn the_others_follow_when_all_stays_well() {
         "3 ann promote: all was well at site one"
     );
     assert!(controller.apply(&pki, &other()).await.unwrap().unchanged);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn who_left_before_a_trial_is_told_so_after_a_restart() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    let text = TWO_SITES.replace("as = 65000", "as = 65000\nhold_time = 30");
+    try_at(&controller, &pki, &text).await.unwrap();
+    controller.stop().await;
+    let controller = Controller::start(&pki.controller()).await;
+    let mut gone = Agent::attach(&pki.gateway("C"), &controller.url, None)
+        .await
+        .unwrap();
+    let config = gone.config().await;
+    assert_eq!((&*config.gateway, config.tunnels.len()), ("C", 0));
     controller.stop().await;
 }
 

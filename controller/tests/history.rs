@@ -180,6 +180,48 @@ async fn what_was_comes_back() {
 }
 
 #[tokio::test]
+async fn a_backup_is_answered_before_it_is_made() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    // It cannot be made, which the answer does not know yet.
+    std::fs::create_dir(pki.controller().join("backup.db")).unwrap();
+    let mut ann = controller.operators(&pki);
+    let mut pieces = ann.backup(BackupRequest {}).await.unwrap().into_inner();
+    let refused = pieces.message().await.unwrap_err();
+    assert_eq!(refused.code(), Code::Internal);
+    assert!(refused.message().contains("backup.db"), "{refused}");
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_mesh_that_this_version_does_not_accept_is_replaced() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    controller.stop().await;
+    let file = pki.controller().join("mesh.db");
+    let database = rusqlite::Connection::open(file).unwrap();
+    let sql = "UPDATE spec SET text = text || 'from another version'";
+    database.execute(sql, []).unwrap();
+    drop(database);
+    let controller = Controller::start(&pki.controller()).await;
+    let mut ann = controller.operators(&pki);
+    let plan = PlanRequest {
+        text: TWO_SITES.to_owned(),
+        file: "mesh.toml".to_owned(),
+    };
+    // All of it is new to the mesh, of which the store has a generation all the same.
+    let planned = ann.get_plan(plan).await.unwrap().into_inner();
+    assert_eq!(planned.generation, 1);
+    assert_eq!(planned.gateway_counts.unwrap().added, 2);
+    let reply = ann
+        .apply(request(TWO_SITES, Some(planned.generation)))
+        .await;
+    assert_eq!(reply.unwrap().into_inner().generation, 2);
+    controller.stop().await;
+}
+
+#[tokio::test]
 async fn a_backup_is_made_while_changes_go_on() {
     let pki = Pki::new();
     let controller = Controller::start(&pki.controller()).await;

@@ -9,8 +9,8 @@ use routemesh_controller::ca::{self, Role, Step};
 use routemesh_proto::certificates_client::CertificatesClient;
 use routemesh_proto::trust_client::TrustClient;
 use routemesh_proto::{
-    AuditRequest, AuthoritiesRequest, Config, CreateTokenRequest, EnrollError, Identity, KeyKind,
-    RenewRequest, Request, RevokeReply, RevokeRequest, Token, enroll,
+    AuditRequest, AuthoritiesRequest, Config, CreateTokenRequest, EnrollError, HistoryRequest,
+    Identity, KeyKind, RenewRequest, Request, RevokeReply, RevokeRequest, Token, enroll,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -204,6 +204,22 @@ async fn revoke(
     let request = RevokeRequest { name, person };
     let reply = administrator(pki, controller).revoke(request).await;
     reply.map(tonic::Response::into_inner)
+}
+
+#[tokio::test]
+async fn who_is_revoked_does_not_join_in_the_history() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    revoke(&pki, &controller, "C", false).await.unwrap();
+    let text = three_sites().replace("private", "inside");
+    controller.apply(&pki, &text).await.unwrap();
+    let mut ann = controller.operators(&pki);
+    let request = HistoryRequest { limit: 1 };
+    let history = ann.get_history(request).await.unwrap().into_inner();
+    let said = &history.revisions.first().unwrap().summary;
+    assert_eq!(said, "other settings, the same gateways");
+    controller.stop().await;
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ impl State {
             let none = "there is no mesh yet, and nothing to try it in: apply it without a canary";
             return Err(ApplyError::Canary(none.to_owned()));
         };
+        let spec = spec.admitted(&self.admissions.borrow());
         if let Some(objection) = objection(&before.spec, &spec, site) {
             return Err(ApplyError::Canary(format!(
                 "nothing was changed: {objection}"
@@ -152,7 +153,12 @@ pub(super) fn kept(
 ) -> Result<Option<Trial>, StoreError> {
     let (before, admissions) = (store.revision(canary.before)?, store.admissions()?);
     let before: Option<Mesh> = before.and_then(|it| of_revision(ids, keys, &admissions, &it).ok());
-    Ok(before.map(|before| Trial {
+    let Some(mut before) = before else {
+        return Ok(None);
+    };
+    // Who had left before it. Who leaves with it is still there, and is not asked for here.
+    before.retired = store.retired()?;
+    Ok(Some(Trial {
         site: canary.site.clone(),
         before,
         up: canary.up.iter().copied().collect(),

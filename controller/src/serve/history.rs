@@ -95,17 +95,24 @@ impl State {
     /// What a specification would change.
     pub fn plan(&self, file: &str, text: &str) -> Result<proto::Plan, ApplyError> {
         let spec = spec::parse(file, text)?;
-        let (ids, drains) = {
+        let (ids, current) = {
             let store = lock(&self.store);
-            (store.ids()?, store.current()?.map(|it| it.drains))
+            (store.ids()?, store.current()?)
         };
+        let (generation, drains) = current.map_or_else(Default::default, |revision| {
+            (revision.generation, revision.drains)
+        });
         let ids = ids::assign(&ids, &spec).map_err(|errors| SpecErrors::new(file, errors))?;
         let spec = spec.admitted(&self.admissions.borrow());
         let before = self.mesh.borrow().clone();
-        let drains = crate::drain::staying(drains.unwrap_or_default(), &spec);
+        let drains = crate::drain::staying(drains, &spec);
         let mut after = Mesh::new(0, text.into(), spec, ids);
         (after.drains, after.keys) = (drains, self.keys());
-        Ok(plan(before.as_deref(), &after))
+        Ok(proto::Plan {
+            // One that this version does not accept is in no mesh, and in force all the same.
+            generation,
+            ..plan(before.as_deref(), &after)
+        })
     }
 
     /// What changed from one generation to another.
@@ -154,6 +161,7 @@ impl State {
         let revision = store.revision(generation)?;
         let Revision { file, text, .. } = revision.ok_or(ApplyError::Gone(generation))?;
         let spec = spec::parse(&file, text.expose())?;
+        let spec = spec.admitted(&self.admissions.borrow());
         let said = summary(self.mesh.borrow().as_ref().map(|mesh| &*mesh.spec), &spec);
         let said = format!("to generation {generation}: {said}");
         let new = New {

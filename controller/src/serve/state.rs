@@ -61,7 +61,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn places() -> usize {
+pub(super) fn places() -> usize {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     processors.saturating_sub(1).max(1)
 }
@@ -106,6 +106,7 @@ impl State {
         let mut store = lock(&self.store);
         expect(&store, expected)?;
         refuse_in_trial(self.mesh.borrow().as_deref())?;
+        let spec = spec.admitted(&self.admissions.borrow());
         let said = summary(self.mesh.borrow().as_ref().map(|mesh| &*mesh.spec), &spec);
         let new = New {
             operator,

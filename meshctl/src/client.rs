@@ -19,6 +19,8 @@ use tonic::{Code, Response, Status, Streaming};
 
 /// A call may take this long.
 const LIMIT: Duration = Duration::from_secs(10);
+/// A piece of a backup may: before the first, the controller copies its database.
+const PIECE_LIMIT: Duration = Duration::from_secs(600);
 /// The view of a large mesh.
 const LARGEST_REPLY: usize = 1 << 30;
 
@@ -38,9 +40,9 @@ pub(crate) enum CallError {
     Unreachable { controller: String, reason: String },
     #[error(
         "the controller at {controller} did not answer within {} s; is it there, and not overloaded?",
-        LIMIT.as_secs()
+        limit.as_secs()
     )]
-    Late { controller: String },
+    Late { controller: String, limit: Duration },
 }
 
 /// A controller, seen by an operator.
@@ -158,8 +160,16 @@ impl Client {
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, CallError> {
+        self.call_within(LIMIT, call).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, CallError> {
         let controller = || self.controller.clone();
-        match tokio::time::timeout(LIMIT, call).await {
+        match tokio::time::timeout(limit, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(match status.code() {
                 Code::InvalidArgument => CallError::Invalid(status.message().to_owned()),
@@ -170,6 +180,7 @@ impl Client {
                 },
                 Code::DeadlineExceeded | Code::Cancelled => CallError::Late {
                     controller: controller(),
+                    limit,
                 },
                 Code::Unimplemented => CallError::Refused(
                     "the controller does not know this call: it is of another version".to_owned(),
@@ -178,6 +189,7 @@ impl Client {
             }),
             Err(_) => Err(CallError::Late {
                 controller: controller(),
+                limit,
             }),
         }
     }
@@ -194,7 +206,7 @@ impl Pieces<'_> {
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<u8>>, CallError> {
         let next = self.pieces.message();
         let next = async { next.await.map(Response::new) };
-        let piece = self.client.call(next).await?;
+        let piece = self.client.call_within(PIECE_LIMIT, next).await?;
         Ok(piece.map(|piece| piece.data))
     }
 }

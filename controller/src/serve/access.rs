@@ -39,7 +39,8 @@ const CALLS: &[(&str, For)] = &[
     ),
     ("/routemesh.v1.Operators/GetRoutes", For::Role(Role::Viewer)),
     ("/routemesh.v1.Operators/Drain", For::Role(Role::Operator)),
-    ("/routemesh.v1.Operators/GetPlan", For::Role(Role::Viewer)),
+    // It says whether a password that is guessed is the one in force.
+    ("/routemesh.v1.Operators/GetPlan", For::Role(Role::Operator)),
     ("/routemesh.v1.Operators/GetDiff", For::Role(Role::Viewer)),
     (
         "/routemesh.v1.Operators/GetHistory",
@@ -224,6 +225,7 @@ mod tests {
         assert_eq!(may("Agents/Attach"), [Gateway]);
         assert_eq!(may("Operators/GetTopology"), [Viewer, Operator, Admin]);
         assert_eq!(may("Operators/Apply"), [Operator, Admin]);
+        assert_eq!(may("Operators/GetPlan"), [Operator, Admin]);
         assert_eq!(may("Trust/CreateToken"), [Admin]);
         assert_eq!(may("Certificates/Renew"), ROLES);
         assert_eq!(may("Operators/Unheard"), []);

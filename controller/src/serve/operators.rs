@@ -1,7 +1,7 @@
 //! Operators: apply a specification, look at the mesh.
 
 use super::access::caller;
-use super::state::{ApplyError, State};
+use super::state::{ApplyError, State, places};
 use crate::drain::Drain;
 use crate::ids::joined;
 use crate::mesh::Mesh;
@@ -31,6 +31,8 @@ pub(super) struct OperatorsService {
     state: Arc<State>,
     /// A backup takes as much of the disk again.
     backing_up: Arc<Semaphore>,
+    /// Places for what looks through all of the mesh: any number of people leave a processor to the rest.
+    looking: Arc<Semaphore>,
 }
 
 impl OperatorsService {
@@ -38,7 +40,24 @@ impl OperatorsService {
         Self {
             state,
             backing_up: Arc::new(Semaphore::new(1)),
+            looking: Arc::new(Semaphore::new(places())),
         }
+    }
+
+    /// The same, for what takes a processor for long.
+    async fn look<T: Send + 'static>(
+        &self,
+        what: &'static str,
+        look: impl FnOnce(&State) -> Result<T, ApplyError> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let place = self.looking.clone().acquire_owned().await;
+        let place = place.map_err(|_| Status::unavailable("the controller is ending"))?;
+        let look = move |state: &State| {
+            // Also where nobody waits for the answer any more.
+            let _place = place;
+            look(state)
+        };
+        self.work(what, look).await
     }
 
     /// Does what takes its time, where it holds up nobody; `what` is its name in the log.
@@ -111,11 +130,10 @@ impl Operators for OperatorsService {
             gateways_only,
         };
         wanted.check(&mesh).map_err(Status::not_found)?;
-        let reports = self.state.reports();
-        let view = tokio::task::spawn_blocking(move || topology(&mesh, &reports, &wanted)).await;
-        let view =
-            view.map_err(|_| Status::internal("the controller failed; its log says more"))?;
-        Ok(Response::new(view))
+        self.look("look", move |state| {
+            Ok(topology(&mesh, &state.reports(), &wanted))
+        })
+        .await
     }
 
     async fn get_routes(
@@ -169,13 +187,13 @@ impl Operators for OperatorsService {
     async fn get_plan(&self, request: Request<PlanRequest>) -> Result<Response<Plan>, Status> {
         let PlanRequest { text, file } = request.into_inner();
         check_file(&file)?;
-        self.work("plan", move |state| state.plan(&file, &text))
+        self.look("plan", move |state| state.plan(&file, &text))
             .await
     }
 
     async fn get_diff(&self, request: Request<DiffRequest>) -> Result<Response<Diff>, Status> {
         let DiffRequest { from, to } = request.into_inner();
-        self.work("compare", move |state| state.diff(from, to))
+        self.look("compare", move |state| state.diff(from, to))
             .await
     }
 
@@ -219,13 +237,20 @@ impl Operators for OperatorsService {
         let busy = || Status::resource_exhausted("another backup is being made: wait for its end");
         let only = self.backing_up.clone().try_acquire_owned();
         let only = only.map_err(|_| busy())?;
-        let backup = self.state.backup();
-        let copy = self.work("back up", move |_| Ok(backup.copy()?)).await?;
+        let backup = self.work("back up", |state| Ok(state.backup())).await?;
+        let backup = backup.into_inner();
         info!("a backup by {operator}");
         let (out, pieces) = mpsc::channel(4);
+        // The copy takes its time. It goes on, and is the only one, where nobody waits for it any more.
         tokio::task::spawn_blocking(move || {
             let _only = only;
-            send(copy.into_inner(), &out);
+            match backup.copy() {
+                Ok(copy) => send(copy, &out),
+                Err(error) => {
+                    error!("cannot back up: {error}");
+                    let _ = out.blocking_send(Err(Status::internal(error.to_string())));
+                }
+            }
         });
         Ok(Response::new(ReceiverStream::new(pieces)))
     }
@@ -299,4 +324,42 @@ fn bounded(errors: &SpecErrors) -> String {
         room = room.saturating_sub(weight + 3);
         fits
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+    use tonic::Code;
+
+    #[tokio::test]
+    async fn what_takes_long_waits_for_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(Store::open(dir.path()).unwrap()).unwrap();
+        let text = "[mesh]\nas = 65000\ninterconnect = \"fd00:ff::/64\"\n[sites.one]\nprefixes = [\"10.0.1.0/24\"]\n\
+            gateways.A.endpoints = [\"2001:db8::a\"]\n";
+        state.apply("ann", "test", text, None).unwrap();
+        let service = OperatorsService::new(Arc::new(state));
+        let plan = || {
+            Request::new(PlanRequest {
+                text: text.to_owned(),
+                file: "test".to_owned(),
+            })
+        };
+        service.get_plan(plan()).await.unwrap();
+        // There will be no place any more.
+        service.looking.close();
+        let topology = service
+            .get_topology(Request::new(GetTopologyRequest::default()))
+            .await;
+        let diff = Request::new(DiffRequest { from: 1, to: 1 });
+        let refused = [
+            topology.map(drop),
+            service.get_diff(diff).await.map(drop),
+            service.get_plan(plan()).await.map(drop),
+        ];
+        for it in refused {
+            assert_eq!(it.map_err(|it| it.code()), Err(Code::Unavailable));
+        }
+    }
 }

@@ -72,7 +72,7 @@ pub fn renew(dir: &Path, lifetime: Duration) -> Result<(), CaError> {
     let kind = KeyKind::of_pem(authority.key.expose())?;
     let controller = issue_to(&authority, &Subject::Controller, kind, lifetime, now)?;
     let own = Identity::new(
-        read(&dir.join("ca.pem"))?,
+        signing_first(dir)?,
         controller.certificate,
         controller.key.0,
     );
@@ -90,7 +90,7 @@ pub fn issue(dir: &Path, peer: &Peer, out: &Path, lifetime: Duration) -> Result<
     let now = OffsetDateTime::now_utc();
     let kind = KeyKind::of_pem(authority.key.expose())?;
     let issued = issue_to(&authority, &Subject::Peer(peer), kind, lifetime, now)?;
-    let bundle = read(&dir.join("ca.pem"))?;
+    let bundle = signing_first(dir)?;
     Ok(Identity::new(bundle, issued.certificate, issued.key.0).save(out)?)
 }
 
@@ -112,7 +112,8 @@ impl Authority {
 
     /// The controller's own identity, renewed where it is due or not of the authority that signs now.
     pub fn own(&self, now: OffsetDateTime) -> Result<Identity, CaError> {
-        let own = Identity::load(&self.dir)?;
+        let mut own = Identity::load(&self.dir)?;
+        own.ca = self.bundle()?;
         let due = own.validity()?.renewal(0) <= SystemTime::from(now);
         let ours = own.is_of_first_authority();
         if ours && !due {
@@ -128,7 +129,7 @@ impl Authority {
 
     /// The authorities, PEM: the first one signs.
     pub fn bundle(&self) -> Result<String, CaError> {
-        read(&self.dir.join("ca.pem"))
+        signing_first(&self.dir)
     }
 
     /// By what a token names the authority that signs.
@@ -167,60 +168,90 @@ fn read(path: &Path) -> Result<String, CaError> {
 /// The authority that signs: of those that are trusted, the one that the key is of.
 fn read_authority(dir: &Path) -> Result<Issued, CaError> {
     let key = SecretPem(read(&dir.join("ca-key.pem"))?);
-    let own = KeyPair::from_pem(key.expose())?;
-    let is_own = |pem: &String| {
-        let der = first_certificate(pem)?;
-        let (_, it) = x509_parser::parse_x509_certificate(&der).ok()?;
-        Some(*it.public_key().subject_public_key.data == *own.public_key_raw())
-    };
-    let certificate = bundle(dir)?
-        .into_iter()
-        .find(|pem| is_own(pem).unwrap_or_default());
+    let certificate = of_key(&bundle(dir)?, &key)?;
     Ok(Issued {
         certificate: certificate.ok_or(IdentityError::Mismatch)?,
         key,
     })
 }
 
+/// Of these certificates, the one that the key is of.
+fn of_key(all: &[String], key: &SecretPem) -> Result<Option<String>, CaError> {
+    let own = KeyPair::from_pem(key.expose())?;
+    let is_own = |pem: &String| {
+        let der = first_certificate(pem)?;
+        let (_, it) = x509_parser::parse_x509_certificate(&der).ok()?;
+        Some(*it.public_key().subject_public_key.data == *own.public_key_raw())
+    };
+    let mut all = all.iter();
+    Ok(all.find(|pem| is_own(pem).unwrap_or_default()).cloned())
+}
+
 /// The authorities, one PEM text each.
 fn bundle(dir: &Path) -> Result<Vec<String>, CaError> {
-    let text = read(&dir.join("ca.pem"))?;
-    Ok(Identity::new(text, String::new(), String::new()).authorities())
+    Ok(split(read(&dir.join("ca.pem"))?))
+}
+
+/// The authorities, PEM: the first one signs, also where a rollover was interrupted. Where no key is kept,
+/// the file is taken as it is.
+fn signing_first(dir: &Path) -> Result<String, CaError> {
+    if !dir.join("ca-key.pem").exists() {
+        return read(&dir.join("ca.pem"));
+    }
+    let signs = read_authority(dir)?.certificate;
+    let mut all = bundle(dir)?;
+    all.retain(|it| *it != signs);
+    all.insert(0, signs);
+    Ok(all.concat())
+}
+
+fn split(pem: String) -> Vec<String> {
+    Identity::new(pem, String::new(), String::new()).authorities()
 }
 
 /// Takes the next step from one authority to the next, and says what it was. The first makes another
-/// authority, which is trusted and signs nothing; the second lets it sign; the last ends trust in the old
-/// one. Between two of them, all who hold certificates must have taken the one before.
+/// authority, which is trusted and signs nothing; the second lets it sign; the last ends trust in those
+/// before it. Between two of them, all who hold certificates must have taken the one before.
+///
+/// One that was interrupted is taken again. Which is next is told by two files: the key of one that does not
+/// sign yet, and those that are to go. How many are trusted tells nothing: an operator's root may be among them.
 pub fn roll_over(dir: &Path, kind: KeyKind) -> Result<Step, CaError> {
-    let (authorities, next_key) = (dir.join("ca.pem"), dir.join("ca-next-key.pem"));
+    let [authorities, next_key, to_go] =
+        ["ca.pem", "ca-next-key.pem", "ca-to-go.pem"].map(|name| dir.join(name));
     let signs = read_authority(dir)?.certificate;
     let mut all = bundle(dir)?;
-    match (all.len(), next_key.exists()) {
-        (2.., true) => {
-            // The key first: whichever certificate is its own signs.
-            let key = read(&next_key)?;
-            write(&dir.join("ca-key.pem"), &key, 0o600)?;
-            let signs = read_authority(dir)?.certificate;
-            all.retain(|it| *it != signs);
-            all.insert(0, signs);
-            write(&authorities, &all.concat(), 0o644)?;
-            fs::remove_file(&next_key).map_err(|source| CaError::Write {
-                path: next_key,
-                source,
-            })?;
-            Ok(Step::Signs)
+    let next = match next_key.exists() {
+        true => {
+            let key = SecretPem(read(&next_key)?);
+            of_key(&all, &key)?.map(|certificate| Issued { certificate, key })
         }
-        (2.., false) => {
-            write(&authorities, &signs, 0o644)?;
-            Ok(Step::Alone)
-        }
-        _ => {
-            let next = authority(kind, AUTHORITY, OffsetDateTime::now_utc())?;
-            write(&next_key, next.key.expose(), 0o600)?;
-            write(&authorities, &format!("{signs}{}", next.certificate), 0o644)?;
-            Ok(Step::Trusted)
-        }
+        false => None,
+    };
+    if let Some(next) = next {
+        all.retain(|it| *it != next.certificate);
+        write(&to_go, &all.concat(), 0o644)?;
+        // The key first: whichever certificate is its own signs.
+        write(&dir.join("ca-key.pem"), next.key.expose(), 0o600)?;
+        write(&authorities, &signing_first(dir)?, 0o644)?;
+        remove(next_key)?;
+        return Ok(Step::Signs);
     }
+    if to_go.exists() {
+        let gone = split(read(&to_go)?);
+        all.retain(|it| *it == signs || !gone.contains(it));
+        write(&authorities, &all.concat(), 0o644)?;
+        remove(to_go)?;
+        return Ok(Step::Alone);
+    }
+    let next = authority(kind, AUTHORITY, OffsetDateTime::now_utc())?;
+    write(&next_key, next.key.expose(), 0o600)?;
+    all.push(next.certificate);
+    write(&authorities, &all.concat(), 0o644)?;
+    Ok(Step::Trusted)
+}
+
+fn remove(path: PathBuf) -> Result<(), CaError> {
+    fs::remove_file(&path).map_err(|source| CaError::Write { path, source })
 }
 
 /// What has become of the next authority.
@@ -230,7 +261,7 @@ pub enum Step {
     Trusted,
     /// It signs; the other is still trusted.
     Signs,
-    /// The other is gone.
+    /// Those before it are gone.
     Alone,
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use routemesh_proto::fingerprint;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use x509_parser::prelude::*;
@@ -149,4 +150,35 @@ fn the_controllers_certificate_is_renewed_and_the_authority_is_not() {
         Err(CaError::Exists { .. })
     ));
     assert_eq!(read("ca-key.pem"), before[1]);
+}
+
+#[test]
+fn a_rollover_that_was_interrupted_is_taken_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().join("controller");
+    init(&dir, KeyKind::Ed25519, 5 * DAY).unwrap();
+    let authority = Authority::new(&dir, 5 * DAY);
+    let step = || roll_over(&dir, KeyKind::Ed25519).unwrap();
+    let path = |name: &str| dir.join(name);
+    // An operator's own root is trusted beside: that is no rollover.
+    let root = super::authority(KeyKind::Ed25519, 5 * DAY, OffsetDateTime::now_utc()).unwrap();
+    let first = std::fs::read_to_string(path("ca.pem")).unwrap();
+    std::fs::write(path("ca.pem"), first + &root.certificate).unwrap();
+    assert_eq!(step(), Step::Trusted);
+    let trusted = authority.bundle().unwrap();
+    assert!(trusted.contains(&root.certificate.replace("\r\n", "\n")));
+    // Before the certificates were put in order.
+    let next = std::fs::read(path("ca-next-key.pem")).unwrap();
+    std::fs::write(path("ca-key.pem"), next).unwrap();
+    let signs_first = || {
+        let pem = authority.bundle().unwrap();
+        fingerprint(&der(&pem)) == authority.fingerprint().unwrap()
+    };
+    assert!(signs_first());
+    let own = authority.own(OffsetDateTime::now_utc()).unwrap();
+    assert!(own.is_of_first_authority());
+    assert_eq!((step(), signs_first()), (Step::Signs, true));
+    assert_eq!((step(), signs_first()), (Step::Alone, true));
+    assert_eq!(authority.bundle().unwrap().matches("BEGIN").count(), 1);
+    assert_eq!(step(), Step::Trusted);
 }

@@ -10,13 +10,16 @@ use routemesh_proto::{
 };
 use std::sync::Arc;
 use std::time::SystemTime;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, async_trait};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 pub(super) struct CertificatesService {
     pub(super) state: Arc<State>,
     pub(super) authority: Authority,
     pub(super) refusals: Refusals,
+    /// Enrolments that are looked at together: strangers ask for them.
+    pub(super) turns: Arc<Semaphore>,
 }
 
 #[async_trait]
@@ -26,18 +29,32 @@ impl Certificates for CertificatesService {
         request: Request<EnrollRequest>,
     ) -> Result<Response<IssuedCertificate>, Status> {
         let EnrollRequest { secret, request } = request.into_inner();
-        let requested = self.requested(&request)?;
-        let digest = fingerprint(&secret);
-        let (state, name) = (self.state.clone(), requested.name.clone());
-        let now = SystemTime::now();
-        let used = tokio::task::spawn_blocking(move || state.use_token(&digest, &name, now)).await;
-        let peer = match used.map_err(broken)? {
-            Ok(Ok(peer)) => peer,
+        let state = self.state.clone();
+        let turn = self.turns.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Status::unavailable("the controller stops"))?;
+        let work = move || {
+            let _turn = turn;
+            state.use_token(&fingerprint(&secret), &request, SystemTime::now())
+        };
+        let used = tokio::task::spawn_blocking(work).await;
+        let (peer, requested) = match used.map_err(broken)? {
+            Ok(Ok(enrolled)) => enrolled,
             Ok(Err(refused)) => {
                 let reason = refused.reason();
                 self.refusals.count(reason);
-                warn!("an enrolment is refused: {refused}");
-                return Err(Status::permission_denied(refused.to_string()));
+                let text = refused.to_string();
+                return Err(match refused {
+                    // Anybody can have that as often as they like.
+                    TokenRefused::Unknown => {
+                        debug!("an enrolment is refused: {text}");
+                        Status::permission_denied(text)
+                    }
+                    TokenRefused::Request(_) => Status::invalid_argument(text),
+                    _ => {
+                        warn!("an enrolment is refused: {text}");
+                        Status::permission_denied(text)
+                    }
+                });
             }
             Err(error) => {
                 error!("nobody can enroll: {error}");
@@ -114,6 +131,7 @@ impl TokenRefused {
     fn reason(&self) -> &'static str {
         match self {
             Self::Unknown => "token unknown",
+            Self::Request(_) => "bad request",
             Self::Used { .. } => "token used",
             Self::Expired { .. } => "token expired",
             Self::Other { .. } => "token of another",

@@ -30,7 +30,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::rustls::ServerConfig;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
@@ -45,6 +45,9 @@ const LARGEST_REPORT: usize = 32 << 20;
 /// What has no lists in it.
 const LARGEST_SMALL: usize = 16 << 10;
 const LARGEST_REQUEST: usize = crate::spec::LONGEST_TEXT + (64 << 10);
+
+/// So many enrolments are looked at together; the others wait.
+const ENROLMENTS: usize = 4;
 
 /// Between two looks whether the controller's certificate is due, or another.
 const LOOK: Duration = Duration::from_secs(2);
@@ -94,6 +97,7 @@ pub async fn serve(
         state: state.clone(),
         authority: authority.clone(),
         refusals: refusals.clone(),
+        turns: Arc::new(Semaphore::new(ENROLMENTS)),
     })
     .max_decoding_message_size(LARGEST_SMALL);
     let trust = TrustServer::new(TrustService {

@@ -3,7 +3,7 @@
 use super::access::{Refusals, caller};
 use super::history::utc;
 use super::state::{ApplyError, New, State, lock};
-use crate::ca::{Authority, Peer, Role};
+use crate::ca::{Authority, Peer, RequestError, Requested, Role};
 use crate::mesh::Mesh;
 use crate::spec::{self, check_name};
 use crate::store::{Deed, Kind, Store, StoreError, Token};
@@ -29,6 +29,8 @@ pub(super) enum TokenRefused {
         "the controller knows no such token, or has forgotten it: `meshctl token create` makes another"
     )]
     Unknown,
+    #[error(transparent)]
+    Request(#[from] RequestError),
     #[error(
         "the token of {0} was used {1} s ago, and is good for one time: if that was not you, `meshctl revoke` it; \
          `meshctl token create` makes another", .of, .ago.as_secs()
@@ -193,18 +195,23 @@ impl State {
         Ok(all.into_iter().map(|(_, entry)| entry).collect())
     }
 
-    /// Uses a token up, for whoever asks in that name; says whom to certify. Blocks on the disk.
+    /// Uses a token up, for the name in a request (PKCS#10, DER), which is looked at for no stranger; says whom
+    /// to certify. Blocks on the disk.
     pub(super) fn use_token(
         &self,
         digest: &[u8; 32],
-        name: &str,
+        request: &[u8],
         now: SystemTime,
-    ) -> Result<Result<Peer, TokenRefused>, StoreError> {
+    ) -> Result<Result<(Peer, Requested), TokenRefused>, StoreError> {
         let mut store = lock(&self.store);
         let Some(token) = store.token(digest)? else {
             return Ok(Err(TokenRefused::Unknown));
         };
-        if let Err(refused) = judge(&token, name, now) {
+        let requested = match Requested::parse(request) {
+            Ok(requested) => requested,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        if let Err(refused) = judge(&token, &requested.name, now) {
             return Ok(Err(refused));
         }
         store.use_token(&token, now)?;
@@ -232,7 +239,7 @@ impl State {
                 error!("{peer} is not in the mesh again: {failure}");
             }
         }
-        Ok(Ok(peer))
+        Ok(Ok((peer, requested)))
     }
 }
 

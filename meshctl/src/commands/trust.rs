@@ -132,6 +132,7 @@ pub(crate) async fn enroll(identity: Option<&Path>, args: Enroll) -> Result<(), 
         given => given.to_owned(),
     };
     let token: Token = text.parse()?;
+    Identity::probe(dir).map_err(CallError::from)?;
     let new = ask(&token, args.key).await?;
     new.save(dir).map_err(CallError::from)?;
     print(&format!("enrolled as {token}: {}\n", dir.display()))

@@ -29,10 +29,10 @@ use tonic::codegen::http::Uri;
 /// For each step: connecting, the handshake, the call.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why nobody was enrolled. The token is still good unless it was refused.
+/// Why nobody was enrolled. The token is still good unless the controller took it: see each.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
-    /// Not there, or another.
+    /// Not there, or another: it has not seen the token.
     #[error("{address}: {reason}")]
     Unreachable {
         /// The controller.
@@ -40,10 +40,15 @@ pub enum EnrollError {
         /// Why.
         reason: String,
     },
-    /// The controller says no.
+    /// It was asked, and may have used the token up.
+    #[error(
+        "{0} was asked and does not answer: if it says later that the token was used, `meshctl token create` makes another"
+    )]
+    Silent(String),
+    /// The controller says no; it has not used the token up.
     #[error("{0}")]
     Refused(String),
-    /// What it answered is no good.
+    /// The key cannot be made, or what was answered is no good: then the token is used up.
     #[error(transparent)]
     Identity(#[from] IdentityError),
 }
@@ -89,7 +94,7 @@ async fn at(token: &Token, kind: KeyKind, address: &str) -> Result<Identity, Enr
             Err(unreachable(super::causes(&status)))
         }
         Ok(Err(status)) => Err(EnrollError::Refused(status.message().to_owned())),
-        Err(_) => Err(unreachable("no answer".to_owned())),
+        Err(_) => Err(EnrollError::Silent(address.to_owned())),
     }
 }
 

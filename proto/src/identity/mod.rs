@@ -127,6 +127,15 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Makes the directory, and sees that a key can be written: before a token is spent on what would be lost.
+    pub fn probe(dir: &Path) -> Result<(), IdentityError> {
+        files::private_dir(dir).map_err(write_error(dir))?;
+        let key = dir.join("key.pem");
+        let probed = files::prepare(&key, "", 0o600)
+            .and_then(|()| std::fs::remove_file(files::new_of(&key)));
+        probed.map_err(write_error(&key))
+    }
+
     /// Writes the three files, the key for its owner only. A crash leaves one identity or the other.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
         files::private_dir(dir).map_err(write_error(dir))?;
@@ -320,6 +329,18 @@ mod tests {
         old.save(&at).unwrap();
         std::fs::write(at.join("key.pem"), new.expose_key()).unwrap();
         assert!(Identity::load(&at).unwrap().certificate == old.certificate);
+    }
+
+    #[test]
+    fn a_directory_is_probed_and_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("identity");
+        Identity::probe(&at).unwrap();
+        assert_eq!(at.read_dir().unwrap().count(), 0);
+        std::fs::write(at.join("file"), "").unwrap();
+        // Root may write in any directory, so it is a file.
+        let refused = Identity::probe(&at.join("file"));
+        assert!(matches!(refused, Err(IdentityError::Write { .. })));
     }
 
     #[test]

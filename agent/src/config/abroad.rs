@@ -208,24 +208,29 @@ fn session(
 }
 
 /// What the tunnel is worth, which the terms may change; and by one that traffic is to leave, the paths are the
-/// last choice (RFC 8326), which the far end does not say.
+/// last choice (RFC 8326), which the far end does not say. Every term marks them, as any may be the last that
+/// applies and clear what those before it said.
 fn import(tunnel: &proto::Tunnel, terms: &[proto::Term]) -> Vec<proto::Term> {
     let term = |action: &str| proto::Term {
         action: action.to_owned(),
         ..proto::Term::default()
     };
-    let leave = tunnel.drain.then(|| "graceful-shutdown".to_owned());
     let first = proto::Term {
         set_preference: Some(tunnel.preference).filter(|it| *it > 0),
         set_weight: tunnel.weight,
-        add_communities: leave.into_iter().collect(),
         ..term("next")
     };
-    let all = match terms {
-        [] => vec![term("accept")],
-        some => some.to_vec(),
-    };
-    std::iter::once(first).chain(all).collect()
+    let mut all = vec![first];
+    match terms {
+        [] => all.push(term("accept")),
+        some => all.extend_from_slice(some),
+    }
+    if tunnel.drain {
+        for term in &mut all {
+            term.add_communities.push("graceful-shutdown".to_owned());
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -312,6 +317,19 @@ mod tests {
         assert_eq!(worth(&plain, &[]), (Some(90), Some(3), false));
         assert_eq!(worth(&plain, &better), (Some(200), Some(3), false));
         assert_eq!(worth(&drained, &better), (Some(200), Some(3), true));
+        let clears = proto::Term {
+            clear_communities: true,
+            action: "accept".into(),
+            ..proto::Term::default()
+        };
+        let removes = proto::Term {
+            remove_communities: vec!["graceful-shutdown".into()],
+            action: "next".into(),
+            ..proto::Term::default()
+        };
+        assert!(worth(&drained, std::slice::from_ref(&clears)).2);
+        assert!(worth(&drained, &[removes, clears.clone()]).2);
+        assert!(!worth(&plain, &[clears]).2);
     }
 
     #[test]

@@ -212,7 +212,8 @@ pub fn interconnect(pool: Ipv6Net, tunnel: u32) -> (Ipv6Addr, Ipv6Addr) {
     (even.into(), (even + 1).into())
 }
 
-/// The first UDP port of WireGuard: below those that the kernel hands out by itself.
+/// The first UDP port of WireGuard. Those of the first two endpoints are below what Linux hands out by itself,
+/// from 32768 on; the others are not, and are to be reserved (docs/wireguard.md).
 const WIREGUARD_PORT: u32 = 20_000;
 /// As many as there can be far endpoints.
 const WIREGUARD_STRIDE: u32 = 6_000;

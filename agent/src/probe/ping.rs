@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::trace;
 
 /// Rounds that may wait to be heard of.
@@ -107,16 +107,25 @@ async fn rounds(overlay: Netns, peer: PeerId, asked: Asked, tell: mpsc::Sender<R
     // A host that was busy asks again before it judges.
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     due.tick().await;
+    let mut open = None;
     loop {
-        let answered = match Echo::open(&overlay, &asked) {
-            Ok(mut echo) => {
-                let all = rounds_with(&mut echo, &asked, &peer, &mut due, &tell);
-                all.await;
-                return;
+        let answered = match ask(open.take(), &overlay, &asked) {
+            Ok(echo) => {
+                let answered = tokio::select! {
+                    heard = echo.answer(&asked) => {
+                        due.tick().await;
+                        heard.is_ok()
+                    }
+                    _ = due.tick() => false,
+                };
+                open = Some(echo);
+                Ok(answered)
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                due.tick().await;
+                Err(error.to_string())
+            }
         };
-        due.tick().await;
         let peer = peer.clone();
         if tell.send(Round { peer, answered }).await.is_err() {
             return;
@@ -124,31 +133,26 @@ async fn rounds(overlay: Netns, peer: PeerId, asked: Asked, tell: mpsc::Sender<R
     }
 }
 
-async fn rounds_with(
-    echo: &mut Echo,
-    asked: &Asked,
-    peer: &PeerId,
-    due: &mut Interval,
-    tell: &mpsc::Sender<Round>,
-) {
-    loop {
-        // What cannot be sent is lost: without an SA the kernel refuses it.
-        if let Err(errno) = echo.ask(asked) {
-            trace!(%peer, "no echo request: {errno}");
+/// Asks once, by what is open or by what it opens. An error is this host's, and the next round opens anew.
+fn ask(open: Option<Echo>, overlay: &Netns, asked: &Asked) -> Result<Echo, Error> {
+    let mut echo = match open {
+        Some(echo) => echo,
+        None => Echo::open(overlay, asked)?,
+    };
+    match echo.ask(asked) {
+        Ok(()) => Ok(echo),
+        Err(errno @ (Errno::EINVAL | Errno::EADDRNOTAVAIL | Errno::EPERM)) => {
+            Err(failed(asked, errno.into()))
         }
-        let answered = tokio::select! {
-            heard = echo.answer(asked) => {
-                due.tick().await;
-                heard.is_ok()
-            }
-            _ = due.tick() => false,
-        };
-        let round = Round {
-            peer: peer.clone(),
-            answered: Ok(answered),
-        };
-        if tell.send(round).await.is_err() {
-            return;
+        // Where the address is gone, kernels differ in what they say: opening anew tells. What else cannot be
+        // sent is lost: without an SA the kernel refuses it.
+        Err(errno) => {
+            trace!(link = asked.link, "no echo request: {errno}");
+            let sequence = echo.sequence;
+            Ok(Echo {
+                sequence,
+                ..Echo::open(overlay, asked)?
+            })
         }
     }
 }
@@ -171,8 +175,10 @@ fn failed(asked: &Asked, source: io::Error) -> Error {
         address: asked.source,
         link: asked.link.clone(),
         cure: match source.kind() {
-            io::ErrorKind::AddrNotAvailable => "give the gateway that address",
-            _ => "it needs CAP_NET_RAW",
+            io::ErrorKind::AddrNotAvailable | io::ErrorKind::InvalidInput => {
+                "give the gateway that address"
+            }
+            _ => "it needs CAP_NET_RAW, and no filter of the host in its way",
         },
         source,
     }

@@ -193,6 +193,19 @@ impl Liveness {
         }
     }
 
+    /// An earlier run had not used this way, as of one that is dead. So it is until BFD or echo requests,
+    /// as far as it has them, say otherwise.
+    pub fn doubt(&mut self, peer: &PeerId, bfd: bool, echo: bool, now: Time) {
+        let way = self.ways.entry(peer.clone()).or_default();
+        if bfd {
+            way.bfd.alone = true;
+            way.bfd.dead_until = Some(Time::MAX);
+        }
+        way.echo &= !echo;
+        let reason = "it was not in use before the agent's start, and nothing is heard of it since";
+        way.dies(reason.to_owned(), now);
+    }
+
     /// BGP's hold timer expired, and nothing is kept of the peer.
     pub fn silent(&mut self, peer: &PeerId, now: Time) -> Option<Verdict> {
         let way = self.ways.entry(peer.clone()).or_default();
@@ -582,6 +595,32 @@ mod tests {
         assert_eq!(heard(State::Down, 1, s(1000)), (Life::Dead, 1));
         assert_eq!(heard(State::Init, 1, s(2000)), (Life::Dead, 1));
         assert_eq!(heard(State::Up, 1, s(3000)), (Life::Alive, 1));
+    }
+
+    #[test]
+    fn a_way_in_doubt_is_dead_until_all_that_it_has_say_otherwise() {
+        for (bfd, echo) in [(true, false), (false, true), (true, true)] {
+            let mut liveness = Liveness::default();
+            liveness.doubt(&peer(), bfd, echo, s(0));
+            liveness.sign(&peer(), Sign::Sa(true), s(1));
+            let mut reports = report(State::Down, 0, s(1));
+            if !bfd {
+                reports.clear();
+            }
+            liveness.bfd(&reports, |_| Bgp::Static, s(1));
+            liveness.timeout(s(1000));
+            assert_eq!(life(&liveness, s(1000)).0, Life::Dead, "{bfd} {echo}");
+            if bfd {
+                let reports = report(State::Up, 0, s(1000));
+                liveness.bfd(&reports, |_| Bgp::Static, s(1000));
+                assert_eq!(life(&liveness, s(1000)).0 == Life::Dead, echo);
+            }
+            if echo {
+                liveness.sign(&peer(), Sign::Echo(true), s(1000));
+            }
+            liveness.timeout(s(1001));
+            assert_eq!(life(&liveness, s(1001)).0, Life::Alive, "{bfd} {echo}");
+        }
     }
 
     #[test]

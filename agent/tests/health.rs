@@ -80,8 +80,14 @@ struct Running {
 
 /// With an SA.
 async fn start(space: &Space, setup: Setup) -> Running {
+    start_after(space, setup, None).await
+}
+
+/// With an SA, after a run that forwarded by these.
+async fn start_after(space: &Space, setup: Setup, inherited: Option<&[&str]>) -> Running {
     let netns = Netns::named(&space.0).expect("the namespace opens");
-    let (bgp, news) = Bgp::start(netns, setup, BTreeSet::new(), None);
+    let inherited = inherited.map(|ways| ways.iter().map(|way| PeerId::from(*way)).collect());
+    let (bgp, news) = Bgp::start(netns, setup, BTreeSet::new(), inherited);
     bgp.sign(WAY, Sign::Sa(true)).await;
     Running { bgp, _news: news }
 }
@@ -155,25 +161,54 @@ async fn a_way_whose_pings_are_lost_is_dead_until_they_are_answered() {
 }
 
 #[tokio::test]
-async fn without_an_address_to_ask_from_nobody_is_dead_and_it_is_told() {
-    let [ours, _theirs] = spaces();
+async fn a_way_that_an_earlier_run_did_not_use_is_dead_until_it_answers() {
+    let [ours, theirs] = spaces();
+    drops(&theirs);
     let mut setup = setup();
-    let asked = asked(&ours, ["10.1.0.99", "10.9.0.1"]);
-    setup.pings.insert(WAY.into(), (asked, 1));
+    let asked = asked(&ours, ["169.254.10.2", "169.254.10.1"]);
+    setup.pings.insert(WAY.into(), (asked, 20));
+    // One that it did use is not in doubt.
+    let used = start_after(&ours, setup.clone(), Some(&[WAY])).await;
+    assert_eq!(used.life().await.0, Life::Alive);
+    drop(used);
+    let running = start_after(&ours, setup, Some(&[])).await;
+    assert_eq!(running.life().await.0, Life::Dead);
+    run("ip", &["netns", "exec", &theirs.0, "nft", "flush ruleset"]);
+    let alive = |life: &Life, _: &str| *life == Life::Alive;
+    running.wait("alive", alive).await;
+}
+
+#[tokio::test]
+async fn without_an_address_to_ask_from_nobody_is_dead_and_it_is_told() {
+    let [ours, theirs] = spaces();
+    theirs.ip("route add 10.2.0.0/16 via 169.254.10.2");
+    let mut setup = setup();
+    let asked = asked(&ours, ["10.2.0.99", "10.9.0.1"]);
+    setup.pings.insert(WAY.into(), (asked, 3));
     let running = start(&ours, setup).await;
-    let began = Instant::now();
-    loop {
-        let view = running.bgp.view().await;
-        match view.unasked.get(&PeerId::from(WAY)) {
-            Some(problem) => {
-                assert!(problem.contains("no echo from 10.1.0.99"), "{problem}");
+    let told = async |expected: bool| {
+        let began = Instant::now();
+        loop {
+            let view = running.bgp.view().await;
+            let problem = view.unasked.get(&PeerId::from(WAY));
+            if let Some(problem) = problem {
+                assert!(problem.contains("no echo from 10.2.0.99"), "{problem}");
+                assert!(problem.contains("give the gateway"), "{problem}");
+            }
+            if problem.is_some() == expected {
                 break;
             }
-            None => assert!(began.elapsed() < DEADLINE),
+            assert!(began.elapsed() < DEADLINE, "not so: {expected}");
+            sleep(Duration::from_millis(20)).await;
         }
-        sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(running.life().await.0, Life::Alive);
+        assert_eq!(running.life().await, (Life::Alive, String::new()));
+    };
+    told(true).await;
+    ours.ip("addr add 10.2.0.99/32 dev lo");
+    told(false).await;
+    // Also where it goes while it is in use.
+    ours.ip("addr del 10.2.0.99/32 dev lo");
+    told(true).await;
 }
 
 #[tokio::test]
@@ -195,8 +230,15 @@ async fn a_way_without_bgp_lives_as_long_as_bfd_hears_of_it() {
         setup
     };
     let ends = ["169.254.10.2", "169.254.10.1"];
+    // One that an earlier run did not use is dead until there is BFD.
+    let began_dead = start_after(&ours, with_bfd(&ours, ends), Some(&[])).await;
+    assert_eq!(began_dead.life().await.0, Life::Dead);
     let far = start(&theirs, with_bfd(&theirs, [ends[1], ends[0]])).await;
-    let running = start(&ours, with_bfd(&ours, ends)).await;
+    let alive = |life: &Life, _: &str| *life == Life::Alive;
+    began_dead.wait("alive", alive).await;
+    drop(began_dead);
+    let running = start_after(&ours, with_bfd(&ours, ends), Some(&[WAY])).await;
+    assert_eq!(running.life().await.0, Life::Alive);
     let began = Instant::now();
     loop {
         let up = |it: &Running| {

@@ -96,6 +96,9 @@ impl Driver {
     ) {
         self.listeners.listen(&self.setup);
         self.watch();
+        if self.restarting {
+            self.health.doubt(&self.setup, &self.statics, self.now());
+        }
         self.tell_statics();
         let mut before = self.settled();
         let mut news = false;

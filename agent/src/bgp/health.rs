@@ -81,6 +81,20 @@ impl Health {
         }
     }
 
+    /// An earlier run, which had forwarded by some of the ways without BGP, had not used the others: those that
+    /// it may have found dead are so until they are heard of.
+    pub(super) fn doubt(&mut self, setup: &Setup, statics: &Statics, now: Time) {
+        for way in setup.reaches.keys().filter(|way| !statics.carries(way)) {
+            // Without BFD nobody is dead by it.
+            let bfd = self.bfd.is_some() && setup.bfd.contains_key(way);
+            let echo = setup.pings.contains_key(way);
+            if bfd || echo {
+                self.pings.doubt(way);
+                self.liveness.doubt(way, bfd, echo, now);
+            }
+        }
+    }
+
     /// Waits until there is something to report. Dropping the future loses nothing.
     pub(super) async fn changed(&mut self) {
         let reports = async {

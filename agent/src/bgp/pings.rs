@@ -18,6 +18,8 @@ struct Tally {
     patience: u32,
     missed: u32,
     lost: bool,
+    /// It was not asked since it was doubted.
+    doubted: bool,
     /// Why nobody can be asked.
     problem: Option<String>,
 }
@@ -34,11 +36,19 @@ impl Pings {
                 patience: 0,
                 missed: 0,
                 lost: false,
+                doubted: false,
                 problem: None,
             };
             self.ways.entry(way.clone()).or_insert_with(new).patience = *patience;
         }
         found
+    }
+
+    /// Takes this way for lost until it is asked.
+    pub fn doubt(&mut self, way: &PeerId) {
+        if let Some(tally) = self.ways.get_mut(way) {
+            (tally.lost, tally.doubted) = (true, true);
+        }
     }
 
     /// What came of a round. `carried`: there is something that would carry it. Whether the way is there,
@@ -50,12 +60,15 @@ impl Pings {
         carried: bool,
     ) -> Option<bool> {
         let tally = self.ways.get_mut(way)?;
+        let doubted = std::mem::take(&mut tally.doubted);
         // What this host cannot do says nothing of the way.
         let answered = match answered {
             Ok(answered) => answered,
             Err(problem) => {
                 tally.problem = Some(problem);
-                return None;
+                // Nobody is dead because he cannot be asked.
+                tally.lost &= !doubted;
+                return doubted.then_some(true);
             }
         };
         tally.problem = None;
@@ -151,6 +164,21 @@ mod tests {
         assert_eq!(pings.problems(), [(way(), problem)].into());
         pings.round(&way(), Ok(true), true);
         assert_eq!(pings.problems(), BTreeMap::new());
+    }
+
+    #[test]
+    fn who_is_doubted_is_lost_until_he_answers_or_cannot_be_asked() {
+        let mut pings = asked(3);
+        pings.doubt(&way());
+        for carried in [false, true, true, true, true] {
+            assert_eq!(pings.round(&way(), Ok(false), carried), None);
+        }
+        let problem = || Err("no such address".to_owned());
+        assert_eq!(pings.round(&way(), problem(), true), None);
+        assert_eq!(pings.round(&way(), Ok(true), true), Some(true));
+        pings.doubt(&way());
+        assert_eq!(pings.round(&way(), problem(), true), Some(true));
+        assert_eq!(pings.round(&way(), Ok(true), true), None);
     }
 
     proptest! {

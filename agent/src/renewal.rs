@@ -61,12 +61,25 @@ fn next(validity: Validity, of_first: bool, now: SystemTime, chance: u64) -> Nex
     if !of_first || due <= now {
         return Next::Renew;
     }
-    let whole = validity.to.duration_since(validity.from);
-    let often = AUTHORITIES.min(whole.unwrap_or_default() / 24);
     // Less up to a quarter: all agents start together.
-    let often = often / 1024 * (768 + u32::try_from(chance % 257).unwrap_or_default());
+    let often = often(validity) / 1024 * (768 + u32::try_from(chance % 257).unwrap_or_default());
     let until_due = due.duration_since(now).unwrap_or_default();
     Next::Ask(often.min(until_due).max(Duration::from_secs(1)))
+}
+
+/// How often the controller is asked at most.
+fn often(validity: Validity) -> Duration {
+    let whole = validity.to.duration_since(validity.from);
+    AUTHORITIES.min(whole.unwrap_or_default() / 24)
+}
+
+/// After a renewal: nothing to wait for, unless the new certificate is due at once too, as our clock is ahead
+/// or its authority is not the first one told.
+fn rest(validity: Validity, of_first: bool, now: SystemTime, chance: u64) -> Duration {
+    match next(validity, of_first, now, chance) {
+        Next::Renew => often(validity).max(Duration::from_secs(1)),
+        Next::Ask(_) | Next::TooLate => Duration::ZERO,
+    }
 }
 
 /// Between attempts that fail: often enough for what time is left, and not more often than that.
@@ -103,7 +116,8 @@ impl Keeper {
                 }
             };
             let now = SystemTime::now();
-            let done = match next(validity, own.is_of_first_authority(), now, of_this) {
+            let step = next(validity, own.is_of_first_authority(), now, of_this);
+            let done = match step {
                 Next::Renew => self.renew(&own).await.map(|new| {
                     info!("the certificate is renewed");
                     of_this = chance();
@@ -129,6 +143,11 @@ impl Keeper {
             });
             let Err(error) = taken else {
                 said.clear();
+                let new = self.holds.borrow().clone();
+                if let (Next::Renew, Ok(validity)) = (step, new.validity()) {
+                    let of_first = new.is_of_first_authority();
+                    sleep(rest(validity, of_first, SystemTime::now(), of_this)).await;
+                }
                 continue;
             };
             let error = error.to_string();
@@ -207,6 +226,12 @@ mod tests {
         let waits = [0, 256].map(|chance| next(short, true, from, chance));
         assert_ne!(waits[0], waits[1]);
         assert!(matches!(waits[1], Next::Ask(wait) if wait <= Duration::from_secs(10)));
+        // No loop where the new one is due at once.
+        let rest_at = |days: u32, of_first| rest(validity, of_first, from + DAY * days, 256);
+        assert_eq!(rest_at(1, true), Duration::ZERO);
+        assert_eq!(rest_at(1, false), AUTHORITIES);
+        assert_eq!(rest_at(29, true), AUTHORITIES);
+        assert!(rest(short, false, from, 0) >= Duration::from_secs(1));
         assert_eq!(pause(validity, from), Duration::from_secs(600));
         assert_eq!(pause(validity, from + 60 * DAY), Duration::from_secs(1));
     }

@@ -245,6 +245,7 @@ async fn enroll(
         }
         text => text.parse()?,
     };
+    Identity::probe(dir)?;
     routemesh_proto::enroll(&token, key).await?.save(dir)?;
     println!("enrolled as {token}: {}", dir.display());
     println!(

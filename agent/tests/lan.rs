@@ -433,7 +433,7 @@ fn two_agents_cannot_run_the_same_gateway_nor_share_a_namespace() {
     let error = down("state");
     assert!(error.contains("another mesh-agent runs"), "{error}");
     fs::create_dir(lan.file("other")).expect("made");
-    fs::copy(lan.file("config.toml"), lan.file("other/config.toml")).expect("copied");
+    fs::copy(lan.file("state/config.toml"), lan.file("other/config.toml")).expect("copied");
     let error = down("other");
     assert!(error.contains("has an agent already"), "{error}");
     assert!(!lan.routes().is_empty());

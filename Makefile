@@ -33,7 +33,7 @@ advisories: tools ## Known defects of dependencies (needs github.com, so not a p
 	cargo deny check advisories
 
 .PHONY: unit
-unit: tools ## All tests that need no ESP
+unit: build ## All tests that need no ESP
 	cargo nextest run --workspace
 
 .PHONY: packages
@@ -54,7 +54,7 @@ figures: ## The packets that the last lab-test lost, into docs/failover.md
 	tests/figures
 
 .PHONY: test
-test: tools check unit build packages-test lab-test ## Everything, as the CI does it
+test: tools check build unit packages-test lab-test ## Everything, as the CI does it
 
 .PHONY: bench
 bench: tools ## Speed and memory beside BIRD and FRR, an hour (ARGS='--n 1000 --rounds 1' for a taste)

@@ -3,7 +3,7 @@
 use super::link::{self, Interface};
 use super::socket::{Answer, BATCH_MESSAGES, Channel, Refusal, Request, Socket, TIMEOUT};
 use super::{Kernel, Op, nexthop, route};
-use crate::state::Side;
+use crate::state::{LinkKind, Side};
 use netlink_packet_core::NLM_F_DUMP;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
@@ -112,26 +112,38 @@ impl Kernel {
             .collect()
     }
 
+    /// An interface of this name and kind is there already, in either namespace.
+    async fn made(&self, name: &str, kind: &LinkKind) -> Result<bool, Reason> {
+        for channel in [&self.underlay, &self.overlay] {
+            let found = find(channel, name).await?;
+            if found.and_then(|interface| interface.ours).as_ref() == Some(kind) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     async fn apply_link(&self, op: &Op) -> Result<(), Reason> {
         match op {
             Op::AddLink { name, kind, mtu } => {
                 let request = link::add(name, kind, *mtu).ok_or(Reason::MixedFamilies)?;
+                // The kernel refuses a second interface of one number wherever the first is by now, but
+                // nothing of the kind for WireGuard.
+                let unique = !matches!(kind, LinkKind::WireGuard { .. });
+                if !unique && self.made(name, kind).await? {
+                    return Ok(());
+                }
                 match self.underlay.send_one(request).await {
                     Err(Refusal {
                         errno: Errno::EEXIST,
                         ..
-                    }) => {}
-                    result => return Ok(result?),
+                    }) if self.made(name, kind).await? => Ok(()),
+                    Err(Refusal {
+                        errno: Errno::EEXIST,
+                        ..
+                    }) => Err(Reason::Conflict),
+                    result => Ok(result?),
                 }
-                for channel in [&self.underlay, &self.overlay] {
-                    let found = find(channel, name)
-                        .await?
-                        .and_then(|interface| interface.ours);
-                    if found.as_ref() == Some(kind) {
-                        return Ok(());
-                    }
-                }
-                Err(Reason::Conflict)
             }
             Op::MoveLink { name } => match find(&self.underlay, name).await? {
                 // Already there, or nowhere.

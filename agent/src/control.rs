@@ -72,7 +72,7 @@ pub async fn run(
     in_force: watch::Sender<Option<InForce>>,
     refused: watch::Sender<Option<proto::Problem>>,
     status: watch::Receiver<proto::Status>,
-    key: proto::PublicKey,
+    key: Option<proto::PublicKey>,
     mut chance: impl FnMut() -> u64,
 ) {
     let mut failures = 0;
@@ -123,7 +123,7 @@ struct Link<'a> {
     in_force: &'a watch::Sender<Option<InForce>>,
     refused: &'a watch::Sender<Option<proto::Problem>>,
     /// The gateway's for WireGuard.
-    key: proto::PublicKey,
+    key: Option<proto::PublicKey>,
 }
 
 impl Link<'_> {
@@ -187,7 +187,7 @@ impl Link<'_> {
             generation: held.map_or(0, |f| f.raw.generation),
             digest: held.map(|f| f.raw.digest()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            wireguard_key: self.key.to_string(),
+            wireguard_key: self.key.map(|it| it.to_string()).unwrap_or_default(),
         }
     }
 

@@ -52,13 +52,14 @@ impl Links {
 }
 
 /// The interfaces, with their MTUs by number of the tunnel, and the `unreachable` routes that there
-/// should be beside those in `place`; `key` is this gateway's for WireGuard. What stands on the
+/// should be beside those in `place`; `key` is this gateway's for WireGuard, whose interfaces are not made
+/// without. What stands on the
 /// interfaces follows from the Loc-RIB.
 pub fn desired(
     config: &Config,
     place: Place,
     mtus: &BTreeMap<u32, u32>,
-    key: &PrivateKey,
+    key: Option<&PrivateKey>,
 ) -> State {
     let link = |(number, tunnel)| {
         let mtu = mtus.get(number).copied();
@@ -66,7 +67,7 @@ pub fn desired(
     };
     let barrier = |prefix| (place.barrier(prefix), Target::Unreachable);
     State {
-        links: config.tunnels.iter().map(link).collect(),
+        links: config.tunnels.iter().filter_map(link).collect(),
         barriers: config.elsewhere().map(barrier).collect(),
         place,
         ..State::default()
@@ -86,13 +87,34 @@ pub fn keep_links(state: &mut State, observed: &State, in_charon: Option<&BTreeS
     }
 }
 
-fn link(tunnel: &crate::config::Tunnel, mtu: u32, key: &PrivateKey) -> (String, Link) {
-    let wireguard = |it: &crate::config::WireGuard| WireGuard {
-        private_key: key.clone(),
-        port: it.local.port(),
-        peer: it.peer.map(|public_key| Peer {
-            public_key,
-            endpoint: it.remote,
+/// Where this gateway has no key: WireGuard's interfaces that are there stay as they are, with the key that
+/// they have. Whether there is any tunnel that wants one.
+pub fn keep_keyless(state: &mut State, observed: &State, config: &Config) -> bool {
+    let tunnels = config.tunnels.values();
+    let mut wanted = tunnels.filter(|it| !it.is_ipsec()).peekable();
+    let any = wanted.peek().is_some();
+    for name in wanted.map(crate::config::Tunnel::link) {
+        if let Some(link) = observed.links.get(&name) {
+            state.links.insert(name, link.clone());
+        }
+    }
+    any
+}
+
+fn link(
+    tunnel: &crate::config::Tunnel,
+    mtu: u32,
+    key: Option<&PrivateKey>,
+) -> Option<(String, Link)> {
+    let wireguard = match &tunnel.wireguard {
+        None => None,
+        Some(it) => Some(WireGuard {
+            private_key: key?.clone(),
+            port: it.local.port(),
+            peer: it.peer.map(|public_key| Peer {
+                public_key,
+                endpoint: it.remote,
+            }),
         }),
     };
     let link = Link {
@@ -101,9 +123,9 @@ fn link(tunnel: &crate::config::Tunnel, mtu: u32, key: &PrivateKey) -> (String, 
         up: true,
         mtu,
         addresses: tunnel.address().into_iter().collect(),
-        wireguard: tunnel.wireguard.as_ref().map(wireguard),
+        wireguard,
     };
-    (tunnel.link(), link)
+    Some((tunnel.link(), link))
 }
 
 /// Where the traffic of each peer's paths goes.
@@ -513,7 +535,7 @@ mod tests {
             &config(),
             Place::default(),
             &BTreeMap::new(),
-            &[1; 32].into(),
+            Some(&[1; 32].into()),
         )
         .barriers;
         let prefixes: Vec<String> = barriers.keys().map(|it| it.prefix.to_string()).collect();
@@ -565,7 +587,7 @@ mod tests {
             &config(),
             Place::default(),
             &BTreeMap::new(),
-            &[1; 32].into(),
+            Some(&[1; 32].into()),
         )
         .links["rm1"]
             .addresses;
@@ -579,7 +601,7 @@ mod tests {
             &config(),
             Place::default(),
             &BTreeMap::new(),
-            &[1; 32].into(),
+            Some(&[1; 32].into()),
         );
         let old = observed.links["rm1"].clone();
         observed.links.insert("rm9".into(), old);
@@ -588,7 +610,7 @@ mod tests {
                 &config(),
                 Place::default(),
                 &BTreeMap::new(),
-                &[1; 32].into(),
+                Some(&[1; 32].into()),
             );
             keep_links(&mut state, &observed, in_charon);
             state.links.contains_key("rm9")

@@ -8,12 +8,14 @@ use routemesh_agent::kernel::Kernel;
 use routemesh_agent::memory;
 use routemesh_agent::metrics;
 use routemesh_agent::preflight::{self, Needs};
+use routemesh_agent::problem::problem;
 use routemesh_agent::reconcile;
 use routemesh_agent::renewal;
 use routemesh_agent::run::{self, Host};
 use routemesh_agent::service;
 use routemesh_agent::state_dir::{StateDir, ask_to_drain, read_config};
 use routemesh_agent::vici::Vici;
+use routemesh_agent::wireguard::PrivateKey;
 use routemesh_proto::{Identity, KeyKind, Status, Token};
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -279,9 +281,15 @@ async fn run(
     };
     let mut chance = [0; 32];
     getrandom::fill(&mut chance)?;
-    let key = state_dir.wireguard_key(chance)?;
-    let public_key = key.public();
-    info!("public key for WireGuard: {public_key}");
+    // Without a key everything else goes on: the disk of a gateway may be full, and it boots nevertheless.
+    let key = state_dir.wireguard_key(chance).map_err(|error| {
+        warn!("no key for WireGuard: {error}");
+        problem("key for WireGuard", &error)
+    });
+    let public_key = key.as_ref().ok().map(PrivateKey::public);
+    if let Some(public_key) = public_key {
+        info!("public key for WireGuard: {public_key}");
+    }
     let (in_force, configs) = watch::channel(first);
     let (refused, refusals) = watch::channel(None);
     let (status, reports) = watch::channel(Status::default());

@@ -40,8 +40,8 @@ pub struct Host {
     pub vici: PathBuf,
     /// Cache and lock.
     pub state_dir: Arc<StateDir>,
-    /// For WireGuard.
-    pub key: PrivateKey,
+    /// For WireGuard, or why there is none.
+    pub key: Result<PrivateKey, Problem>,
 }
 
 /// Makes every config that comes true, for ever. Ends only with its task.

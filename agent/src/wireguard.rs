@@ -124,7 +124,7 @@ mod tests {
         let config = example("lyon-1");
         let place = Place::default();
         let key = PrivateKey::from([1; 32]);
-        let desired = desired::desired(&config, place, &BTreeMap::new(), &key);
+        let desired = desired::desired(&config, place, &BTreeMap::new(), Some(&key));
         let is = |link: &str| desired.links[link].wireguard.clone();
         let first = is("rm2").unwrap();
         assert_eq!((&first.private_key, first.port), (&key, 26_002));
@@ -135,6 +135,12 @@ mod tests {
         assert_eq!(is("rm7").map(|it| it.peer), Some(None));
         // IPsec.
         assert_eq!(is("rm15"), None);
+
+        // Without a key none is made, and those that are there stay; IPsec's are as ever.
+        let mut keyless = desired::desired(&config, place, &BTreeMap::new(), None);
+        assert!(!keyless.links.contains_key("rm2") && keyless.links.contains_key("rm15"));
+        assert!(desired::keep_keyless(&mut keyless, &desired, &config));
+        assert_eq!(keyless.links, desired.links);
 
         // What is wanted no more goes without charon, which has nothing for it, wherever it is.
         let mut kept = State::default();

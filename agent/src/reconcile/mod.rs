@@ -47,8 +47,8 @@ use unled::{lookup, unled};
 /// One gateway's kernel and its BGP speaker.
 pub struct Gateway {
     kernel: Arc<Kernel>,
-    /// For WireGuard.
-    key: PrivateKey,
+    /// For WireGuard, or why there is none.
+    key: Result<PrivateKey, Problem>,
     bgp: Bgp,
     news: mpsc::Receiver<News>,
     dataplane: Dataplane,
@@ -99,7 +99,10 @@ pub struct Pass {
 impl Gateway {
     /// Opens the kernel and starts the speaker. Routes of ours in the kernel mean that an earlier
     /// run left them for us: a graceful restart.
-    pub async fn start(config: &Config, key: PrivateKey) -> Result<Self, kernel::Error> {
+    pub async fn start(
+        config: &Config,
+        key: Result<PrivateKey, Problem>,
+    ) -> Result<Self, kernel::Error> {
         let kernel = open(&config.overlay).await?;
         let claim = kernel.claim()?;
         let observed = kernel.objects().await?;
@@ -241,7 +244,11 @@ impl Gateway {
         }
         self.originate(config).await;
         let mtus = self.mtus(config, seen, &mut problems).await;
-        let mut desired = desired::desired(config, place, &mtus, &self.key);
+        let mut desired = desired::desired(config, place, &mtus, self.key.as_ref().ok());
+        if let Err(reason) = &self.key {
+            let keyless = desired::keep_keyless(&mut desired, self.dataplane.state(), config);
+            problems.extend(keyless.then(|| reason.clone()));
+        }
         let in_charon = seen.charon.as_ref().map(charon::Charon::links);
         desired::keep_links(&mut desired, self.dataplane.state(), in_charon.as_ref());
         let in_kernel = &self.dataplane.state().links;

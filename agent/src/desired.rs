@@ -53,8 +53,7 @@ impl Links {
 
 /// The interfaces, with their MTUs by number of the tunnel, and the `unreachable` routes that there
 /// should be beside those in `place`; `key` is this gateway's for WireGuard, whose interfaces are not made
-/// without. What stands on the
-/// interfaces follows from the Loc-RIB.
+/// without. What stands on the interfaces follows from the Loc-RIB.
 pub fn desired(
     config: &Config,
     place: Place,

@@ -72,8 +72,9 @@ fn installed_run_upgraded_and_removed() {
         "enabled\n"
     );
     assert_eq!(capabilities(&machine, "routemesh-controller"), 0);
-    machine.run("mesh-controller issue --gateway V1-1 --out /etc/routemesh/identity");
-    machine.run("mesh-controller issue --operator alice --out /root/alice");
+    machine.run("mesh-controller issue --admin alice --out /root/alice");
+    let token = machine.run("meshctl token create --gateway V1-1");
+    machine.run(&format!("mesh-agent enroll {}", token.trim()));
     let settings = machine.path("/etc/default/routemesh-agent");
     let mut text = fs::read_to_string(&settings).expect("read");
     text += "MESH_AGENT_CONTROLLER=https://127.0.0.1:7179\nMESH_AGENT_METRICS=127.0.0.1:7180\n";

@@ -137,11 +137,10 @@ impl Kernel {
                     Err(Refusal {
                         errno: Errno::EEXIST,
                         ..
-                    }) if self.made(name, kind).await? => Ok(()),
-                    Err(Refusal {
-                        errno: Errno::EEXIST,
-                        ..
-                    }) => Err(Reason::Conflict),
+                    }) => match self.made(name, kind).await? {
+                        true => Ok(()),
+                        false => Err(Reason::Conflict),
+                    },
                     result => Ok(result?),
                 }
             }

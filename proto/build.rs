@@ -64,11 +64,21 @@ const OPTIONAL: &[&str] = &[
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 2] = ["routemesh.proto", "trust.proto"];
+    const FILES: [&str; 4] = [
+        "routemesh.proto",
+        "trust.proto",
+        "controllers.proto",
+        "ask.proto",
+    ];
     for file in FILES {
         println!("cargo:rerun-if-changed={file}");
     }
     let files = protox::compile(FILES, ["."])?;
+    // For whoever asks the controller what calls there are.
+    let mut described = protox::Compiler::new(["."])?;
+    let described = described.include_imports(true).open_files(FILES)?;
+    let path = std::path::PathBuf::from(std::env::var("OUT_DIR")?).join("routemesh.bin");
+    std::fs::write(path, described.encode_file_descriptor_set())?;
     let mut build = tonic_prost_build::configure();
     // What a router, a term or a tunnel does not need is not written down in a config.
     for field in OPTIONAL {
@@ -96,6 +106,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "routemesh.v1.ApplyRequest",
             "routemesh.v1.PlanRequest",
             "routemesh.v1.BackupPiece",
+            "routemesh.v1.Piece",
+            "routemesh.v1.CapturePiece",
             "routemesh.v1.EnrollRequest",
             "routemesh.v1.Token",
             "routemesh.v1.CreateTokenReply",

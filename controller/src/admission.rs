@@ -21,6 +21,16 @@ impl From<Role> for Kind {
     }
 }
 
+/// One of its roles: which one does not matter for what is kept.
+impl From<Kind> for Role {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Gateway => Self::Gateway,
+            Kind::Person => Self::Viewer,
+        }
+    }
+}
+
 /// What became of a name that was revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Admission {
@@ -81,12 +91,17 @@ impl Admissions {
         }
     }
 
+    /// Those of gateways.
+    pub fn gateways(&self) -> impl Iterator<Item = (&str, Admission)> {
+        let all = self.iter();
+        all.filter(|(kind, ..)| *kind == Kind::Gateway)
+            .map(|(_, name, admission)| (name, admission))
+    }
+
     /// Gateways that nobody may speak to.
     pub fn revoked_gateways(&self) -> BTreeSet<&str> {
-        let all = self.iter();
-        all.filter(|(kind, _, admission)| *kind == Kind::Gateway && admission.revoked)
-            .map(|(_, name, _)| name)
-            .collect()
+        let revoked = self.gateways().filter(|(_, admission)| admission.revoked);
+        revoked.map(|(name, _)| name).collect()
     }
 }
 

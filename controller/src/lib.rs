@@ -6,8 +6,8 @@
 //!                                            agents --serve--> reports --topology--> operators
 //! ```
 //!
-//! [`spec`], [`ids`], [`render`], [`step`], [`plan`], [`canary`] and
-//! [`topology`] are pure; [`store`], [`ca`] and
+//! [`spec`], [`ids`], [`render`], [`step`], [`plan`], [`canary`], [`topology`], [`doctor`], [`trace`],
+//! [`events`] and [`metrics`] are pure; [`store`], [`ca`] and
 //! [`serve`] do the I/O.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -15,9 +15,12 @@
 pub mod admission;
 pub mod ca;
 pub mod canary;
+pub mod doctor;
 pub mod drain;
+pub mod events;
 pub mod ids;
 pub mod mesh;
+pub mod metrics;
 pub mod plan;
 pub mod render;
 pub mod report;
@@ -27,3 +30,4 @@ pub mod step;
 pub mod store;
 mod text;
 pub mod topology;
+pub mod trace;

@@ -1,25 +1,27 @@
 //! `mesh-controller`: makes the mesh's certificates, and serves it.
 
-use clap::{ArgGroup, Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use routemesh_controller::ca::{self, Authority, Peer, Role, Step};
 use routemesh_controller::serve::{self, State};
-use routemesh_controller::store::{self, Store};
+use routemesh_controller::store::{self, Store, StoreError};
+use routemesh_logs::Format;
 use routemesh_proto::KeyKind;
 use sd_notify::{NotifyState, notify};
 use std::error::Error;
-use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{debug, info};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing::{debug, info, warn};
 
 /// Between two signs of life to systemd, whose watchdog waits for a minute.
 const BEAT: Duration = Duration::from_secs(10);
+
+/// Before the next attempt to read from an etcd that does not answer.
+const WAIT: Duration = Duration::from_secs(2);
 
 /// The control plane of a Routemesh.
 #[derive(Parser)]
@@ -44,8 +46,35 @@ enum Command {
     /// Replace the authority, step by step: each call takes the next of three. A running controller takes
     /// it up by itself.
     Rollover(Rollover),
+    /// Copy everything but reports from one store to another that is empty, while no controller runs.
+    Migrate(Migrate),
+    /// Write manual pages, and completions for shells, into a directory: for packages.
+    #[command(hide = true)]
+    Manual {
+        /// It is there.
+        dir: PathBuf,
+    },
     /// Serve agents and operators.
     Run(Run),
+}
+
+#[derive(Args)]
+struct Migrate {
+    /// Whence: sqlite:DIR or etcd:URL,URL.
+    #[arg(long, value_name = "STORE")]
+    from: String,
+    /// Whither; it has to be empty.
+    #[arg(long, value_name = "STORE")]
+    to: String,
+    #[command(flatten)]
+    etcd: EtcdIdentity,
+}
+
+#[derive(Args, Clone)]
+struct EtcdIdentity {
+    /// Directory with ca.pem, cert.pem and key.pem for etcd; its user there is the certificate's common name.
+    #[arg(long, value_name = "DIR", env = "MESH_CONTROLLER_ETCD_IDENTITY")]
+    etcd_identity: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -125,6 +154,14 @@ struct Run {
         env = "MESH_CONTROLLER_DIR"
     )]
     dir: PathBuf,
+    /// Where everything is kept: sqlite:DIR, or etcd:URL,URL; by default in the controller's directory.
+    #[arg(long, value_name = "STORE", env = "MESH_CONTROLLER_STORE")]
+    store: Option<String>,
+    #[command(flatten)]
+    etcd: EtcdIdentity,
+    /// Where other controllers before the same etcd reach this one, like https://c1.example.net:7179.
+    #[arg(long, value_name = "URL", env = "MESH_CONTROLLER_ADVERTISE")]
+    advertise: Option<String>,
     /// Address and port to serve at.
     #[arg(long, default_value = "[::]:7179", env = "MESH_CONTROLLER_LISTEN")]
     listen: String,
@@ -132,9 +169,18 @@ struct Run {
     /// Their holders renew them by themselves in the second half of it.
     #[arg(long, default_value = "30d", value_parser = lifetime, env = "MESH_CONTROLLER_LIFETIME")]
     lifetime: Duration,
-    /// What to log: error, warn, info, debug, trace, or by module as RUST_LOG has it.
+    /// What to log: error, warn, info, debug, trace; or by module: info,routemesh_controller::serve=debug.
     #[arg(long, default_value = "info", env = "MESH_CONTROLLER_LOG")]
     log: String,
+    /// Serve figures for Prometheus at this address and port, without TLS: [::1]:7181.
+    #[arg(long, value_name = "ADDRESS", env = "MESH_CONTROLLER_METRICS")]
+    metrics: Option<String>,
+    /// How to log; without it, to systemd's journal where standard error leads there, else for people.
+    #[arg(long, value_name = "FORMAT", env = "MESH_CONTROLLER_LOG_FORMAT")]
+    log_format: Option<Format>,
+    /// Send what is logged also to a collector of OpenTelemetry (OTLP over gRPC), e.g. http://[::1]:4317.
+    #[arg(long, value_name = "URL", env = "MESH_CONTROLLER_OTLP")]
+    otlp: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -144,7 +190,9 @@ fn main() -> ExitCode {
         Command::Issue(args) => issue(&args),
         Command::Rollover(args) => rollover(&args),
         Command::Restore(args) => restore(&args),
+        Command::Migrate(args) => migrate(&args),
         Command::Run(args) => run(&args),
+        Command::Manual { dir } => manual(&dir),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -153,6 +201,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn manual(dir: &Path) -> Result<(), Box<dyn Error>> {
+    clap_mangen::generate_to(Cli::command(), dir)?;
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        clap_complete::generate_to(shell, &mut Cli::command(), "mesh-controller", dir)?;
+    }
+    Ok(())
 }
 
 fn issue(args: &Issue) -> Result<(), Box<dyn Error>> {
@@ -199,6 +255,60 @@ fn lifetime(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `advertise`: where others reach the controller that it is for.
+fn store_at(
+    place: &str,
+    etcd: &EtcdIdentity,
+    advertise: Option<&str>,
+) -> Result<Store, StoreError> {
+    match place.split_once(':') {
+        Some(("sqlite", dir)) => Store::open(Path::new(dir)),
+        Some(("etcd", urls)) => Store::etcd(urls, etcd.etcd_identity.as_deref(), advertise),
+        _ => Err(StoreError::Unknown(place.to_owned())),
+    }
+}
+
+fn migrate(args: &Migrate) -> Result<(), Box<dyn Error>> {
+    let from = store_at(&args.from, &args.etcd, None)?;
+    let mut to = store_at(&args.to, &args.etcd, None)?;
+    let said = |done: usize, all: usize| {
+        if done.is_multiple_of(100) || done == all {
+            eprintln!("{done} of {all} generations");
+        }
+    };
+    let generation = store::migrate(&from, &mut to, said)?;
+    println!("generation {generation} is in {}", args.to);
+    Ok(())
+}
+
+/// The controller's state, as its store has it. An etcd without quorum is waited for, as agents need nothing.
+async fn state(args: &Run) -> Result<State, Box<dyn Error>> {
+    let place = args.store.clone();
+    let place = place.unwrap_or_else(|| format!("sqlite:{}", args.dir.display()));
+    if place.starts_with("etcd:") && args.advertise.is_none() {
+        return Err(
+            "say where other controllers reach this one: --advertise https://HOST:PORT".into(),
+        );
+    }
+    loop {
+        let (place, etcd, advertise) = (place.clone(), args.etcd.clone(), args.advertise.clone());
+        let open = move || {
+            let store = store_at(&place, &etcd, advertise.as_deref());
+            store.and_then(State::new)
+        };
+        match tokio::task::spawn_blocking(open).await? {
+            Ok(state) => return Ok(state),
+            Err(error @ StoreError::Etcd { .. }) => {
+                warn!("waiting, agents go on without a controller: {error}");
+                let waiting = "waiting for etcd".to_owned();
+                let _ = notify(false, &[NotifyState::Status(&waiting)]);
+                tokio::time::sleep(WAIT).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 fn restore(args: &Restore) -> Result<(), Box<dyn Error>> {
     let generation = store::restore(&args.dir, &args.file)?;
     println!("generation {generation} is back: start mesh-controller");
@@ -207,40 +317,48 @@ fn restore(args: &Restore) -> Result<(), Box<dyn Error>> {
 
 #[tokio::main]
 async fn run(args: &Run) -> Result<(), Box<dyn Error>> {
-    let filter = EnvFilter::try_new(directives(&args.log)).map_err(|error| {
-        format!(
-            "--log {}: {error}; one of error, warn, info, debug, trace",
-            args.log
-        )
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let logs = routemesh_logs::Options {
+        level: args.log.clone(),
+        format: args.log_format,
+        otlp: args.otlp.clone(),
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let _logging = routemesh_logs::start("mesh-controller", version, &logs, None)?;
     let authority = Authority::new(&args.dir, args.lifetime);
     authority.bundle().map_err(|error| {
         let dir = args.dir.display();
         format!("{error}; for the controller: mesh-controller init --dir {dir}")
     })?;
-    let state = State::new(Store::open(&args.dir)?)?;
-    let listener = TcpListener::bind(&args.listen)
-        .await
-        .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
         signal(SignalKind::terminate())?,
     );
-    let stop = async move {
+    let mut stop = Box::pin(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-    };
-    info!("listening on {}", listener.local_addr()?);
+    });
     tokio::spawn(alive());
-    serve::serve(listener, authority, Arc::new(state), stop).await?;
+    let state = tokio::select! {
+        state = state(args) => state?,
+        () = &mut stop => return Ok(()),
+    };
+    let state = Arc::new(state);
+    if let Some(address) = &args.metrics {
+        let listener = routemesh_metrics::listen(address).await?;
+        info!("figures at {}", listener.local_addr()?);
+        let state = state.clone();
+        let page = move || serve::page(&state);
+        tokio::spawn(routemesh_metrics::serve(listener, page));
+    }
+    // Not before: whoever knows several controllers finds another at once.
+    let listener = TcpListener::bind(&args.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", args.listen))?;
+    info!("listening on {}", listener.local_addr()?);
+    let _ = notify(false, &[NotifyState::Status("serving")]);
+    serve::serve(listener, authority, state, stop).await?;
     Ok(())
 }
 
@@ -252,15 +370,5 @@ async fn alive() {
         if let Err(error) = notify(false, &[NotifyState::Ready, NotifyState::Watchdog]) {
             debug!("systemd cannot be told anything: {error}");
         }
-    }
-}
-
-/// A level alone is ours; libraries speak up when something is wrong, or when they are named.
-fn directives(log: &str) -> String {
-    match log.parse::<LevelFilter>() {
-        Ok(level) => format!("warn,mesh_controller={level},routemesh_controller={level}"),
-        // A word alone that is no level would be taken for a module, and all else be silent.
-        Err(_) if log.contains('=') => log.to_owned(),
-        Err(_) => format!("{log}="),
     }
 }

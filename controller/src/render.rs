@@ -73,6 +73,14 @@ pub(crate) fn of_spec(mesh: &Mesh, gateway: &str) -> Option<proto::Config> {
 
 /// A gateway's config without its tunnels.
 pub(crate) fn header(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
+    proto::Config {
+        sites: owners(&mesh.spec, site),
+        ..header_without_sites(mesh, site, gateway)
+    }
+}
+
+/// A gateway's config without its tunnels and sites.
+pub(crate) fn header_without_sites(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Config {
     let spec = &mesh.spec;
     let lowest = mesh.ids.lowest(&gateway.name).unwrap_or_default();
     proto::Config {
@@ -85,7 +93,7 @@ pub(crate) fn header(mesh: &Mesh, site: &Site, gateway: &Gateway) -> proto::Conf
         announce: gateway.announce.clone(),
         hold_time: u32::from(spec.hold_time),
         bfd: spec.bfd,
-        sites: owners(spec, site),
+        sites: Vec::new(),
         routers: gateway
             .routers
             .iter()
@@ -135,19 +143,32 @@ pub(crate) fn tunnels_to<'m>(
         .collect()
 }
 
-/// Sites, and what else owns prefixes: to those who may not reach them they are barred as well.
+/// Sites, and what else owns prefixes, by name: to those who may not reach them they are barred as well.
 fn owners(spec: &MeshSpec, site: &Site) -> Vec<proto::Site> {
-    let sites = spec.sites.iter().map(|it| proto::Site {
+    owners_of(spec, site, |_| true)
+}
+
+/// Some of them.
+pub(crate) fn owners_of(
+    spec: &MeshSpec,
+    site: &Site,
+    wanted: impl Fn(&str) -> bool,
+) -> Vec<proto::Site> {
+    let sites = spec.sites.iter().filter(|it| wanted(&it.name));
+    let sites = sites.map(|it| proto::Site {
         name: it.name.value.clone(),
         prefixes: texts(&it.prefixes),
         barred: false,
     });
-    let foreign = spec.foreign.iter().map(|it| proto::Site {
+    let foreign = spec.foreign.iter().filter(|it| wanted(&it.name));
+    let foreign = foreign.map(|it| proto::Site {
         name: it.name.value.clone(),
         prefixes: texts(&it.prefixes),
         barred: !it.admits(&site.name),
     });
-    sites.chain(foreign).collect()
+    let mut owners: Vec<proto::Site> = sites.chain(foreign).collect();
+    owners.sort_by(|one, other| one.name.cmp(&other.name));
+    owners
 }
 
 fn texts(prefixes: &[At<IpNet>]) -> Vec<String> {

@@ -4,10 +4,13 @@
 use crate::drain::Drain;
 use crate::ids::foreign_owner;
 use crate::mesh::Mesh;
-use crate::render::{behind, header, preference, render, tunnels_to, weight};
-use crate::spec::{Foreign, Gateway, MeshSpec, Site, TunnelKind};
+use crate::render::{
+    behind, header_without_sites, owners_of, preference, render, tunnels_to, weight,
+};
+use crate::spec::{At, Foreign, Gateway, MeshSpec, Site, TunnelKind};
+use ipnet::IpNet;
 use routemesh_proto::{Change, Config, diff};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Whom a step from one generation to another concerns.
 ///
@@ -16,8 +19,10 @@ use std::collections::BTreeSet;
 pub struct Step {
     /// Everybody, in everything.
     all: bool,
-    /// Everybody, in what is not a tunnel.
+    /// Everybody, in what is neither a tunnel nor a site.
     headers: bool,
+    /// Everybody, in what these own.
+    owners: BTreeSet<String>,
     /// These, in everything; and the others in their tunnels to these.
     gateways: BTreeSet<String>,
 }
@@ -45,10 +50,7 @@ impl Step {
             || *tunnel != to.tunnel
             || *options != to.options
         {
-            return Self {
-                all: true,
-                ..Self::default()
-            };
+            return Self::everything();
         }
         let mut gateways = changed(before, after);
         gateways.extend(changed(after, before));
@@ -64,11 +66,22 @@ impl Step {
             gateways.extend(keys_told(before, after));
             gateways.extend(keys_told(after, before));
         }
-        let headers = *hold_time != to.hold_time || *bfd != to.bfd || !same_owners(from, to);
+        let (was, is) = (owners(from), owners(to));
+        let mut owners = other_owners(&was, &is);
+        owners.extend(other_owners(&is, &was));
         Self {
             all: false,
-            headers,
+            headers: *hold_time != to.hold_time || *bfd != to.bfd,
+            owners,
             gateways,
+        }
+    }
+
+    /// A step that concerns everybody in everything.
+    pub fn everything() -> Self {
+        Self {
+            all: true,
+            ..Self::default()
         }
     }
 
@@ -80,25 +93,44 @@ impl Step {
     /// What a gateway that has its config of `before` is to be told, for it to have that of `after`:
     /// as [`diff`] of the two says. `None` for one that was never in a specification.
     pub fn change(&self, before: &Mesh, after: &Mesh, gateway: &str) -> Option<Change> {
-        let places = (before.gateway(gateway), after.gateway(gateway));
-        let ((Some(was), Some(is)), false) = (places, self.is_whole(gateway)) else {
-            return Some(diff(&render(before, gateway)?, &render(after, gateway)?));
-        };
-        Some(diff(&self.part(before, was), &self.part(after, is)))
+        Some(match self.parts(before, after, gateway) {
+            Some((old, new)) => diff(&old, &new),
+            None => diff(&render(before, gateway)?, &render(after, gateway)?),
+        })
+    }
+
+    /// Of both configs of a gateway, what may not be the same in both; `None` where that is everything.
+    pub fn parts(&self, before: &Mesh, after: &Mesh, gateway: &str) -> Option<(Config, Config)> {
+        if self.is_whole(gateway) {
+            return None;
+        }
+        let (was, is) = (before.gateway(gateway)?, after.gateway(gateway)?);
+        Some((self.part(before, was), self.part(after, is)))
     }
 
     /// Of a gateway's config, what may be other than before.
     fn part(&self, mesh: &Mesh, (site, gateway): (&Site, &Gateway)) -> Config {
         let far = self.gateways.iter().flat_map(|name| mesh.ends_of(name));
-        let tunnels = tunnels_to(mesh, gateway, far);
+        let mut tunnels = tunnels_to(mesh, gateway, far);
+        tunnels.sort_by_key(|tunnel| tunnel.number);
+        let sites = match self.owners.is_empty() {
+            true => Vec::new(),
+            false => owners_of(&mesh.spec, site, |name| self.owners.contains(name)),
+        };
         let header = match self.headers {
-            true => header(mesh, site, gateway),
+            true => header_without_sites(mesh, site, gateway),
             false => Config {
                 generation: mesh.generation,
+                gateway: gateway.name.value.clone(),
+                site: site.name.value.clone(),
                 ..Config::default()
             },
         };
-        Config { tunnels, ..header }
+        Config {
+            tunnels,
+            sites,
+            ..header
+        }
     }
 }
 
@@ -166,14 +198,21 @@ fn holders(before: &Mesh, after: &Mesh) -> BTreeSet<String> {
     tunnels.map(|it| it.gateway.value.clone()).collect()
 }
 
-/// Whether everybody is told the same of who owns which prefixes.
-fn same_owners(from: &MeshSpec, to: &MeshSpec) -> bool {
-    let sites = from.sites.iter().map(|it| (&it.name, &it.prefixes));
-    let same = sites.eq(to.sites.iter().map(|it| (&it.name, &it.prefixes)));
-    let foreign = |it: &MeshSpec| -> Vec<_> {
-        let each = it.foreign.iter();
-        each.map(|it| (it.name.clone(), it.prefixes.clone(), it.sites.clone()))
-            .collect()
-    };
-    same && foreign(from) == foreign(to)
+/// Of what owns prefixes, all that anybody is told of it.
+type Owners<'m> = BTreeMap<&'m str, (&'m [At<IpNet>], Option<&'m Foreign>)>;
+
+fn owners(spec: &MeshSpec) -> Owners<'_> {
+    let sites = spec.sites.iter();
+    let sites = sites.map(|it| (it.name.as_str(), (it.prefixes.as_slice(), None)));
+    let foreign = spec.foreign.iter();
+    let foreign = foreign.map(|it| (it.name.as_str(), (it.prefixes.as_slice(), Some(it))));
+    sites.chain(foreign).collect()
+}
+
+/// Those that the other does not have just so.
+fn other_owners(one: &Owners, other: &Owners) -> BTreeSet<String> {
+    let changed = one
+        .iter()
+        .filter(|(name, owner)| other.get(*name) != Some(owner));
+    changed.map(|(name, _)| (*name).to_owned()).collect()
 }

@@ -7,7 +7,7 @@ mod common;
 use common::{Agent, Controller, Pki, TWO_SITES, all_up, eventually, three_sites};
 use routemesh_controller::canary::{PATIENCE, STEADY};
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, CanaryRequest, CanaryView, Config, DrainRequest, HistoryRequest,
+    ApplyReply, ApplyRequest, CanaryRequest, CanaryView, Config, DrainRequest, End, HistoryRequest,
     RollbackRequest,
 };
 use std::time::{Duration, Instant};
@@ -48,10 +48,10 @@ async fn last(controller: &Controller, pki: &Pki) -> String {
     )
 }
 
-/// Three agents, all of whose tunnels are up.
-async fn agents(controller: &Controller, pki: &Pki) -> Vec<Agent> {
+/// Agents all of whose tunnels are up.
+async fn agents(controller: &Controller, pki: &Pki, names: &[&str]) -> Vec<Agent> {
     let mut agents = Vec::new();
-    for name in ["A", "B", "C"] {
+    for name in names {
         let mut agent = Agent::attach(&pki.gateway(name), &controller.url, None)
             .await
             .unwrap();
@@ -60,8 +60,9 @@ async fn agents(controller: &Controller, pki: &Pki) -> Vec<Agent> {
         agents.push(agent);
     }
     let up = async || {
-        let edges = controller.topology(pki).await.edges;
-        edges.iter().all(|edge| edge.verdict == "up")
+        let mut edges = controller.topology(pki).await.edges.into_iter();
+        let all = |it: &Option<End>| it.as_ref().is_some_and(|it| names.contains(&&*it.gateway));
+        edges.all(|edge| edge.verdict == "up" || !all(&edge.a) || !all(&edge.b))
     };
     eventually(up).await;
     agents
@@ -91,7 +92,7 @@ async fn the_others_follow_when_all_stays_well() {
     let refused = try_at(&controller, &pki, &three_sites()).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     controller.apply(&pki, &three_sites()).await.unwrap();
-    let mut agents = agents(&controller, &pki).await;
+    let mut agents = agents(&controller, &pki, &["A", "B", "C"]).await;
     let reply = try_at(&controller, &pki, &other()).await.unwrap();
     assert_eq!((reply.generation, reply.unchanged), (2, false));
     let configs = follow(&mut agents).await;
@@ -161,6 +162,7 @@ async fn who_left_before_a_trial_is_told_so_after_a_restart() {
     controller.apply(&pki, &three_sites()).await.unwrap();
     controller.apply(&pki, TWO_SITES).await.unwrap();
     let text = TWO_SITES.replace("as = 65000", "as = 65000\nhold_time = 30");
+    let _agents = agents(&controller, &pki, &["A", "B"]).await;
     try_at(&controller, &pki, &text).await.unwrap();
     controller.stop().await;
     let controller = Controller::start(&pki.controller()).await;
@@ -177,7 +179,7 @@ async fn everything_goes_back_when_something_breaks() {
     let pki = Pki::new();
     let controller = Controller::start(&pki.controller()).await;
     controller.apply(&pki, &three_sites()).await.unwrap();
-    let mut agents = agents(&controller, &pki).await;
+    let mut agents = agents(&controller, &pki, &["A", "B", "C"]).await;
     try_at(&controller, &pki, &other()).await.unwrap();
     let configs = follow(&mut agents).await;
     let mut broken = all_up(&configs[0]);
@@ -213,12 +215,30 @@ async fn everything_goes_back_when_something_breaks() {
     controller.stop().await;
 }
 
+/// A controller that was not told yet what is up would ask for nothing, and find it well.
+#[tokio::test]
+async fn nothing_is_tried_where_nobody_knows_how_it_is() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, &three_sites()).await.unwrap();
+    let agents = agents(&controller, &pki, &["A", "B"]).await;
+    let refused = try_at(&controller, &pki, &other()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("no fresh report of C:"),
+        "{refused}"
+    );
+    assert_eq!(controller.topology(&pki).await.generation, 1);
+    drop(agents);
+    controller.stop().await;
+}
+
 #[tokio::test]
 async fn an_operator_ends_a_trial_at_once() {
     let pki = Pki::new();
     let controller = Controller::start(&pki.controller()).await;
     controller.apply(&pki, &three_sites()).await.unwrap();
-    let mut agents = agents(&controller, &pki).await;
+    let mut agents = agents(&controller, &pki, &["A", "B", "C"]).await;
     try_at(&controller, &pki, &other()).await.unwrap();
     follow(&mut agents).await;
     let request = RollbackRequest {

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 use routemesh_proto::operators_client::OperatorsClient;
+use routemesh_proto::trust_client::TrustClient;
 use routemesh_proto::{
-    ApplyReply, ApplyRequest, DrainRequest, GetTopologyRequest, HistoryRequest, Identity,
+    ApplyReply, ApplyRequest, AuditRequest, CreateTokenRequest, DrainRequest, GetTopologyRequest,
+    HistoryRequest, Identity, KeyKind, RevokeRequest, Token, enroll,
 };
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -98,6 +100,68 @@ async fn killed_right_after_the_reply() {
         assert_eq!(reply.generation, u64::from(round));
         controller.wait().unwrap();
     }
+}
+
+/// Kills it after each word about who is who: a token that was given is good, one that was used is not, and who
+/// was revoked stays so.
+#[tokio::test]
+async fn killed_right_after_it_said_who_is_who() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).to_str().unwrap().to_owned();
+    let (dir, root) = (path("controller"), path("root"));
+    run(&["init", "--dir", &dir]);
+    run(&["issue", "--dir", &dir, "--admin", "root", "--out", &root]);
+    let admin = Identity::load(Path::new(&root)).unwrap();
+    let trust = |url: &str| TrustClient::new(admin.dial(url).unwrap());
+    let kill = |mut controller: Child| {
+        controller.kill().unwrap();
+        controller.wait().unwrap();
+    };
+
+    let (controller, url) = start(&dir);
+    let request = CreateTokenRequest {
+        role: "viewer".to_owned(),
+        name: "vic".to_owned(),
+        lifetime: 600,
+    };
+    let given = trust(&url).create_token(request).await.unwrap();
+    let given = given.into_inner();
+    kill(controller);
+
+    let (controller, url) = start(&dir);
+    let token = |url: &str| Token {
+        controllers: vec![url.to_owned()],
+        authority: given.authority.clone(),
+        role: "viewer".to_owned(),
+        name: "vic".to_owned(),
+        secret: given.secret.clone(),
+    };
+    let enrolled = enroll(&token(&url), KeyKind::EcdsaP384).await.unwrap();
+    kill(controller);
+
+    let (controller, url) = start(&dir);
+    let again = enroll(&token(&url), KeyKind::EcdsaP384).await;
+    assert!(again.is_err(), "it was used");
+    let look = async |url: &str| {
+        let mut operators = OperatorsClient::new(enrolled.dial(url).unwrap());
+        operators.get_history(HistoryRequest { limit: 1 }).await
+    };
+    look(&url).await.unwrap();
+    let request = RevokeRequest {
+        name: "vic".to_owned(),
+        person: true,
+    };
+    trust(&url).revoke(request).await.unwrap();
+    kill(controller);
+
+    let (controller, url) = start(&dir);
+    let refused = look(&url).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::PermissionDenied, "{refused}");
+    let audit = trust(&url).get_audit(AuditRequest { limit: 0 }).await;
+    let audit = audit.unwrap().into_inner().entries.into_iter();
+    let done: Vec<String> = audit.map(|it| it.what).collect();
+    assert_eq!(done, ["revoke", "enroll", "token"]);
+    kill(controller);
 }
 
 /// Kills it while changes follow each other, later every time, so that it is at another place.

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use routemesh_controller::drain::{Drain, staying};
 use routemesh_controller::ids::{self, Ids};
 use routemesh_controller::mesh::{Keys, Mesh, Retired, retire};
+use routemesh_controller::plan::{plan, plan_step};
 use routemesh_controller::render::render;
 use routemesh_controller::spec;
 use routemesh_controller::step::Step;
@@ -237,6 +238,8 @@ proptest! {
                 .and_then(|had| Some(diff(&had, &render(&after, name)?)));
             prop_assert_eq!(step.change(&before, &after, name), whole, "{}", name);
         }
+        let whole = plan_step(Some(&before), &after, &Step::everything());
+        prop_assert_eq!(plan(Some(&before), &after), whole);
     }
 }
 

@@ -4,13 +4,15 @@
 
 mod common;
 
-use common::{Agent, Controller, Pki, TWO_SITES, eventually, three_sites};
+use common::{Agent, Controller, Pki, TWO_SITES, all_up, eventually, three_sites};
 use routemesh_controller::ca::{self, Role, Step};
 use routemesh_proto::certificates_client::CertificatesClient;
+use routemesh_proto::controllers_client::ControllersClient;
 use routemesh_proto::trust_client::TrustClient;
 use routemesh_proto::{
-    AuditRequest, AuthoritiesRequest, Config, CreateTokenRequest, EnrollError, HistoryRequest,
-    Identity, KeyKind, RenewRequest, Request, RevokeReply, RevokeRequest, Token, enroll,
+    AuditRequest, AuthoritiesRequest, Config, CreateTokenRequest, EnrollError, FollowRequest,
+    HistoryRequest, Identity, KeyKind, RenewRequest, Request, RevokeReply, RevokeRequest, Token,
+    enroll,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -292,6 +294,39 @@ async fn who_is_revoked_is_out_of_the_mesh_and_comes_back_as_somebody_else() {
     assert_eq!(to_a.peer_identity, "A_1");
     gone(&controller).await;
     // One generation is as good as the other to one that has missed both.
+    controller.stop().await;
+}
+
+/// What is under way ends too, whichever call it is.
+#[tokio::test]
+async fn who_is_revoked_hears_nothing_more() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    let mut a = Agent::attach(&pki.gateway("A"), &controller.url, None)
+        .await
+        .unwrap();
+    let status = all_up(&a.config().await);
+    a.report(status.clone()).await;
+    eventually(async || controller.state.last_report("A").is_some()).await;
+    let vera = pki.identity(Role::Viewer, "vera");
+    let mut vera = ControllersClient::new(vera.dial(&controller.url).unwrap());
+    let follow = vera.follow(FollowRequest {}).await.unwrap();
+    let mut heard = follow.into_inner();
+    assert_eq!(heard.message().await.unwrap().unwrap().gateway, "A");
+    revoke(&pki, &controller, "vera", true).await.unwrap();
+    a.report(status).await;
+    let end = timeout(Duration::from_secs(20), async {
+        loop {
+            match heard.message().await {
+                Err(end) => break end,
+                Ok(said) => assert!(said.is_some(), "it ended without a word"),
+            }
+        }
+    });
+    let end = end.await.expect("it ends");
+    assert_eq!(end.code(), Code::PermissionDenied, "{end}");
+    assert!(end.message().contains("viewer vera was revoked"), "{end}");
     controller.stop().await;
 }
 

@@ -6,6 +6,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 /// What tells the values of one figure apart: names and values.
 pub type Labels = Vec<(&'static str, String)>;
@@ -54,6 +56,20 @@ impl Page {
         self.registry.register(name, help, family);
     }
 
+    /// Time that only adds up; its name ends in `_seconds`, and gets `_total` at its end.
+    pub fn seconds(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels, Duration)>,
+    ) {
+        let family = Family::<Labels, Counter<f64, AtomicU64>>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).inc_by(value.as_secs_f64());
+        }
+        self.registry.register(name, help, family);
+    }
+
     /// As OpenMetrics text.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
@@ -77,6 +93,8 @@ mod tests {
         );
         page.counter("lost", "Packets", [(vec![], 2), (vec![], 3)]);
         page.counter("nothing", "Is left out", []);
+        let time = Duration::from_millis(2500);
+        page.seconds("work_seconds", "Of all", [(vec![], time), (vec![], time)]);
         let expected = r#"# HELP routemesh_mtu_bytes Of a tunnel.
 # TYPE routemesh_mtu_bytes gauge
 routemesh_mtu_bytes{peer="a"} 1426
@@ -84,6 +102,9 @@ routemesh_mtu_bytes{peer="b\"\n"} 9223372036854775807
 # HELP routemesh_lost Packets.
 # TYPE routemesh_lost counter
 routemesh_lost_total{} 5
+# HELP routemesh_work_seconds Of all.
+# TYPE routemesh_work_seconds counter
+routemesh_work_seconds_total{} 5.0
 # EOF
 "#;
         let mut lines: Vec<_> = page.text().unwrap().lines().map(str::to_owned).collect();

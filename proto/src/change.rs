@@ -1,6 +1,6 @@
 //! How one config becomes the next: [`diff`] and [`patch`] are each other's inverse.
 
-use crate::{Change, Config, Status, StatusChange, Tunnel};
+use crate::{Change, Config, Site, Status, StatusChange, Tunnel};
 use prost::Message;
 use std::collections::BTreeMap;
 
@@ -28,11 +28,57 @@ impl Config {
     }
 
     fn header(&self) -> Config {
+        // The long lists are not to be copied.
+        let Self {
+            generation: _,
+            gateway,
+            site,
+            asn,
+            router_id,
+            overlay,
+            announce,
+            hold_time,
+            sites: _,
+            routers,
+            tunnels: _,
+            bfd,
+            firewall,
+            services,
+            ipsec_from,
+            drain,
+            hash,
+            resilient,
+            table,
+            metric,
+            identity,
+        } = self;
         Config {
-            tunnels: Vec::new(),
             generation: 0,
-            ..self.clone()
+            gateway: gateway.clone(),
+            site: site.clone(),
+            asn: *asn,
+            router_id: router_id.clone(),
+            overlay: overlay.clone(),
+            announce: announce.clone(),
+            hold_time: *hold_time,
+            sites: Vec::new(),
+            routers: routers.clone(),
+            tunnels: Vec::new(),
+            bfd: *bfd,
+            firewall: firewall.clone(),
+            services: services.clone(),
+            ipsec_from: ipsec_from.clone(),
+            drain: *drain,
+            hash: hash.clone(),
+            resilient: *resilient,
+            table: *table,
+            metric: *metric,
+            identity: identity.clone(),
         }
+    }
+
+    fn sites_by_name(&self) -> BTreeMap<&str, &Site> {
+        self.sites.iter().map(|it| (it.name.as_str(), it)).collect()
     }
 
     fn by_number(&self) -> BTreeMap<u32, &Tunnel> {
@@ -49,33 +95,35 @@ impl Change {
             header,
             tunnels,
             removed,
+            sites,
+            removed_sites,
         } = self;
-        from == generation && header.is_none() && tunnels.is_empty() && removed.is_empty()
+        from == generation
+            && header.is_none()
+            && tunnels.is_empty()
+            && removed.is_empty()
+            && sites.is_empty()
+            && removed_sites.is_empty()
     }
 }
 
 /// The change that turns `old` into `new`.
 pub fn diff(old: &Config, new: &Config) -> Change {
-    let (before, after) = (old.by_number(), new.by_number());
     let header = new.header();
+    let (tunnels, removed) = changed(&old.tunnels, &new.tunnels, |it| it.number);
+    let (sites, removed_sites) = changed(&old.sites, &new.sites, |it| it.name.clone());
     Change {
         from: old.generation,
         generation: new.generation,
         header: (header != old.header()).then_some(header),
-        tunnels: after
-            .iter()
-            .filter(|(number, tunnel)| before.get(number) != Some(tunnel))
-            .map(|(_, tunnel)| (*tunnel).clone())
-            .collect(),
-        removed: before
-            .keys()
-            .filter(|number| !after.contains_key(number))
-            .copied()
-            .collect(),
+        tunnels,
+        removed,
+        sites,
+        removed_sites,
     }
 }
 
-/// The config after `change`; tunnels come out ordered by number.
+/// The config after `change`; tunnels come out ordered by number, and sites by name.
 pub fn patch(old: &Config, change: &Change) -> Result<Config, ChangeError> {
     if change.from != old.generation {
         return Err(ChangeError {
@@ -88,9 +136,15 @@ pub fn patch(old: &Config, change: &Change) -> Result<Config, ChangeError> {
         tunnels.remove(number);
     }
     tunnels.extend(change.tunnels.iter().map(|t| (t.number, t)));
+    let mut sites = old.sites_by_name();
+    for name in &change.removed_sites {
+        sites.remove(name.as_str());
+    }
+    sites.extend(change.sites.iter().map(|it| (it.name.as_str(), it)));
     Ok(Config {
         generation: change.generation,
         tunnels: tunnels.into_values().cloned().collect(),
+        sites: sites.into_values().cloned().collect(),
         ..change.header.clone().unwrap_or_else(|| old.header())
     })
 }
@@ -138,9 +192,18 @@ mod tests {
 
     fn config() -> impl Strategy<Value = Config> {
         let tunnels = proptest::collection::btree_map(0u32..6, "[ab]", 0..5);
-        (1u64..4, "[xy]", tunnels).prop_map(|(generation, overlay, tunnels)| Config {
+        let sites = proptest::collection::btree_map("[a-d]", any::<bool>(), 0..4);
+        (1u64..4, "[xy]", tunnels, sites).prop_map(|(generation, overlay, tunnels, sites)| Config {
             generation,
             overlay,
+            sites: sites
+                .into_iter()
+                .map(|(name, barred)| Site {
+                    name,
+                    barred,
+                    ..Site::default()
+                })
+                .collect(),
             tunnels: tunnels
                 .into_iter()
                 .map(|(number, peer)| Tunnel {
@@ -166,8 +229,9 @@ mod tests {
             let mut new = old.clone();
             new.generation += 1;
             new.tunnels.last_mut().unwrap().peer = peer;
+            new.sites.push(Site { name: "new".to_owned(), ..Site::default() });
             let change = diff(&old, &new);
-            prop_assert_eq!(change.tunnels.len(), 1);
+            prop_assert_eq!((change.tunnels.len(), change.sites.len()), (1, 1));
             prop_assert_eq!((change.header, change.removed), (None, vec![]));
         }
     }

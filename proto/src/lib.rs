@@ -8,6 +8,7 @@ mod change;
 mod esp;
 mod identity;
 mod key;
+mod pieces;
 mod policy;
 mod proposal;
 mod route_protocol;
@@ -21,9 +22,10 @@ pub use identity::{
     fingerprint, save_file,
 };
 pub use key::{NoKey, PublicKey};
+pub use pieces::{Packed, PieceError, Pieced, Pieces, pack, split, unpack};
 pub use policy::{Community, PrefixRange, TextError};
 pub use proposal::{ProposalError, check_ike};
-pub use route_protocol::route_protocol;
+pub use route_protocol::{route_protocol, route_protocol_name};
 pub use secret::{Secret, is_secret};
 pub use service::{NoService, Service, Transport};
 
@@ -34,6 +36,9 @@ mod v1 {
 }
 
 pub use v1::*;
+
+/// What calls and messages there are, as a `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/routemesh.bin"));
 
 /// Whether a field has its default value, which is left out of a config's text.
 fn unset<T: Default + PartialEq>(value: &T) -> bool {

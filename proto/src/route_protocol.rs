@@ -31,3 +31,9 @@ pub fn route_protocol(name: &str) -> Option<u8> {
         .map(|(_, number)| *number)
         .or_else(|| name.parse().ok().filter(|number| *number > 0))
 }
+
+/// The name of an `rtm_protocol` number, or that number as text.
+pub fn route_protocol_name(number: u8) -> String {
+    let known = NAMES.iter().find(|(_, known)| *known == number);
+    known.map_or_else(|| number.to_string(), |(name, _)| (*name).to_owned())
+}

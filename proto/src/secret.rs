@@ -200,6 +200,21 @@ impl fmt::Debug for crate::BackupPiece {
     }
 }
 
+/// It may be of a config.
+impl fmt::Debug for crate::Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { data, last } = self;
+        write!(f, "Piece({} bytes, last: {last})", data.len())
+    }
+}
+
+impl fmt::Debug for crate::CapturePiece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { data, dropped } = self;
+        write!(f, "CapturePiece({} bytes, {dropped} dropped)", data.len())
+    }
+}
+
 impl fmt::Debug for crate::EnrollRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { secret: _, request } = self;

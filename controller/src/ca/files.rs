@@ -1,6 +1,6 @@
 //! The authority's directory, and the directories that it issues.
 
-use super::{Issued, Peer, Requested, SecretPem, Subject, authority, certify, issue_to};
+use super::{DAY, Issued, Peer, Requested, Role, SecretPem, Subject, authority, certify, issue_to};
 use crate::spec::check_name;
 use rcgen::KeyPair;
 use routemesh_proto::{Identity, IdentityError, KeyKind, fingerprint, save_file};
@@ -137,6 +137,19 @@ impl Authority {
         let first = first_certificate(&read_authority(&self.dir)?.certificate);
         let first = first.ok_or(IdentityError::Certificate)?;
         Ok(fingerprint(&first))
+    }
+
+    /// An identity by which this controller sees what another one knows.
+    pub fn viewer(&self, now: OffsetDateTime) -> Result<Identity, CaError> {
+        let authority = read_authority(&self.dir)?;
+        let kind = KeyKind::of_pem(authority.key.expose())?;
+        let peer = Peer::new(Role::Viewer, "controller");
+        let issued = issue_to(&authority, &Subject::Peer(&peer), kind, DAY, now)?;
+        Ok(Identity::new(
+            self.bundle()?,
+            issued.certificate,
+            issued.key.0,
+        ))
     }
 
     /// A certificate for whoever asked.

@@ -7,6 +7,7 @@ pub use summary::summary;
 
 use crate::mesh::Mesh;
 use crate::render::render;
+use crate::step::Step;
 use fields::fields;
 use routemesh_proto::{Config, Counts, GatewayPlan, Plan, Site, SitePlan, Tunnel, TunnelPlan};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,12 @@ const CHANGE: &str = "change";
 
 /// What `after` changes; without a `before`, all of it.
 pub fn plan(before: Option<&Mesh>, after: &Mesh) -> Plan {
+    let step = before.map(|before| Step::new(before, after));
+    plan_step(before, after, &step.unwrap_or_else(Step::everything))
+}
+
+/// The same, where it is known whom it concerns: others are not looked at but for what may be other.
+pub fn plan_step(before: Option<&Mesh>, after: &Mesh, step: &Step) -> Plan {
     let mut plan = Plan {
         generation: before.map_or(0, |mesh| mesh.generation),
         sites: sites(before, after),
@@ -36,8 +43,15 @@ pub fn plan(before: Option<&Mesh>, after: &Mesh) -> Plan {
     let mut gateways = Counts::default();
     for name in names.collect::<BTreeSet<_>>() {
         // One at a time: all configs of a large mesh together are large.
-        let old = before.and_then(|mesh| config(mesh, name));
-        let Some(planned) = gateway(old, config(after, name), &mut counted) else {
+        let parts = before.and_then(|before| step.parts(before, after, name));
+        let (old, new) = match parts {
+            Some((old, new)) => (Some(old), Some(new)),
+            None => {
+                let old = before.and_then(|mesh| config(mesh, name));
+                (old, config(after, name))
+            }
+        };
+        let Some(planned) = gateway(old, new, &mut counted) else {
             continue;
         };
         count(&mut gateways, &planned.change);
@@ -81,7 +95,7 @@ fn count(counts: &mut Counts, change: &str) {
 
 /// Of a gateway that the specification has.
 fn config(mesh: &Mesh, name: &str) -> Option<Config> {
-    mesh.spec.gateway(name)?;
+    mesh.gateway(name)?;
     render(mesh, name)
 }
 

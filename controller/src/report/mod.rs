@@ -73,6 +73,8 @@ pub struct Kept {
 }
 
 const NUMBER: u32 = (1 << 24) - 1;
+/// A gateway has no more tunnels, and lists no more routes.
+const MOST: usize = 1 << 16;
 
 fn look(tunnel: &TunnelStatus) -> u32 {
     let bits = match Look::of(tunnel) {
@@ -96,8 +98,9 @@ impl Kept {
         }
     }
 
-    /// What has changed since.
-    pub fn change(&mut self, change: StatusChange) {
+    /// What has changed since; `false`, and of no more use, where that is more than a gateway can have.
+    #[must_use]
+    pub fn change(&mut self, change: StatusChange) -> bool {
         let StatusChange {
             head,
             tunnels,
@@ -105,11 +108,16 @@ impl Kept {
             routes,
             removed_routes,
         } = change;
-        for number in &removed_tunnels {
-            if let Ok(at) = self.at(*number) {
-                self.looks.remove(at);
-            }
+        if tunnels.len() + removed_tunnels.len() > MOST
+            || routes.len() + removed_routes.len() > MOST
+        {
+            return false;
         }
+        if !removed_tunnels.is_empty() {
+            let gone: BTreeSet<u32> = removed_tunnels.iter().map(|it| it & NUMBER).collect();
+            self.looks.retain(|look| !gone.contains(&(look & NUMBER)));
+        }
+        let mut new = BTreeMap::new();
         for tunnel in &tunnels {
             let look = look(tunnel);
             match self.at(tunnel.number) {
@@ -118,8 +126,13 @@ impl Kept {
                         *known = look;
                     }
                 }
-                Err(at) => self.looks.insert(at, look),
+                Err(_) => drop(new.insert(look & NUMBER, look)),
             }
+        }
+        if !new.is_empty() {
+            self.looks.extend(new.into_values());
+            // Two runs that are sorted: it merges them.
+            self.looks.sort_by_key(|look| look & NUMBER);
         }
         self.tunnels.change(tunnels, removed_tunnels);
         self.routes.change(routes, removed_routes);
@@ -128,6 +141,7 @@ impl Kept {
             self.head.tunnels.clear();
             self.head.routes.clear();
         }
+        self.tunnels.fits() && self.routes.fits()
     }
 
     fn at(&self, number: u32) -> Result<usize, usize> {
@@ -148,6 +162,19 @@ impl Kept {
             1 => Look::NoSession,
             _ => Look::Unwell,
         })
+    }
+
+    /// Numbers of tunnels that look other than before, or that only one of both has.
+    pub fn changed_looks(&self, before: &Self) -> Vec<u32> {
+        let (was, is) = (&before.looks, &self.looks);
+        if was == is {
+            return Vec::new();
+        }
+        let was: BTreeSet<u32> = was.iter().copied().collect();
+        let is: BTreeSet<u32> = is.iter().copied().collect();
+        let changed = was.symmetric_difference(&is).map(|look| look & NUMBER);
+        let changed: BTreeSet<u32> = changed.collect();
+        changed.into_iter().collect()
     }
 
     /// Its tunnels, unpacked.
@@ -173,6 +200,8 @@ impl Kept {
             head: Some(self.head.clone()),
             tunnels,
             routes,
+            looks: self.looks.clone(),
+            counts: vec![self.tunnels.count(), self.routes.count()],
             since: Some(StatusChange {
                 head: None,
                 tunnels: changed_tunnels,
@@ -188,12 +217,17 @@ impl Kept {
     pub fn from_octets(octets: &[u8]) -> Option<Self> {
         let stored = Stored::decode(octets).ok()?;
         let since = stored.since.unwrap_or_default();
-        let tunnels = Part::from_stored(stored.tunnels, since.tunnels, since.removed_tunnels);
+        let [tunnels, routes] = stored.counts.try_into().ok()?;
         Some(Self {
             head: stored.head?,
-            looks: looks(&tunnels.all()),
-            tunnels,
-            routes: Part::from_stored(stored.routes, since.routes, since.removed_routes),
+            tunnels: Part::from_stored(
+                (stored.tunnels, tunnels),
+                since.tunnels,
+                since.removed_tunnels,
+            ),
+            routes: Part::from_stored((stored.routes, routes), since.routes, since.removed_routes),
+            // Nothing is unpacked: there are thousands to be read before anybody is served.
+            looks: stored.looks,
         })
     }
 }
@@ -216,6 +250,11 @@ struct Stored {
     routes: Bytes,
     #[prost(message, optional, tag = "4")]
     since: Option<StatusChange>,
+    #[prost(fixed32, repeated, tag = "5")]
+    looks: Vec<u32>,
+    /// Of tunnels and of routes that are packed.
+    #[prost(uint32, repeated, tag = "6")]
+    counts: Vec<u32>,
 }
 
 #[cfg(test)]

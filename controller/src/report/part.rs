@@ -1,12 +1,10 @@
 //! A long list of a report, packed: a mesh of 2,000 gateways has four million ends of tunnels to keep.
 
 use prost::Message;
-use prost::bytes::{Buf, Bytes};
-use routemesh_proto::{Route, TunnelStatus};
+use prost::bytes::Bytes;
+use routemesh_proto::{Route, TunnelStatus, pack as pack_octets, unpack as unpack_octets};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Fast rather than small: it is two thirds of what the best would leave.
-const LEVEL: i32 = 1;
 /// Unpacked, a list has at most so many octets: what one message may have.
 const LARGEST: usize = 32 << 20;
 /// What has changed is kept beside the packed list, until it is an eighth of it and more than this.
@@ -40,6 +38,8 @@ pub(crate) struct Part<T: Keyed> {
     count: usize,
     /// Since: what is new or other, and what is gone.
     changed: BTreeMap<T::Key, Option<T>>,
+    /// At most so many octets are in `changed`.
+    beside: usize,
 }
 
 impl<T: Keyed> Part<T> {
@@ -48,18 +48,29 @@ impl<T: Keyed> Part<T> {
             packed: pack(items),
             count: items.len(),
             changed: BTreeMap::new(),
+            beside: 0,
         }
     }
 
-    /// As [`Part::to_stored`] gave it. What is damaged has nothing in it.
-    pub(crate) fn from_stored(packed: Bytes, changed: Vec<T>, removed: Vec<T::Key>) -> Self {
+    /// As [`Part::to_stored`] gave it, and how many are packed. What is damaged has nothing in it.
+    pub(crate) fn from_stored(
+        (packed, count): (Bytes, u32),
+        changed: Vec<T>,
+        removed: Vec<T::Key>,
+    ) -> Self {
         let mut part = Self {
-            count: unpack::<T>(&packed).len(),
+            count: usize::try_from(count).unwrap_or(usize::MAX),
             packed,
             changed: BTreeMap::new(),
+            beside: 0,
         };
         part.change(changed, removed);
         part
+    }
+
+    /// How many are packed.
+    pub(crate) fn count(&self) -> u32 {
+        u32::try_from(self.count).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn to_stored(&self) -> (Bytes, Vec<T>, Vec<T::Key>) {
@@ -70,12 +81,19 @@ impl<T: Keyed> Part<T> {
     }
 
     pub(crate) fn change(&mut self, changed: Vec<T>, removed: Vec<T::Key>) {
+        self.beside += changed.iter().map(Message::encoded_len).sum::<usize>();
         let removed = removed.into_iter().map(|key| (key, None));
         let changed = changed.into_iter().map(|it| (it.key(), Some(it)));
         self.changed.extend(removed.chain(changed));
-        if self.changed.len() > BESIDE.max(self.count / 8) {
+        if self.changed.len() > BESIDE.max(self.count / 8) || self.beside > LARGEST / 8 {
             *self = Self::new(&self.all());
         }
+    }
+
+    /// It is no longer than a list may be.
+    pub(crate) fn fits(&self) -> bool {
+        self.count + self.changed.len() <= super::MOST
+            && packed_from(&self.packed) + self.beside <= LARGEST
     }
 
     /// All of it: in the order it came, what is new at the end.
@@ -117,7 +135,7 @@ struct Number {
     number: u32,
 }
 
-/// The length unpacked, and then the list.
+/// The items one after the other, packed.
 fn pack<T: Message>(items: &[T]) -> Bytes {
     if items.is_empty() {
         return Bytes::new();
@@ -127,21 +145,17 @@ fn pack<T: Message>(items: &[T]) -> Bytes {
         // A vector has room for everything.
         let _ = item.encode_length_delimited(&mut plain);
     }
-    let length = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-    let mut packed = length.to_be_bytes().to_vec();
-    packed.extend(zstd::bulk::compress(&plain, LEVEL).unwrap_or_default());
-    packed.shrink_to_fit();
-    packed.into()
+    pack_octets(&plain).into()
+}
+
+/// How many octets these are unpacked.
+fn packed_from(packed: &Bytes) -> usize {
+    let length = packed.first_chunk().map(|it| u32::from_be_bytes(*it));
+    length.map_or(0, |it| usize::try_from(it).unwrap_or(usize::MAX / 2))
 }
 
 fn plain(packed: &Bytes) -> Bytes {
-    let mut packed = packed.clone();
-    let Ok(length) = packed.try_get_u32() else {
-        return Bytes::new();
-    };
-    let length = usize::try_from(length).unwrap_or(LARGEST).min(LARGEST);
-    let plain = zstd::bulk::decompress(&packed, length);
-    plain.unwrap_or_default().into()
+    unpack_octets(packed, LARGEST).unwrap_or_default().into()
 }
 
 /// The next item of a list, as octets.

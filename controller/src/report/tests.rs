@@ -62,7 +62,7 @@ proptest! {
     fn changes_lead_to_what_a_whole_report_says(all in proptest::collection::vec(status(), 1..6)) {
         let mut kept = Kept::new(all[0].clone());
         for pair in all.windows(2) {
-            kept.change(status_diff(&pair[0], &pair[1]));
+            prop_assert!(kept.change(status_diff(&pair[0], &pair[1])));
             let stored = Kept::from_octets(&kept.to_octets()).unwrap();
             for kept in [&kept, &stored] {
                 prop_assert_eq!(&sorted(kept), &pair[1]);
@@ -84,4 +84,38 @@ proptest! {
             let _ = (kept.tunnels(), kept.routes());
         }
     }
+}
+
+/// Numbers and prefixes are the gateway's to say, change by change.
+#[test]
+fn a_report_does_not_grow_without_end() {
+    let numbered = |numbers: std::ops::Range<u32>| StatusChange {
+        // The worst order for a list that is sorted.
+        tunnels: (numbers.rev())
+            .map(|number| TunnelStatus {
+                number,
+                ..TunnelStatus::default()
+            })
+            .collect(),
+        ..StatusChange::default()
+    };
+    let mut kept = Kept::new(Status::default());
+    assert!(kept.change(numbered(0..60_000)));
+    assert_eq!(kept.look(59_999), Some(Look::Unwell));
+    assert!(!kept.change(numbered(60_000..80_000)));
+    assert!(!Kept::new(Status::default()).change(StatusChange {
+        removed_tunnels: vec![0; MOST + 1],
+        ..StatusChange::default()
+    }));
+    // Few, and each of them large.
+    let mut kept = Kept::new(Status::default());
+    let mut routes = (0..40).map(|number| StatusChange {
+        routes: vec![Route {
+            prefix: format!("{number}{}", "x".repeat(1 << 20)),
+            ..Route::default()
+        }],
+        ..StatusChange::default()
+    });
+    assert!(kept.change(routes.next().unwrap()));
+    assert!(routes.any(|change| !kept.change(change)));
 }

@@ -1,13 +1,15 @@
 //! Who may call what: one table, looked at before a request is read.
 
+use super::figures::Figures;
 use crate::admission::Admissions;
 use crate::ca::{Peer, PeerError, Role};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use tokio::sync::watch;
 use tonic::body::Body;
-use tonic::codegen::{BoxFuture, Service, http};
+use tonic::codegen::{Body as HttpBody, BoxFuture, Bytes, Service, http};
 use tonic::{Request, Status};
 use tower::Layer;
 use tracing::{debug, warn};
@@ -28,10 +30,17 @@ const CALLS: &[(&str, For)] = &[
     // Whether there is anybody, for load balancers and watchdogs.
     ("/grpc.health.v1.Health/Check", For::Anybody),
     ("/grpc.health.v1.Health/Watch", For::Anybody),
+    // What calls there are, for `grpcurl` and the like.
+    (
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        For::Holders,
+    ),
     ("/routemesh.v1.Agents/Attach", For::Role(Role::Gateway)),
     ("/routemesh.v1.Certificates/Enroll", For::Anybody),
     ("/routemesh.v1.Certificates/Renew", For::Holders),
     ("/routemesh.v1.Certificates/GetAuthorities", For::Holders),
+    // Another controller, and whoever may see what gateways report.
+    ("/routemesh.v1.Controllers/Follow", For::Role(Role::Viewer)),
     ("/routemesh.v1.Operators/Apply", For::Role(Role::Operator)),
     (
         "/routemesh.v1.Operators/GetTopology",
@@ -53,6 +62,13 @@ const CALLS: &[(&str, For)] = &[
     ("/routemesh.v1.Operators/GetCanary", For::Role(Role::Viewer)),
     // It has the passwords of the specification in it.
     ("/routemesh.v1.Operators/Backup", For::Role(Role::Operator)),
+    ("/routemesh.v1.Asks/Ping", For::Role(Role::Viewer)),
+    ("/routemesh.v1.Asks/Doctor", For::Role(Role::Viewer)),
+    ("/routemesh.v1.Asks/Trace", For::Role(Role::Viewer)),
+    // What people send to each other, and what agents say of it.
+    ("/routemesh.v1.Asks/Capture", For::Role(Role::Operator)),
+    ("/routemesh.v1.Asks/GetLogs", For::Role(Role::Operator)),
+    ("/routemesh.v1.Asks/GetEvents", For::Role(Role::Viewer)),
     ("/routemesh.v1.Trust/CreateToken", For::Role(Role::Admin)),
     ("/routemesh.v1.Trust/Revoke", For::Role(Role::Admin)),
     ("/routemesh.v1.Trust/GetAudit", For::Role(Role::Viewer)),
@@ -116,12 +132,7 @@ fn judge(call: &str, caller: &Caller, admissions: &Admissions) -> Result<(), Ref
         (_, Caller::Holder(peer)) => peer,
     };
     if !admissions.admit(peer) {
-        return Err((
-            "revoked",
-            Status::permission_denied(format!(
-                "{peer} was revoked: an administrator's `meshctl token create` lets it enroll again"
-            )),
-        ));
+        return Err(("revoked", gone(peer)));
     }
     match whom {
         For::Role(least) if !peer.role.includes(*least) => Err((
@@ -134,6 +145,23 @@ fn judge(call: &str, caller: &Caller, admissions: &Admissions) -> Result<(), Ref
     }
 }
 
+fn gone(peer: &Peer) -> Status {
+    Status::permission_denied(format!(
+        "{peer} was revoked: an administrator's `meshctl token create` lets it enroll again"
+    ))
+}
+
+/// What one who is revoked is told then.
+type Revoked = Pin<Box<dyn Future<Output = Status> + Send>>;
+
+async fn revoked(mut admissions: watch::Receiver<Arc<Admissions>>, peer: Peer) -> Status {
+    // It cannot change any more once the sender is gone: the controller is stopping.
+    if admissions.wait_for(|all| !all.admit(&peer)).await.is_err() {
+        std::future::pending().await
+    }
+    gone(&peer)
+}
+
 /// Who calls. The table has let them pass.
 #[allow(clippy::result_large_err)]
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Peer, Status> {
@@ -143,11 +171,75 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Peer, Status> {
     }
 }
 
+/// Calls of a person at once, whatever connections they come by: each may be a specification of megabytes.
+const OF_PERSON: usize = 16;
+/// Calls of a gateway at once: it has a stream or two, and a report may be larger still.
+const OF_GATEWAY: usize = 8;
+
+/// Who has how many calls under way.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Calls(Arc<Mutex<HashMap<String, Weak<()>>>>);
+
+impl Calls {
+    /// One more, until what is given is dropped; `None` where it would be too many.
+    fn enter(&self, peer: &Peer) -> Option<Arc<()>> {
+        let most = match peer.role {
+            Role::Gateway => OF_GATEWAY,
+            _ => OF_PERSON,
+        };
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // As many names as there are good certificates.
+        let own = all.entry(peer.uri()).or_default();
+        let Some(one) = own.upgrade() else {
+            let first = Arc::new(());
+            *own = Arc::downgrade(&first);
+            return Some(first);
+        };
+        // The one in hand is not a call yet.
+        (Arc::strong_count(&one) <= most).then_some(one)
+    }
+}
+
+/// An answer, which is a call of its caller's until its end, and ends where they are revoked.
+struct Answer {
+    body: Body,
+    /// `None` once it is done.
+    revoked: Option<Revoked>,
+    _call: Arc<()>,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        let revoked = self.revoked.as_mut().map(|it| it.as_mut().poll(context));
+        if let Some(Poll::Ready(status)) = revoked {
+            (self.revoked, self.body) = (None, Body::empty());
+            let headers = status.into_http::<Body>().into_parts().0.headers;
+            return Poll::Ready(Some(Ok(http_body::Frame::trailers(headers))));
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Stands before all services.
 #[derive(Clone)]
 pub(super) struct Gate {
+    pub(super) figures: Arc<Figures>,
     pub(super) admissions: watch::Receiver<Arc<Admissions>>,
-    pub(super) refusals: Refusals,
+    pub(super) calls: Calls,
 }
 
 impl<S> Layer<S> for Gate {
@@ -187,16 +279,48 @@ where
         let caller = caller.unwrap_or(&Caller::Nobody);
         let call = request.uri().path();
         let judged = judge(call, caller, &self.gate.admissions.borrow());
-        if let Err((reason, status)) = judged {
-            self.gate.refusals.count(reason);
-            match caller {
-                // Anybody can make so many of these that the log shows nothing else.
-                Caller::Nobody => debug!("{call} refused: {reason}"),
-                caller => warn!("{call} refused to {caller:?}: {reason}"),
+        let admitted = judged.and_then(|()| match caller {
+            Caller::Holder(peer) => match self.gate.calls.enter(peer) {
+                Some(call) => {
+                    let revoked = revoked(self.gate.admissions.clone(), peer.clone());
+                    Ok(Some((call, Box::pin(revoked))))
+                }
+                None => {
+                    let text = format!("{peer} has too many calls under way: wait for their ends");
+                    Err(("too many calls", Status::resource_exhausted(text)))
+                }
+            },
+            Caller::Nobody | Caller::Unclear(_) => Ok(None),
+        });
+        let own = match admitted {
+            Ok(own) => own,
+            Err((reason, status)) => {
+                self.gate.figures.refusals.count(reason);
+                match caller {
+                    // Anybody can make so many of these that the log shows nothing else.
+                    Caller::Nobody => debug!("{call} refused: {reason}"),
+                    caller => warn!("{call} refused to {caller:?}: {reason}"),
+                }
+                return Box::pin(async { Ok(status.into_http()) });
             }
-            return Box::pin(async { Ok(status.into_http()) });
-        }
-        Box::pin(self.inner.call(request))
+        };
+        let answered = self.inner.call(request);
+        let Some((call, mut revoked)) = own else {
+            return Box::pin(answered);
+        };
+        Box::pin(async move {
+            let answer = tokio::select! {
+                answer = answered => answer?,
+                status = &mut revoked => return Ok(status.into_http()),
+            };
+            Ok(answer.map(|body| {
+                Body::new(Answer {
+                    body,
+                    revoked: Some(revoked),
+                    _call: call,
+                })
+            }))
+        })
     }
 }
 
@@ -228,6 +352,8 @@ mod tests {
         assert_eq!(may("Operators/GetPlan"), [Operator, Admin]);
         assert_eq!(may("Trust/CreateToken"), [Admin]);
         assert_eq!(may("Certificates/Renew"), ROLES);
+        assert_eq!(may("Asks/Doctor"), [Viewer, Operator, Admin]);
+        assert_eq!(may("Asks/Capture"), [Operator, Admin]);
         assert_eq!(may("Operators/Unheard"), []);
     }
 
@@ -236,6 +362,8 @@ mod tests {
         let of_protocol: Vec<String> = [
             include_str!("../../../proto/routemesh.proto"),
             include_str!("../../../proto/trust.proto"),
+            include_str!("../../../proto/controllers.proto"),
+            include_str!("../../../proto/ask.proto"),
         ]
         .iter()
         .flat_map(|text| calls(text))

@@ -1,17 +1,19 @@
 //! Agents: each gets its own config and then what changes, and says what it sees.
 
 use super::access::caller;
+use super::asks::{Asks, Seat};
 use super::state::State;
 use super::steps::Latest;
-use crate::admission::Admissions;
-use crate::ca::Peer;
 use crate::mesh::Mesh;
 use crate::render::render;
 use routemesh_proto::agents_server::Agents;
-use routemesh_proto::{AgentMessage, ControllerMessage, Hello, agent_message, controller_message};
-use std::collections::HashMap;
+use routemesh_proto::{
+    AgentMessage, Ask, ControllerMessage, Hello, PieceError, Pieces, agent_message,
+    controller_message, split,
+};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -22,15 +24,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct AgentsService {
     state: Arc<State>,
+    asks: Arc<Asks>,
     /// Ends the stream of each gateway when it is dropped.
     attached: Arc<Mutex<HashMap<String, oneshot::Sender<()>>>>,
     stopped: watch::Receiver<bool>,
 }
 
 impl AgentsService {
-    pub(super) fn new(state: Arc<State>, stopped: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(state: Arc<State>, asks: Arc<Asks>, stopped: watch::Receiver<bool>) -> Self {
         Self {
             state,
+            asks,
             attached: Arc::default(),
             stopped,
         }
@@ -45,26 +49,30 @@ impl Agents for AgentsService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
-        let peer = caller(&request)?;
-        let gateway = peer.name.clone();
+        let gateway = caller(&request)?.name;
         let (only, replaced) = oneshot::channel();
         let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
         attached.insert(gateway.clone(), only);
         drop(attached);
         let (out, messages) = mpsc::channel(1);
+        let (seat, questions) = self.asks.attach(&gateway);
         let stream = Stream {
+            seat,
+            questions,
             mesh: self.state.mesh(),
             state: self.state.clone(),
             gateway,
-            peer,
             inbound: request.into_inner(),
+            coming: Pieces::default(),
+            going: VecDeque::new(),
             has: None,
         };
-        let stopped = self.stopped.clone();
+        let (stopped, here) = (self.stopped.clone(), self.state.figures.agents.enter());
         tokio::spawn(async move {
+            let _here = here;
             let gateway = stream.gateway.clone();
             let end = stream.run(&out, replaced, stopped).await;
-            info!("{gateway} detached: {}", end.message());
+            info!(gateway, "{gateway} detached: {}", end.message());
             let _ = out.send(Err(end)).await;
         });
         Ok(Response::new(ReceiverStream::new(messages)))
@@ -72,11 +80,17 @@ impl Agents for AgentsService {
 }
 
 struct Stream {
+    /// What it is asked, and where its answers go.
+    seat: Seat,
+    questions: mpsc::Receiver<Ask>,
     state: Arc<State>,
     mesh: watch::Receiver<Option<Arc<Mesh>>>,
     gateway: String,
-    peer: Peer,
     inbound: Streaming<AgentMessage>,
+    /// Of a message that has not come whole yet.
+    coming: Pieces,
+    /// What is left of a message that has not gone whole yet.
+    going: VecDeque<ControllerMessage>,
     /// Of which mesh the agent has its config, as [`Latest`] counts them.
     has: Option<u64>,
 }
@@ -98,7 +112,6 @@ impl Stream {
             Err(_) => return Status::deadline_exceeded("no Hello came"),
         }
         let mut due = true;
-        let (mut admissions, peer) = (self.state.admissions(), self.peer.clone());
         loop {
             tokio::select! {
                 _ = &mut replaced => {
@@ -107,40 +120,40 @@ impl Stream {
                 () = is_set(&mut stopped) => {
                     return Status::unavailable("the controller is stopping");
                 }
-                () = is_revoked(&mut admissions, &peer) => {
-                    return Status::permission_denied(format!("{peer} was revoked"));
-                }
+                // Also where the gateway was revoked, which is seen to in [`super::access`].
+                () = out.closed() => return Status::cancelled("the connection is gone"),
                 changed = self.mesh.changed() => match changed {
                     Ok(()) => due = true,
                     Err(_) => return Status::unavailable("the controller is stopping"),
                 },
                 message = self.inbound.message() => match message {
                     Ok(Some(AgentMessage { message: Some(message) })) => match message {
-                        agent_message::Message::Status(status) => {
-                            self.state.report(&self.gateway, status);
-                        }
-                        agent_message::Message::Change(change) => {
-                            if !self.state.report_change(&self.gateway, change) {
-                                return Status::failed_precondition(
-                                    "a change of a status that was never told",
-                                );
-                            }
-                        }
+                        agent_message::Message::Answer(answer) => self.seat.answered(answer),
                         agent_message::Message::Hello(hello) => {
                             self.greet(hello).await;
                             due = true;
                         }
+                        message => if let Err(end) = self.hear(message).await {
+                            return end;
+                        },
                     },
                     // From a later version, maybe.
                     Ok(Some(AgentMessage { message: None })) => {}
                     Ok(None) => return Status::ok("the agent left"),
                     Err(error) => return error,
                 },
+                Some(asked) = self.questions.recv(), if self.going.is_empty() => {
+                    let message = Some(controller_message::Message::Ask(asked));
+                    self.going.push_back(ControllerMessage { message });
+                }
                 // Made when there is room for it, so that only the latest is ever made.
-                room = out.reserve(), if due => match room {
+                room = out.reserve(), if due || !self.going.is_empty() => match room {
                     Ok(room) => {
-                        due = false;
-                        if let Some(message) = self.next().await {
+                        if self.going.is_empty() {
+                            due = false;
+                            self.going = self.next().await.unwrap_or_default().into();
+                        }
+                        if let Some(message) = self.going.pop_front() {
                             room.send(Ok(message));
                         }
                     }
@@ -173,21 +186,46 @@ impl Stream {
             Some(_) => ", behind",
         };
         let version: String = version.chars().take(40).collect();
+        self.seat.is_of(&version);
         info!(
-            "{} attached: version {version:?}, generation {generation}{behind}",
-            self.gateway
+            gateway = self.gateway,
+            "{} attached: version {version:?}, generation {generation}{behind}", self.gateway
         );
         if !wireguard_key.is_empty() {
             match wireguard_key.parse() {
                 Ok(key) => self.state.key(&self.gateway, key),
-                Err(error) => warn!("{} told a key that is none: {error}", self.gateway),
+                Err(error) => warn!(
+                    gateway = self.gateway,
+                    "{} told a key that is none: {error}", self.gateway
+                ),
             }
         }
     }
 
-    /// What to tell the agent: the difference, if only of the generation, so that nobody takes it
-    /// for behind.
-    async fn next(&mut self) -> Option<ControllerMessage> {
+    /// Takes up what the agent says once it has said Hello. An error ends the stream.
+    async fn hear(&mut self, message: agent_message::Message) -> Result<(), Status> {
+        let agent_message::Message::Piece(piece) = message else {
+            return told(&self.state, &self.gateway, message);
+        };
+        let wrong = |error: PieceError| Status::invalid_argument(error.to_string());
+        let Some(packed) = self.coming.add(&piece).map_err(wrong)? else {
+            return Ok(());
+        };
+        // Unpacked it is large: so many are at once as there are places.
+        let (state, gateway) = (self.state.clone(), self.gateway.clone());
+        let taken = self.work(move || match packed.open::<AgentMessage>() {
+            Ok(AgentMessage { message }) => {
+                message.map_or(Ok(()), |message| told(&state, &gateway, message))
+            }
+            Err(error) => Err(wrong(error)),
+        });
+        let failed = || Err(Status::internal("the controller failed; its log says more"));
+        taken.await.unwrap_or_else(failed)
+    }
+
+    /// What to tell the agent, as it travels: the difference, if only of the generation, so that nobody
+    /// takes it for behind.
+    async fn next(&mut self) -> Option<Vec<ControllerMessage>> {
         self.mesh.borrow_and_update();
         let Latest { count, mesh, since } = self.state.steps.latest(self.has)?;
         if self.has == Some(count) {
@@ -197,25 +235,28 @@ impl Stream {
         let message = match since {
             Some((before, step)) => {
                 let whole = step.is_whole(&gateway);
-                let change = move || step.change(&before, &mesh, &gateway);
-                let change = match whole {
+                let change = move || {
+                    let change = step.change(&before, &mesh, &gateway)?;
+                    Some(match change.is_nothing() {
+                        true => Vec::new(),
+                        false => travels(controller_message::Message::Change(change)),
+                    })
+                };
+                match whole {
                     true => self.work(change).await?,
                     false => change(),
-                };
-                change.map(controller_message::Message::Change)
+                }
             }
             None => {
-                let config = self.work(move || render(&mesh, &gateway)).await?;
-                config.map(controller_message::Message::Config)
+                let config = move || {
+                    let config = render(&mesh, &gateway)?;
+                    Some(travels(controller_message::Message::Config(config)))
+                };
+                self.work(config).await?
             }
         };
         self.has = message.is_some().then_some(count);
-        match message? {
-            controller_message::Message::Change(change) if change.is_nothing() => None,
-            message => Some(ControllerMessage {
-                message: Some(message),
-            }),
-        }
+        message
     }
 
     /// Milliseconds of work, which are not to hold up others: a thousand agents may need it at once.
@@ -224,15 +265,38 @@ impl Stream {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let _place = self.state.work.acquire().await.ok()?;
-        tokio::task::spawn_blocking(work).await.ok()
+        let began = Instant::now();
+        let done = tokio::task::spawn_blocking(work).await.ok();
+        self.state.figures.worked("render", began.elapsed());
+        done
     }
 }
 
-async fn is_revoked(admissions: &mut watch::Receiver<Arc<Admissions>>, peer: &Peer) {
-    // It cannot change any more once the sender is gone: the controller is stopping.
-    if admissions.wait_for(|all| !all.admit(peer)).await.is_err() {
-        std::future::pending().await
+fn travels(message: controller_message::Message) -> Vec<ControllerMessage> {
+    split(ControllerMessage {
+        message: Some(message),
+    })
+}
+
+#[allow(clippy::result_large_err)]
+fn told(state: &State, gateway: &str, message: agent_message::Message) -> Result<(), Status> {
+    match message {
+        agent_message::Message::Status(status) => state.report(gateway, status),
+        agent_message::Message::Change(change) => {
+            if !state.report_change(gateway, change) {
+                return Err(Status::failed_precondition(
+                    "a change of a status that was never told, or to more than a gateway can have",
+                ));
+            }
+        }
+        // None of these is large.
+        agent_message::Message::Hello(_)
+        | agent_message::Message::Answer(_)
+        | agent_message::Message::Piece(_) => {
+            return Err(Status::invalid_argument("that does not travel in pieces"));
+        }
     }
+    Ok(())
 }
 
 async fn is_set(stopped: &mut watch::Receiver<bool>) {

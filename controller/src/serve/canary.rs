@@ -8,7 +8,7 @@ use crate::mesh::{Keys, Mesh};
 use crate::plan::summary;
 use crate::spec;
 use crate::store::{Kind, Revision, Store, StoreError};
-use crate::topology::{Wanted, topology, up};
+use crate::topology::{Wanted, topology, unheard, up};
 use routemesh_proto as proto;
 use std::time::Instant;
 use tracing::info;
@@ -25,6 +25,7 @@ impl State {
     ) -> Result<proto::ApplyReply, ApplyError> {
         let spec = spec::parse(file, text)?;
         let mut store = lock(&self.store);
+        self.refresh(&store)?;
         expect(&store, expected)?;
         let before = self.mesh.borrow().clone();
         refuse_in_trial(before.as_deref())?;
@@ -38,9 +39,17 @@ impl State {
                 "nothing was changed: {objection}"
             )));
         }
+        let reports = self.reports();
+        let silent = unheard(&before, &reports, site);
+        if !silent.is_empty() {
+            return Err(ApplyError::Canary(format!(
+                "nothing was changed: what is well with site {site} is not known here, as there is no fresh report of {}:                  wait until they report (meshctl topology), or apply it without --canary",
+                silent.into_iter().collect::<Vec<_>>().join(", ")
+            )));
+        }
         let trial = Trial {
             site: site.to_owned(),
-            up: up(&before, &self.reports()),
+            up: up(&before, &reports),
             before: before.as_ref().clone(),
         };
         let said = format!(
@@ -93,8 +102,23 @@ impl State {
                 format!("trial at site {}: {why}", trial.site),
             ),
         };
+        let ended = self.end(mesh, kind, generation, words);
+        match ended {
+            // An operator has ended it meanwhile, or another controller, which looks after it too.
+            Err(ApplyError::Moved(_) | ApplyError::Store(StoreError::Moved { .. })) => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// Ends a trial by putting the specification of a generation in force everywhere.
+    fn end(
+        &self,
+        mesh: &Mesh,
+        kind: Kind,
+        generation: u64,
+        words: String,
+    ) -> Result<(), ApplyError> {
         let mut store = lock(&self.store);
-        // An operator may have ended it meanwhile.
         expect(&store, Some(mesh.generation))?;
         let operator = store.current()?.map(|it| it.operator).unwrap_or_default();
         let revision = store.revision(generation)?;

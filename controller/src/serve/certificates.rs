@@ -1,6 +1,6 @@
 //! Certificates: for a token, and for whoever has one that is still good.
 
-use super::access::{Refusals, caller};
+use super::access::caller;
 use super::state::State;
 use super::trust::{TokenRefused, broken};
 use crate::ca::{Authority, CaError, Peer, Requested};
@@ -17,7 +17,6 @@ use tracing::{debug, error, info, warn};
 pub(super) struct CertificatesService {
     pub(super) state: Arc<State>,
     pub(super) authority: Authority,
-    pub(super) refusals: Refusals,
     /// Enrolments that are looked at together: strangers ask for them.
     pub(super) turns: Arc<Semaphore>,
 }
@@ -41,7 +40,7 @@ impl Certificates for CertificatesService {
             Ok(Ok(enrolled)) => enrolled,
             Ok(Err(refused)) => {
                 let reason = refused.reason();
-                self.refusals.count(reason);
+                self.state.figures.refusals.count(reason);
                 let text = refused.to_string();
                 return Err(match refused {
                     // Anybody can have that as often as they like.
@@ -57,6 +56,7 @@ impl Certificates for CertificatesService {
                 });
             }
             Err(error) => {
+                self.state.figures.store_failed();
                 error!("nobody can enroll: {error}");
                 return Err(Status::internal(error.to_string()));
             }
@@ -72,7 +72,7 @@ impl Certificates for CertificatesService {
         let peer = caller(&request)?;
         let requested = self.requested(&request.get_ref().request)?;
         if requested.name != peer.name {
-            self.refusals.count("request for another");
+            self.state.figures.refusals.count("request for another");
             let text = format!("{peer} cannot ask for the certificate of another");
             return Err(Status::permission_denied(text));
         }
@@ -98,7 +98,7 @@ impl CertificatesService {
     #[allow(clippy::result_large_err)]
     fn requested(&self, der: &[u8]) -> Result<Requested, Status> {
         Requested::parse(der).map_err(|error| {
-            self.refusals.count("bad request");
+            self.state.figures.refusals.count("bad request");
             Status::invalid_argument(error.to_string())
         })
     }

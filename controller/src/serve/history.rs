@@ -95,21 +95,28 @@ impl State {
     /// What a specification would change.
     pub fn plan(&self, file: &str, text: &str) -> Result<proto::Plan, ApplyError> {
         let spec = spec::parse(file, text)?;
-        let (ids, current) = {
-            let store = lock(&self.store);
-            (store.ids()?, store.current()?)
+        let before = self.mesh.borrow().clone();
+        let (ids, generation, drains) = match &before {
+            Some(mesh) => (
+                mesh.ids.as_ref().clone(),
+                mesh.generation,
+                mesh.drains.clone(),
+            ),
+            // One that this version does not accept is in no mesh, and in force all the same.
+            None => {
+                let store = lock(&self.store);
+                let (generation, drains) = store
+                    .current()?
+                    .map_or_else(Default::default, |it| (it.generation, it.drains));
+                (store.ids()?, generation, drains)
+            }
         };
-        let (generation, drains) = current.map_or_else(Default::default, |revision| {
-            (revision.generation, revision.drains)
-        });
         let ids = ids::assign(&ids, &spec).map_err(|errors| SpecErrors::new(file, errors))?;
         let spec = spec.admitted(&self.admissions.borrow());
-        let before = self.mesh.borrow().clone();
         let drains = crate::drain::staying(drains, &spec);
         let mut after = Mesh::new(0, text.into(), spec, ids);
         (after.drains, after.keys) = (drains, self.keys());
         Ok(proto::Plan {
-            // One that this version does not accept is in no mesh, and in force all the same.
             generation,
             ..plan(before.as_deref(), &after)
         })
@@ -124,7 +131,12 @@ impl State {
                     .revision(generation)?
                     .ok_or(ApplyError::Gone(generation))
             };
-            (store.ids()?, kept(from)?, kept(to)?)
+            let mesh = self.mesh.borrow().clone();
+            let ids = match mesh {
+                Some(mesh) => mesh.ids.as_ref().clone(),
+                None => store.ids()?,
+            };
+            (ids, kept(from)?, kept(to)?)
         };
         // What this version does not accept has no plan.
         let keys = self.keys();
@@ -157,6 +169,7 @@ impl State {
         expected: Option<u64>,
     ) -> Result<proto::ApplyReply, ApplyError> {
         let mut store = lock(&self.store);
+        self.refresh(&store)?;
         expect(&store, expected)?;
         let revision = store.revision(generation)?;
         let Revision { file, text, .. } = revision.ok_or(ApplyError::Gone(generation))?;
@@ -184,8 +197,8 @@ impl State {
     }
 
     /// Whence the database can be copied.
-    pub fn backup(&self) -> Backup {
-        lock(&self.store).backup()
+    pub fn backup(&self) -> Result<Backup, ApplyError> {
+        lock(&self.store).backup().ok_or(ApplyError::NoBackup)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::drain::Drain;
 use crate::ids::joined;
 use crate::mesh::Mesh;
 use crate::spec::SpecErrors;
+use crate::store::StoreError;
 use crate::topology::{Wanted, topology};
 use ipnet::IpNet;
 use routemesh_proto::operators_server::Operators;
@@ -17,10 +18,11 @@ use routemesh_proto::{
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, async_trait};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// An error's text travels in a header, and clients commonly take 16 KiB of those.
 const LONGEST_ERROR: usize = 12 << 10;
@@ -67,18 +69,18 @@ impl OperatorsService {
         work: impl FnOnce(&State) -> Result<T, ApplyError> + Send + 'static,
     ) -> Result<Response<T>, Status> {
         let state = self.state.clone();
-        match tokio::task::spawn_blocking(move || work(&state)).await {
+        let work = move || {
+            let began = Instant::now();
+            let done = work(&state);
+            state.figures.worked(what, began.elapsed());
+            if let Err(ApplyError::Store(_)) = done {
+                state.figures.store_failed();
+            }
+            done
+        };
+        match tokio::task::spawn_blocking(work).await {
             Ok(Ok(done)) => Ok(Response::new(done)),
-            Ok(Err(ApplyError::Spec(errors))) => Err(Status::invalid_argument(bounded(&errors))),
-            Ok(Err(error @ ApplyError::Moved(_))) => Err(Status::aborted(error.to_string())),
-            Ok(Err(error @ ApplyError::Canary(_))) => {
-                Err(Status::failed_precondition(error.to_string()))
-            }
-            Ok(Err(error @ ApplyError::Gone(_))) => Err(Status::not_found(error.to_string())),
-            Ok(Err(error @ ApplyError::Store(_))) => {
-                error!("cannot {what}: {error}");
-                Err(Status::internal(error.to_string()))
-            }
+            Ok(Err(failure)) => Err(status(what, failure)),
             Err(panic) => {
                 error!("cannot {what}: {panic}");
                 Err(Status::internal("the controller failed; its log says more"))
@@ -121,6 +123,7 @@ impl Operators for OperatorsService {
             gateway,
             site,
             gateways_only,
+            states,
         } = request.into_inner();
         let mesh = self.mesh()?;
         let named = |name: String| Some(name).filter(|name| !name.is_empty());
@@ -128,6 +131,7 @@ impl Operators for OperatorsService {
             gateway: named(gateway),
             site: named(site),
             gateways_only,
+            states,
         };
         wanted.check(&mesh).map_err(Status::not_found)?;
         self.look("look", move |state| {
@@ -237,7 +241,7 @@ impl Operators for OperatorsService {
         let busy = || Status::resource_exhausted("another backup is being made: wait for its end");
         let only = self.backing_up.clone().try_acquire_owned();
         let only = only.map_err(|_| busy())?;
-        let backup = self.work("back up", |state| Ok(state.backup())).await?;
+        let backup = self.work("back up", |state| state.backup()).await?;
         let backup = backup.into_inner();
         info!("a backup by {operator}");
         let (out, pieces) = mpsc::channel(4);
@@ -253,6 +257,29 @@ impl Operators for OperatorsService {
             }
         });
         Ok(Response::new(ReceiverStream::new(pieces)))
+    }
+}
+
+/// Why something was not done, as gRPC says it; `what` is its name in the log.
+pub(super) fn status(what: &str, failure: ApplyError) -> Status {
+    let text = failure.to_string();
+    match failure {
+        ApplyError::Spec(errors) => Status::invalid_argument(bounded(&errors)),
+        ApplyError::Moved(_)
+        | ApplyError::Store(StoreError::Moved { .. } | StoreError::Overtaken) => {
+            Status::aborted(text)
+        }
+        ApplyError::Canary(_) | ApplyError::NoBackup => Status::failed_precondition(text),
+        ApplyError::Gone(_) => Status::not_found(text),
+        // Not unavailable, which would be the controller itself.
+        ApplyError::Store(StoreError::Etcd { .. }) => {
+            warn!("cannot {what}: {text}");
+            Status::failed_precondition(text)
+        }
+        ApplyError::Store(_) | ApplyError::Revoked { .. } => {
+            error!("cannot {what}: {text}");
+            Status::internal(text)
+        }
     }
 }
 

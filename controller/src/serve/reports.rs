@@ -26,6 +26,8 @@ struct Received {
     dirty: bool,
     /// When it was last brought there.
     stored: Option<Instant>,
+    /// The controller that told it, where the gateway itself did not.
+    teller: Option<Arc<str>>,
 }
 
 impl Gathered {
@@ -39,6 +41,7 @@ impl Gathered {
                 since: at,
                 dirty: false,
                 stored: Some(at),
+                teller: None,
             };
             Some((report.gateway, received))
         });
@@ -57,20 +60,64 @@ impl Gathered {
             since: Instant::now(),
             dirty: true,
             stored,
+            teller: None,
         };
         all.insert(gateway.to_owned(), received);
     }
 
-    /// What has changed since; `false` where there is nothing that could have.
-    pub(super) fn change(&self, gateway: &str, change: StatusChange) -> bool {
+    /// A whole report that another controller tells, if none is known that is newer.
+    pub(super) fn put_told(&self, gateway: &str, status: Status, age: Duration, by: &Arc<str>) {
+        let older = |all: &BTreeMap<String, Received>| {
+            all.get(gateway)
+                .is_none_or(|known| known.age + known.since.elapsed() >= age)
+        };
+        if !older(&lock(&self.0)) {
+            return;
+        }
+        let kept = Arc::new(Kept::new(status));
         let mut all = lock(&self.0);
-        let Some(received) = all.get_mut(gateway) else {
+        // The gateway itself may have spoken meanwhile.
+        if !older(&all) {
+            return;
+        }
+        let received = Received {
+            kept,
+            age,
+            since: Instant::now(),
+            dirty: false,
+            stored: None,
+            teller: Some(by.clone()),
+        };
+        all.insert(gateway.to_owned(), received);
+    }
+
+    /// Gateways that told themselves.
+    pub(super) fn own(&self) -> Vec<String> {
+        let all = lock(&self.0);
+        let own = all.iter().filter(|(_, it)| it.teller.is_none());
+        own.map(|(gateway, _)| gateway.clone()).collect()
+    }
+
+    /// What has changed since the same told the last; `false` where there is nothing that could have, or it is too much. `by`:
+    /// another controller.
+    pub(super) fn change(
+        &self,
+        gateway: &str,
+        change: StatusChange,
+        by: Option<&Arc<str>>,
+    ) -> bool {
+        let mut all = lock(&self.0);
+        let received = all.get_mut(gateway);
+        let Some(received) = received.filter(|it| it.teller.as_ref() == by) else {
             return false;
         };
-        Arc::make_mut(&mut received.kept).change(change);
+        if !Arc::make_mut(&mut received.kept).change(change) {
+            all.remove(gateway);
+            return false;
+        }
         received.age = Duration::ZERO;
         received.since = Instant::now();
-        received.dirty = true;
+        received.dirty = by.is_none();
         true
     }
 
@@ -123,5 +170,57 @@ impl Received {
             kept: self.kept.clone(),
             age: self.age + self.since.elapsed(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(version: &str) -> Status {
+        Status {
+            version: version.to_owned(),
+            ..Status::default()
+        }
+    }
+
+    fn change(to: &str) -> StatusChange {
+        StatusChange {
+            head: Some(version(to)),
+            ..StatusChange::default()
+        }
+    }
+
+    /// A gateway that goes from one controller to another is believed, and of what others tell, the newest.
+    #[test]
+    fn of_several_tellers_the_last_one_counts() {
+        let (all, one, two) = (Gathered::default(), "one".into(), "two".into());
+        let second = Duration::from_secs(1);
+        let says = |words: &str| {
+            let known = all.one("V1").unwrap();
+            assert_eq!(known.kept.head().version, words);
+        };
+        // Of one that never told anything, nothing can change.
+        assert!(!all.change("V1", change("a"), Some(&one)));
+        all.put_told("V1", version("a"), 9 * second, &one);
+        assert!(all.change("V1", change("b"), Some(&one)));
+        says("b");
+        // Another tells what it was told earlier, and changes of that.
+        all.put_told("V1", version("old"), 60 * second, &two);
+        assert!(!all.change("V1", change("older"), Some(&two)));
+        says("b");
+        // The gateway comes here. What others still tell is of the past.
+        assert!(!all.change("V1", change("c"), None));
+        all.put("V1", version("c"));
+        all.put_told("V1", version("old"), 2 * second, &one);
+        assert!(!all.change("V1", change("older"), Some(&one)));
+        assert!(all.change("V1", change("d"), None));
+        says("d");
+        assert_eq!(all.own(), ["V1"]);
+        // And it goes there again.
+        all.put_told("V1", version("e"), Duration::ZERO, &two);
+        says("e");
+        assert!(all.own().is_empty() && all.change("V1", change("f"), Some(&two)));
+        says("f");
     }
 }

@@ -1,10 +1,13 @@
 //! What the controller knows: the mesh in force, and the last report of each gateway.
 
 use super::canary;
+use super::figures::Figures;
+use super::heard::Heard;
 use super::history::{Moved, expect, of_revision};
 use super::reports::Gathered;
 use super::steps::Steps;
 use crate::admission::Admissions;
+use crate::ca::Role;
 use crate::canary::{Progress, Trial};
 use crate::drain::{Drain, staying};
 use crate::ids::{self, tunnel_count};
@@ -12,14 +15,15 @@ use crate::mesh::{Keys, Mesh, retire};
 use crate::plan::summary;
 use crate::report::{Report, Reports};
 use crate::spec::{self, MeshSpec, SpecErrors, TunnelKind};
-use crate::store::{Change, Kind, Revision, Store, StoreError};
+use crate::store::{Change, Kind, Others, Revision, Store, StoreError};
 use routemesh_proto::{self as proto, PublicKey};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::{Semaphore, watch};
 use tracing::{error, info};
 
-/// Why a specification was not applied. Nothing has changed.
+/// Why something was not done. But for [`ApplyError::Revoked`], nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// It is wrong.
@@ -31,12 +35,38 @@ pub enum ApplyError {
     /// Another generation is in force than was expected.
     #[error(transparent)]
     Moved(#[from] Moved),
+    /// The revocation is kept; the mesh was to follow.
+    #[error(
+        "{name} is revoked, and no certificate of that name is good any more; but the mesh in force still has its          tunnels, as another could not be made: {}; do it again, so that its peers give them up", .source.reason()
+    )]
+    Revoked {
+        /// Whose.
+        name: String,
+        /// Why there is no other mesh.
+        source: Box<ApplyError>,
+    },
     /// A trial is under way, or cannot be.
     #[error("{0}")]
     Canary(String),
+    /// The store is not ours to copy.
+    #[error(
+        "the mesh is kept in etcd, which is backed up as a whole: `etcdctl snapshot save FILE`; for a database of it, \
+         `mesh-controller migrate --from etcd:... --to sqlite:DIR`"
+    )]
+    NoBackup,
     /// A generation that is not kept.
     #[error("generation {0} is not kept: meshctl history lists those that are")]
     Gone(u64),
+}
+
+impl ApplyError {
+    /// Why, where something was changed before.
+    fn reason(&self) -> String {
+        match self {
+            Self::Store(error) => error.to_string(),
+            other => other.to_string(),
+        }
+    }
 }
 
 /// What the controller knows, shared by everything that serves.
@@ -45,15 +75,22 @@ pub struct State {
     pub(super) store: Mutex<Store>,
     pub(super) mesh: watch::Sender<Option<Arc<Mesh>>>,
     pub(super) admissions: watch::Sender<Arc<Admissions>>,
+    /// Gateways were revoked or admitted since the mesh was made.
+    pub(super) unmade: AtomicBool,
     /// It holds what `mesh` does before that says so.
     pub(super) steps: Steps,
     /// Places for work that takes a processor for long; one processor is left to everything else.
     pub(super) work: Semaphore,
-    reports: Gathered,
+    pub(super) reports: Gathered,
     /// Keys for WireGuard that gateways told and that are not on disk yet.
     pub(super) told: Mutex<Keys>,
     /// How the trial stands, where there is one.
     pub(super) progress: Mutex<Option<Progress>>,
+    /// Other controllers before the same store, where there can be any.
+    pub(super) others: Option<Others>,
+    /// What gateways report here, for those others.
+    pub(super) heard: Heard,
+    pub(super) figures: Arc<Figures>,
 }
 
 /// What stands behind a lock is whole after every statement, so a panic elsewhere spoils nothing.
@@ -68,7 +105,8 @@ pub(super) fn places() -> usize {
 
 impl State {
     /// Takes up where the store left off.
-    pub fn new(store: Store) -> Result<Self, StoreError> {
+    pub fn new(mut store: Store) -> Result<Self, StoreError> {
+        let others = store.others();
         let mesh = load(&store)?.map(Arc::new);
         let steps = Steps::default();
         if let Some(mesh) = &mesh {
@@ -79,10 +117,14 @@ impl State {
             admissions: watch::Sender::new(Arc::new(admissions)),
             reports: Gathered::new(store.reports()?),
             mesh: watch::Sender::new(mesh),
+            unmade: AtomicBool::default(),
             steps,
             work: Semaphore::new(places()),
             told: Mutex::default(),
             progress: Mutex::default(),
+            others,
+            heard: Heard::default(),
+            figures: Arc::default(),
             store: Mutex::new(store),
         })
     }
@@ -104,6 +146,7 @@ impl State {
         let spec = spec::parse(file, text)?;
         // One at a time, from here to the end.
         let mut store = lock(&self.store);
+        self.refresh(&store)?;
         expect(&store, expected)?;
         refuse_in_trial(self.mesh.borrow().as_deref())?;
         let spec = spec.admitted(&self.admissions.borrow());
@@ -150,11 +193,12 @@ impl State {
             trial,
         } = new;
         let before = self.mesh.borrow().clone();
+        // First, as all else is read after it: if this is still in force in the end, so was the rest.
+        let current = store.current()?;
         let ids =
             ids::assign(&store.ids()?, &spec).map_err(|errors| SpecErrors::new(file, errors))?;
         let spec = spec.admitted(&self.admissions.borrow());
         let retired = retire(before.as_deref(), store.retired()?, &spec);
-        let current = store.current()?;
         let (in_force, drains) = current.map_or_else(Default::default, |revision| {
             (revision.generation, revision.drains)
         });
@@ -178,7 +222,9 @@ impl State {
             ids: &ids,
             retired: &retired,
         };
-        let generation = store.save(in_force, &change)?;
+        // What another controller did since is not undone unseen.
+        let known = before.map_or(in_force, |before| before.generation);
+        let generation = store.save(known, &change)?;
         let Revision { text, drains, .. } = change.revision;
         let mut mesh = Mesh::new(generation, text, spec, ids);
         (mesh.retired, mesh.drains, mesh.keys) = (retired, drains, store.keys()?);
@@ -192,8 +238,9 @@ impl State {
         Ok(reply)
     }
 
-    fn put_in_force(&self, mesh: Mesh) {
+    pub(super) fn put_in_force(&self, mesh: Mesh) {
         let mesh = Arc::new(mesh);
+        self.unmade.store(false, Ordering::Relaxed);
         self.steps.push(mesh.clone());
         self.mesh.send_replace(Some(mesh));
     }
@@ -207,6 +254,7 @@ impl State {
         undo: bool,
     ) -> Result<Option<proto::DrainReply>, ApplyError> {
         let mut store = lock(&self.store);
+        self.refresh(&store)?;
         let before = self.mesh.borrow().clone();
         refuse_in_trial(before.as_deref())?;
         let (Some(before), Some(revision)) = (before, store.current()?) else {
@@ -250,7 +298,20 @@ impl State {
         Ok(Some(reply))
     }
 
-    fn has(&self, gateway: &str) -> bool {
+    /// Knows from now on who was revoked; the mesh is made anew after.
+    pub(super) fn admit(&self, admissions: Admissions) {
+        let same = {
+            let known = self.admissions.borrow();
+            known.gateways().eq(admissions.gateways())
+        };
+        // No person is in the mesh.
+        if !same {
+            self.unmade.store(true, Ordering::Relaxed);
+        }
+        self.admissions.send_replace(Arc::new(admissions));
+    }
+
+    pub(super) fn has(&self, gateway: &str) -> bool {
         let mesh = self.mesh.borrow();
         mesh.as_ref()
             .is_some_and(|mesh| mesh.gateway(gateway).is_some())
@@ -260,12 +321,24 @@ impl State {
     pub fn report(&self, gateway: &str, status: proto::Status) {
         if self.has(gateway) {
             self.reports.put(gateway, status);
+            self.heard.whole(gateway);
         }
     }
 
     /// Notes what has changed since; `false` where nothing was reported before.
     pub fn report_change(&self, gateway: &str, change: proto::StatusChange) -> bool {
-        !self.has(gateway) || self.reports.change(gateway, change)
+        if !self.has(gateway) {
+            return true;
+        }
+        let copy = self.heard.wanted().then(|| change.clone());
+        let changed = self.reports.change(gateway, change, None);
+        match copy {
+            _ if !changed => {}
+            Some(change) => self.heard.change(gateway, change),
+            // Whoever came to listen meanwhile may have seen it without.
+            None => self.heard.whole(gateway),
+        }
+        changed
     }
 
     /// Notes a gateway's key for WireGuard; [`State::tell_keys`] passes it on.
@@ -289,14 +362,19 @@ impl State {
         if told.is_empty() {
             return Ok(());
         }
-        store.save_keys(&told)?;
+        self.refresh(&store)?;
+        let mut good = told.clone();
+        let admissions = self.admissions.borrow().clone();
+        // At another controller, maybe, while this one was told.
+        good.retain(|gateway, _| !admissions.of(Role::Gateway, gateway).revoked);
+        store.save_keys(&good)?;
         // One that was told since is other than this, and stays for the next time.
         lock(&self.told).retain(|gateway, key| told.get(gateway) != Some(key));
         self.mesh.send_if_modified(|mesh| {
             let Some(mesh) = mesh.as_mut() else {
                 return false;
             };
-            Arc::make_mut(mesh).keys.extend(told);
+            Arc::make_mut(mesh).keys.extend(good);
             let matters = mesh.spec.has(TunnelKind::WireGuard);
             if matters {
                 self.steps.push(mesh.clone());
@@ -318,6 +396,10 @@ impl State {
 
     /// Brings reports to disk: some, or `all` that are not there. Blocks on it.
     pub fn flush(&self, all: bool) -> Result<(), StoreError> {
+        // Those who stand beside it know them too.
+        if self.others.is_some() {
+            return Ok(());
+        }
         loop {
             let due = self.reports.due(all);
             if due.is_empty() {
@@ -358,7 +440,7 @@ pub(super) fn refuse_in_trial(mesh: Option<&Mesh>) -> Result<(), ApplyError> {
 
 /// The mesh as it was kept. One that this version does not accept is left alone, and agents keep
 /// what they run until an operator applies another.
-fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
+pub(super) fn load(store: &Store) -> Result<Option<Mesh>, StoreError> {
     let Some(revision) = store.current()? else {
         return Ok(None);
     };

@@ -16,6 +16,8 @@ pub(super) struct Steps(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// The count of the mesh to come.
+    next: u64,
     /// In order, the latest at the end.
     meshes: VecDeque<(u64, Arc<Mesh>)>,
     /// To the latest, each made when it is first asked for.
@@ -35,11 +37,19 @@ impl Steps {
     pub(super) fn push(&self, mesh: Arc<Mesh>) {
         let mut inner = lock(&self.0);
         inner.to_latest.clear();
-        let count = inner.meshes.back().map_or(0, |(count, _)| count + 1);
+        let count = inner.next;
+        inner.next += 1;
         inner.meshes.push_back((count, mesh));
         while inner.meshes.len() > REMEMBERED {
             inner.meshes.pop_front();
         }
+    }
+
+    /// None of them is in force any more.
+    pub(super) fn forget(&self) {
+        let mut inner = lock(&self.0);
+        inner.meshes.clear();
+        inner.to_latest.clear();
     }
 
     /// The last mesh of a generation, if that is still known.

@@ -6,6 +6,7 @@
 //! place of whoever has had one longest.
 
 use super::access::Caller;
+use super::figures::Figures;
 use crate::ca::Peer;
 use routemesh_proto::Identity;
 use std::collections::{HashMap, VecDeque};
@@ -33,7 +34,7 @@ use tracing::{debug, warn};
 
 /// A client that takes longer has lost its chance.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes under way at once.
+/// Handshakes under way at once, where there are file descriptors for twice as many.
 const HANDSHAKES: usize = 4096;
 /// For how long one without a certificate is listened to: it has one thing to ask.
 const ENROLMENT: Duration = Duration::from_secs(30);
@@ -168,6 +169,10 @@ pub(super) struct Connection {
     caller: Caller,
     until: Pin<Box<Sleep>>,
     place: Place,
+    /// Why it must end, once it must.
+    ended: Option<&'static str>,
+    /// One of those that are counted.
+    _here: Arc<()>,
 }
 
 impl Connected for Connection {
@@ -179,15 +184,22 @@ impl Connected for Connection {
 }
 
 impl Connection {
-    /// Whether it must end, and why.
+    /// Whether it must end, and why. Whatever it is asked for: one whose peer takes nothing is never read from.
     fn ended(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let error = |text| Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        if self.until.as_mut().poll(context).is_ready() {
-            return error("its time is over");
+        if self.ended.is_none() && self.until.as_mut().poll(context).is_ready() {
+            self.ended = Some("its time is over");
         }
-        match Pin::new(&mut self.place.given_away).poll(context) {
-            Poll::Ready(_) => error("too many connections of the same holder"),
-            Poll::Pending => Ok(()),
+        // It must not be asked again once it has told.
+        if self.ended.is_none()
+            && Pin::new(&mut self.place.given_away)
+                .poll(context)
+                .is_ready()
+        {
+            self.ended = Some("too many connections of the same holder");
+        }
+        match self.ended {
+            Some(why) => Err(io::Error::new(io::ErrorKind::TimedOut, why)),
+            None => Ok(()),
         }
     }
 }
@@ -209,14 +221,17 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.ended(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ended(context)?;
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ended(context)?;
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 
@@ -225,6 +240,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.ended(context)?;
         Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
     }
 
@@ -233,28 +249,51 @@ impl AsyncWrite for Connection {
     }
 }
 
+/// Half of the file descriptors at most: those who are let in need the others.
+fn handshakes() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = files(&limits).unwrap_or(usize::MAX);
+    (files / 2).clamp(1, HANDSHAKES)
+}
+
+/// The soft limit of open files in what proc_pid_limits(5) describes.
+fn files(limits: &str) -> Option<usize> {
+    let mut lines = limits.lines();
+    let rest = lines.find_map(|line| line.strip_prefix("Max open files"))?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
 type Connections = ReceiverStream<io::Result<Connection>>;
 
 /// Connections whose handshake is done. Slow ones wait beside each other, not in a row, and for nobody.
 pub(super) fn incoming(
     listener: TcpListener,
     config: watch::Receiver<Arc<ServerConfig>>,
+    figures: Arc<Figures>,
     mut stopped: watch::Receiver<bool>,
 ) -> Connections {
     let (done, connections) = mpsc::channel(64);
-    let (handshakes, strangers) = (Places::new(HANDSHAKES), Places::new(STRANGERS));
+    let (handshakes, strangers) = (Places::new(handshakes()), Places::new(STRANGERS));
     let house = Arc::new(House::default());
     tokio::spawn(async move {
+        let mut full = false;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 _ = stopped.wait_for(|stopped| *stopped) => return,
             };
             let (stream, from) = match accepted {
-                Ok(accepted) => accepted,
+                Ok(accepted) => {
+                    full = false;
+                    accepted
+                }
                 Err(error) => {
-                    // Out of file descriptors, most likely: trying at once would only spin.
-                    warn!("cannot accept connections: {error}");
+                    // Out of file descriptors, most likely: trying at once would only spin, and so would saying
+                    // so each time fill the log.
+                    if !std::mem::replace(&mut full, true) {
+                        warn!("cannot accept connections: {error}");
+                    }
+                    figures.refusals.count("no file descriptor");
                     sleep(Duration::from_millis(100)).await;
                     continue;
                 }
@@ -262,28 +301,42 @@ pub(super) fn incoming(
             let acceptor = TlsAcceptor::from(config.borrow().clone());
             let mut place = handshakes.take();
             let (done, strangers, house) = (done.clone(), strangers.clone(), house.clone());
+            let figures = figures.clone();
             tokio::spawn(async move {
+                let handshake = figures.handshakes.enter();
+                let refused = |reason| figures.refusals.count(reason);
                 let _ = stream.set_nodelay(true);
                 let accept = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream));
                 let stream = tokio::select! {
                     accepted = accept => match accepted {
                         Ok(Ok(stream)) => stream,
-                        Ok(Err(error)) => return debug!("{from} refused: {error}"),
-                        Err(_) => return debug!("{from} refused: no handshake within {HANDSHAKE:?}"),
+                        Ok(Err(error)) => {
+                            refused("handshake failed");
+                            return debug!("{from} refused: {error}");
+                        }
+                        Err(_) => {
+                            refused("handshake too slow");
+                            return debug!("{from} refused: no handshake within {HANDSHAKE:?}");
+                        }
                     },
-                    _ = &mut place.given_away => return debug!("{from} refused: others were faster"),
+                    _ = &mut place.given_away => {
+                        refused("too many handshakes");
+                        return debug!("{from} refused: others were faster");
+                    }
                 };
-                drop(place);
+                drop((place, handshake));
                 let (caller, until) = who(&stream, SystemTime::now());
-                let places = match &caller {
-                    Caller::Holder(peer) => house.of(&peer.uri()),
-                    Caller::Nobody | Caller::Unclear(_) => strangers,
+                let (places, kind) = match &caller {
+                    Caller::Holder(peer) => (house.of(&peer.uri()), &figures.holders),
+                    Caller::Nobody | Caller::Unclear(_) => (strangers, &figures.strangers),
                 };
                 let connection = Connection {
                     stream,
                     caller,
                     until: Box::pin(sleep(until)),
                     place: places.take(),
+                    ended: None,
+                    _here: kind.enter(),
                 };
                 let _ = done.send(Ok(connection)).await;
             });
@@ -325,6 +378,16 @@ mod tests {
         assert!(third.given_away.try_recv().is_err_and(is_empty));
         let _fifth = places.take();
         assert!(!third.given_away.try_recv().is_err_and(is_empty));
+    }
+
+    #[test]
+    fn the_limit_of_files_is_read() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max processes             63382                63382                processes \n\
+                      Max open files            1024                 524288               files     \n";
+        assert_eq!(files(limits), Some(1024));
+        assert_eq!(files("Max open files            unlimited"), None);
+        assert!((1..=HANDSHAKES).contains(&handshakes()));
     }
 
     fn is_empty(error: oneshot::error::TryRecvError) -> bool {

@@ -1,7 +1,8 @@
 //! What administrators do with identities.
 
-use super::access::{Refusals, caller};
+use super::access::caller;
 use super::history::utc;
+use super::operators::status;
 use super::state::{ApplyError, New, State, lock};
 use crate::ca::{Authority, Peer, RequestError, Requested, Role};
 use crate::mesh::Mesh;
@@ -21,6 +22,9 @@ use tracing::{error, info};
 
 /// A token is good for no longer than this.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(7 * 86_400);
+
+/// So often another controller may come first.
+const ATTEMPTS: u32 = 10;
 
 /// Why a token is no good.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -89,6 +93,8 @@ impl State {
     /// forgotten it when this returns, or are being told. Blocks on the disk.
     fn revoke(&self, who: &Peer, role: Role, name: &str) -> Result<RevokeReply, ApplyError> {
         let mut store = lock(&self.store);
+        let store = &mut *store;
+        self.refresh(store)?;
         let mut admissions = self.admissions.borrow().as_ref().clone();
         let before = admissions.of(role, name);
         let admission = admissions.revoke(role, name);
@@ -96,25 +102,26 @@ impl State {
         let in_mesh = |mesh: &Arc<Mesh>| role == Role::Gateway && mesh.gateway(name).is_some();
         let in_force = self.mesh.borrow().as_ref().is_some_and(in_mesh);
         if admission != before {
-            store.save_admission(role, name, admission)?;
-            store.note(&Deed {
+            let kind = match role {
+                Role::Gateway => "gateway",
+                _ => "person",
+            };
+            let deed = Deed {
                 at: SystemTime::now(),
                 who: who.to_string(),
                 what: "revoke".to_owned(),
-                detail: format!(
-                    "{} {name}",
-                    if role == Role::Gateway {
-                        "gateway"
-                    } else {
-                        "person"
-                    }
-                ),
-            })?;
+                detail: format!("{kind} {name}"),
+            };
+            store.save_admission(role, name, before, admission, Some(&deed))?;
             lock(&self.told).remove(name);
-            self.admissions.send_replace(Arc::new(admissions));
+            self.admit(admissions);
         }
         if in_force {
-            self.again(&mut store, &who.name, Kind::Revoke, name)?;
+            let again = self.again(store, &who.name, Kind::Revoke, name);
+            again.map_err(|source| ApplyError::Revoked {
+                name: name.to_owned(),
+                source: Box::new(source),
+            })?;
         }
         let mesh = self.mesh.borrow();
         Ok(RevokeReply {
@@ -125,8 +132,29 @@ impl State {
 
     /// Puts the specification in force once more, as a gateway of it is revoked or admitted: nothing
     /// happens where it has no such gateway. What one site tries, maybe with that gateway, is not waited for:
-    /// all go back.
+    /// all go back. Where another controller makes a generation at that moment, this one comes after it.
     fn again(
+        &self,
+        store: &mut Store,
+        who: &str,
+        kind: Kind,
+        gateway: &str,
+    ) -> Result<(), ApplyError> {
+        let mut attempts = ATTEMPTS;
+        loop {
+            let moved = match self.once_more(store, who, kind, gateway) {
+                Err(ApplyError::Store(moved @ StoreError::Moved { .. })) => moved,
+                done => return done,
+            };
+            attempts -= 1;
+            if attempts == 0 {
+                return Err(moved.into());
+            }
+            self.refresh(store)?;
+        }
+    }
+
+    fn once_more(
         &self,
         store: &mut Store,
         who: &str,
@@ -214,23 +242,29 @@ impl State {
         if let Err(refused) = judge(&token, &requested.name, now) {
             return Ok(Err(refused));
         }
-        store.use_token(&token, now)?;
+        self.refresh(&store)?;
+        // Another controller may have been first since.
         let mut admissions = self.admissions.borrow().as_ref().clone();
         let admission = admissions.enroll(token.role, &token.name);
         let peer = Peer {
             role: token.role,
-            name: token.name,
+            name: token.name.clone(),
             admission: admission.number,
         };
-        store.note(&Deed {
+        let deed = Deed {
             at: now,
             who: peer.to_string(),
             what: "enroll".to_owned(),
             detail: String::new(),
-        })?;
+        };
+        if !store.use_token(&token, &deed)? {
+            let ago = Duration::ZERO;
+            let of = token.name;
+            return Ok(Err(TokenRefused::Used { of, ago }));
+        }
         let changed = admissions != **self.admissions.borrow();
         if changed {
-            self.admissions.send_replace(Arc::new(admissions));
+            self.admit(admissions);
         }
         if changed && peer.role == Role::Gateway {
             let admitted = self.again(&mut store, &peer.name, Kind::Admit, &peer.name);
@@ -246,7 +280,6 @@ impl State {
 pub(super) struct TrustService {
     pub(super) state: Arc<State>,
     pub(super) authority: Authority,
-    pub(super) refusals: Refusals,
 }
 
 #[async_trait]
@@ -289,16 +322,16 @@ impl Trust for TrustService {
                 .is_some_and(|mesh| mesh.spec.gateway(&token.name).is_some());
         let (state, authority) = (self.state.clone(), self.authority.clone());
         let (of, who) = (format!("{role} {}", token.name), administrator.clone());
-        let work = move || -> Result<[u8; 32], String> {
-            let fingerprint = authority.fingerprint().map_err(|it| it.to_string())?;
+        let work = move || -> Result<[u8; 32], Status> {
+            let fingerprint = authority.fingerprint().map_err(|error| {
+                error!("no token can be made: {error}");
+                Status::internal(error.to_string())
+            })?;
             let added = state.add_token(&who, &token, now);
-            added.map(|()| fingerprint).map_err(|it| it.to_string())
+            added.map_err(|failure| status("make a token", failure.into()))?;
+            Ok(fingerprint)
         };
-        let added = tokio::task::spawn_blocking(work).await.map_err(broken)?;
-        let authority = added.map_err(|error| {
-            error!("no token can be made: {error}");
-            Status::internal(error)
-        })?;
+        let authority = tokio::task::spawn_blocking(work).await.map_err(broken)??;
         info!("{administrator} makes a token for {of}, good for {lifetime:?}");
         Ok(Response::new(CreateTokenReply {
             secret: secret.to_vec(),
@@ -324,10 +357,8 @@ impl Trust for TrustService {
         let state = self.state.clone();
         let work = move || state.revoke(&administrator, role, &name);
         let revoked = tokio::task::spawn_blocking(work).await.map_err(broken)?;
-        revoked.map(Response::new).map_err(|failure| {
-            error!("{of} is not revoked: {failure}");
-            Status::internal(failure.to_string())
-        })
+        let revoked = revoked.map_err(|failure| status(&format!("revoke {of}"), failure));
+        revoked.map(Response::new)
     }
 
     async fn get_audit(&self, request: Request<AuditRequest>) -> Result<Response<Audit>, Status> {
@@ -338,9 +369,9 @@ impl Trust for TrustService {
         let state = self.state.clone();
         let entries = tokio::task::spawn_blocking(move || state.audit(limit)).await;
         let entries = entries.map_err(broken)?;
-        let refusals = self.refusals.all().into_iter();
+        let refusals = self.state.figures.refusals.all().into_iter();
         Ok(Response::new(Audit {
-            entries: entries.map_err(|error| Status::internal(error.to_string()))?,
+            entries: entries.map_err(|failure| status("tell what was done", failure.into()))?,
             refusals: refusals
                 .map(|(reason, count)| Refusal {
                     reason: reason.to_owned(),

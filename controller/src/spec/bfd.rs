@@ -1,5 +1,6 @@
 //! How BFD is written: `true`, `false`, or a table of its timers.
 
+use super::keys;
 use super::place::At;
 use super::reader::{Reader, Value};
 use super::values;
@@ -34,8 +35,7 @@ impl<'t> Reader<'t> {
                 return None;
             }
         }
-        let known = ["interval", "multiplier"];
-        let table = self.table("bfd".to_owned(), place, value.get_ref(), &known)?;
+        let table = self.table("bfd".to_owned(), place, value.get_ref(), keys::BFD)?;
         let written = table.get("interval");
         let interval = written.and_then(|value| {
             let parse = |text: &str| values::millis("interval", text, INTERVAL);

@@ -1,5 +1,6 @@
 //! Gateways that are not ours, as a cloud's are: `[foreign.NAME]` and its tunnels.
 
+use super::keys;
 use super::place::{At, Place, quote};
 use super::reader::{Reader, Table, Value};
 use super::spread::PREFERENCE;
@@ -220,22 +221,7 @@ impl<'t> Reader<'t> {
 
     fn foreign_peer(&mut self, name: At<String>, value: &DeValue<'t>) -> Option<Foreign> {
         let what = format!("foreign {}", quote(&name));
-        let known = [
-            "provider",
-            "prefixes",
-            "as",
-            "hold_time",
-            "max_prefixes",
-            "sites",
-            "ike",
-            "esp",
-            "bfd",
-            "health",
-            "import",
-            "export",
-            "tunnels",
-        ];
-        let table = self.table(what, name.place, value, &known)?;
+        let table = self.table(what, name.place, value, keys::FOREIGN)?;
         let cure = "list what is behind it, like prefixes = [\"10.9.0.0/16\"]";
         let prefixes = match self.required(&table, "prefixes", cure) {
             Some(value) => self.prefixes("a prefix", value, Some(cure)),
@@ -300,26 +286,8 @@ impl<'t> Reader<'t> {
 
     fn foreign_tunnel(&mut self, value: &Value<'t>) -> Option<ForeignTunnel> {
         let place = self.lines.place(value.span().start);
-        const KNOWN: [&str; 16] = [
-            "gateway",
-            "local",
-            "remote",
-            "psk",
-            "psk_file",
-            "local_id",
-            "remote_id",
-            "selectors",
-            "inside",
-            "health",
-            "import",
-            "export",
-            "ike",
-            "esp",
-            "preference",
-            "weight",
-        ];
         let what = "a tunnel to a foreign peer".to_owned();
-        let table = self.table(what, place, value.get_ref(), &KNOWN)?;
+        let table = self.table(what, place, value.get_ref(), keys::FOREIGN_TUNNEL)?;
         let cure = "which gateway of ours holds it, like gateway = \"paris-1\"";
         let gateway = self.required(&table, "gateway", cure);
         let name = |text: &str| values::check_name(text).map(|()| text.to_owned());
@@ -387,7 +355,7 @@ impl<'t> Reader<'t> {
         let read = written.into_iter().filter_map(|value| {
             let place = self.lines.place(value.span().start);
             let what = "an entry of selectors".to_owned();
-            let table = self.table(what, place, value.get_ref(), &["local", "remote"])?;
+            let table = self.table(what, place, value.get_ref(), keys::SELECTORS)?;
             let cure = "list the prefixes of this side that the CHILD_SA carries";
             let local = self.required(&table, "local", cure);
             let local = local.map(|value| self.prefixes("a selector", value, Some(cure)));

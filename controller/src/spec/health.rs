@@ -1,6 +1,7 @@
 //! What says besides the SA that the far end of a foreign peer's tunnel is there: echo requests, and BFD.
 
 use super::check::error;
+use super::keys;
 use super::place::{At, SpecError, quote};
 use super::reader::{Reader, Value};
 use super::{Foreign, ForeignTunnel, Gateway, MeshSpec, Selectors, Site, values};
@@ -82,8 +83,12 @@ impl<'t> Reader<'t> {
                 return None;
             }
         }
-        let known = ["ping", "source", "interval", "lost"];
-        let table = self.table("health".to_owned(), place, value.get_ref(), &known)?;
+        let table = self.table(
+            "health".to_owned(),
+            place,
+            value.get_ref(),
+            keys::HEALTH_TABLE,
+        )?;
         if let Some(value) = table.get("ping") {
             let targets = match value.get_ref() {
                 DeValue::Array(_) => {

@@ -8,6 +8,7 @@ mod check;
 mod foreign;
 mod foreign_check;
 mod health;
+pub mod keys;
 mod options;
 mod place;
 mod provider;

@@ -2,6 +2,7 @@
 //! between two gateways, key by key; the narrower counts.
 
 use super::check::error;
+use super::keys;
 use super::place::{At, SpecError, quote};
 use super::reader::{Reader, Table, Value};
 use super::values;
@@ -43,24 +44,6 @@ pub enum Setting {
     Mode(&'static str),
 }
 
-const IKE: [&str; 6] = [
-    "proposals",
-    "rekey_time",
-    "reauth_time",
-    "over_time",
-    "dpd_delay",
-    "mobike",
-];
-const ESP: [&str; 8] = [
-    "proposals",
-    "rekey_time",
-    "over_time",
-    "replay_window",
-    "hw_offload",
-    "policies_fwd_out",
-    "mode",
-    "per_cpu_sas",
-];
 const OFFLOADS: [&str; 4] = ["no", "crypto", "packet", "auto"];
 const MODES: [&str; 2] = ["tunnel", "iptfs"];
 /// What interfaces that do all of ESP take.
@@ -140,14 +123,14 @@ impl<'t> Reader<'t> {
     /// What the tables `ike` and `esp` of a table say.
     pub(super) fn options(&mut self, of: &Table<'_, 't>) -> Options {
         let mut options = Options::new();
-        for (name, keys) in [("ike", &IKE[..]), ("esp", &ESP[..])] {
+        for (name, keys) in [("ike", keys::IKE), ("esp", keys::ESP)] {
             let Some(value) = of.get(name) else { continue };
             let place = self.lines.place(value.span().start);
             let what = format!("{name} of {}", of.what);
             let Some(table) = self.table(what, place, value.get_ref(), keys) else {
                 continue;
             };
-            for key in keys {
+            for key in keys.iter().map(|key| key.name) {
                 let Some(value) = table.get(key) else {
                     continue;
                 };

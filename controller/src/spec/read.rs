@@ -1,5 +1,6 @@
 //! What stands in a specification, key by key.
 
+use super::keys;
 use super::place::{At, Lines, Place, SpecError, quote};
 use super::reader::{Reader, TWICE, Table, Value};
 use super::{
@@ -48,32 +49,13 @@ pub(super) fn read(text: &str) -> (Option<MeshSpec>, Vec<SpecError>) {
 
 impl<'t> Reader<'t> {
     fn mesh(&mut self, root: &DeTable<'t>) -> Option<MeshSpec> {
-        self.known(
-            "a specification",
-            root,
-            &["mesh", "sites", "tunnels", "foreign"],
-        );
+        self.known("a specification", root, keys::ROOT);
         let none = DeValue::Table(DeTable::new());
         let (place, value) = match root.get_key_value("mesh") {
             Some((key, value)) => (self.lines.place(key.span().start), value.get_ref()),
             None => (Place { line: 1, column: 1 }, &none),
         };
-        const KNOWN: [&str; 13] = [
-            "as",
-            "interconnect",
-            "tunnel",
-            "ike",
-            "esp",
-            "hold_time",
-            "bfd",
-            "hash",
-            "groups",
-            "table",
-            "metric",
-            "firewall",
-            "services",
-        ];
-        let mesh = self.table("[mesh]".to_owned(), place, value, &KNOWN)?;
+        let mesh = self.table("[mesh]".to_owned(), place, value, keys::MESH)?;
         let asn = self.required(&mesh, "as", "the AS of the mesh, like as = 65000");
         let asn = asn.and_then(|value| self.number("as", value, values::asn));
         let pool = self.required(
@@ -138,8 +120,7 @@ impl<'t> Reader<'t> {
 
     fn site(&mut self, name: At<String>, value: &DeValue<'t>, defaults: &Defaults) -> Option<Site> {
         let what = format!("site {}", quote(&name));
-        let known = ["as", "prefixes", "gateways", "ike", "esp"];
-        let table = self.table(what, name.place, value, &known)?;
+        let table = self.table(what, name.place, value, keys::SITE)?;
         let own = table.get("as");
         let asn = own.and_then(|value| self.number("as", value, values::asn));
         let cure = "list what it owns, like prefixes = [\"10.0.1.0/24\"]";
@@ -187,22 +168,7 @@ impl<'t> Reader<'t> {
         defaults: &Defaults,
     ) -> Option<Gateway> {
         let what = format!("gateway {}", quote(&name));
-        let known = [
-            "endpoints",
-            "overlay",
-            "routers",
-            "announce",
-            "hash",
-            "groups",
-            "table",
-            "metric",
-            "preference",
-            "weight",
-            "firewall",
-            "services",
-            "ipsec_from",
-        ];
-        let table = self.table(what, name.place, value, &known)?;
+        let table = self.table(what, name.place, value, keys::GATEWAY)?;
         let cure = "list its outer addresses, like endpoints = [\"2001:db8:1::1\"]";
         let endpoints = match self.required(&table, "endpoints", cure) {
             Some(value) => {
@@ -296,7 +262,7 @@ impl<'t> Reader<'t> {
         }
         let place = self.lines.place(value.span().start);
         let what = "an endpoint".to_owned();
-        let table = self.table(what, place, value.get_ref(), &["host", "family"])?;
+        let table = self.table(what, place, value.get_ref(), keys::ENDPOINT)?;
         let host = self.required(&table, "host", "like host = \"vpn.example.net\"");
         let family = self.required(&table, "family", "write \"ipv4\" or \"ipv6\"");
         let host = host.and_then(|value| self.text("host", value, values::host));

@@ -1,5 +1,6 @@
 //! A TOML value and what it should be -> the value, or what is wrong with it and where.
 
+use super::keys::Key;
 use super::place::{At, Lines, Place, SpecError, quote};
 use super::values;
 use std::ops::Range;
@@ -149,7 +150,7 @@ impl<'t> Reader<'t> {
         what: String,
         place: Place,
         value: &'r DeValue<'t>,
-        known: &[&str],
+        known: &[Key],
     ) -> Option<Table<'r, 't>> {
         let DeValue::Table(entries) = value else {
             let kind = value.type_str();
@@ -180,13 +181,14 @@ impl<'t> Reader<'t> {
         value
     }
 
-    pub(super) fn known(&mut self, what: &str, entries: &DeTable<'t>, known: &[&str]) {
+    pub(super) fn known(&mut self, what: &str, entries: &DeTable<'t>, known: &[Key]) {
+        let known: Vec<&str> = known.iter().map(|key| key.name).collect();
         for key in entries.keys() {
             if known.contains(&key.get_ref().as_ref()) {
                 continue;
             }
             let place = self.lines.place(key.span().start);
-            let cure = match nearest(key.get_ref(), known) {
+            let cure = match nearest(key.get_ref(), &known) {
                 Some(near) => format!("did you mean {near:?}?"),
                 None => format!("there are {}", known.join(", ")),
             };

@@ -1,5 +1,6 @@
 //! A router on a gateway's LAN: what it is, and how it is written.
 
+use super::keys;
 use super::place::{At, quote};
 use super::reader::{Reader, Table, Value};
 use super::term::Direction;
@@ -69,22 +70,7 @@ const ROLES: [&str; 5] = ["provider", "customer", "peer", "rs", "rs-client"];
 impl<'t> Reader<'t> {
     pub(super) fn router(&mut self, value: &Value<'t>) -> Option<Router> {
         let place = self.lines.place(value.span().start);
-        const KNOWN: [&str; 13] = [
-            "address",
-            "interface",
-            "range",
-            "as",
-            "password",
-            "ttl_security",
-            "role",
-            "max_prefixes",
-            "add_path",
-            "long_lived",
-            "bfd",
-            "import",
-            "export",
-        ];
-        let table = self.table("a router".to_owned(), place, value.get_ref(), &KNOWN)?;
+        let table = self.table("a router".to_owned(), place, value.get_ref(), keys::ROUTER)?;
         let whereabouts = self.whereabouts(&table);
         let asn = self.required(&table, "as", "like as = 65001");
         let asn = asn.and_then(|value| self.number("as", value, values::asn));

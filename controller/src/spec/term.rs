@@ -1,5 +1,6 @@
 //! The terms of a router's import and export: how they are written.
 
+use super::keys;
 use super::place::quote;
 use super::reader::{Reader, Table, Value};
 use super::values;
@@ -38,26 +39,6 @@ const CHANGES: [&str; 8] = [
     "prepend",
 ];
 
-const KNOWN: [&str; 17] = [
-    "prefixes",
-    "family",
-    "communities",
-    "origin_as",
-    "through_as",
-    "neighbour_as",
-    "longest_path",
-    "set_preference",
-    "set_med",
-    "add_med",
-    "set_communities",
-    "remove_communities",
-    "add_communities",
-    "set_weight",
-    "prepend",
-    "action",
-    "reason",
-];
-
 impl<'t> Reader<'t> {
     pub(super) fn terms(&mut self, router: &Table<'_, 't>, direction: Direction) -> Vec<Term> {
         let key = direction.key();
@@ -75,7 +56,7 @@ impl<'t> Reader<'t> {
     fn term(&mut self, value: &Value<'t>, direction: Direction) -> Option<Term> {
         let place = self.lines.place(value.span().start);
         let what = format!("a term of {}", direction.key());
-        let table = self.table(what, place, value.get_ref(), &KNOWN)?;
+        let table = self.table(what, place, value.get_ref(), keys::TERM)?;
         let family = table.get("family");
         let family = family.and_then(|value| self.text("family", value, values::family));
         let clear = table.get("set_communities").is_some();

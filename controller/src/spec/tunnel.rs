@@ -1,6 +1,7 @@
 //! The tunnels between two gateways, as far as they are other than the mesh's: `[[tunnels]]`.
 
 use super::check::error;
+use super::keys;
 use super::options;
 use super::place::{At, SpecError, quote};
 use super::reader::{Reader, Table, Value};
@@ -23,8 +24,6 @@ pub struct Tunnels {
 
 /// So many may be written.
 const MOST: usize = 4096;
-/// What an entry may say.
-const KNOWN: [&str; 4] = ["between", "tunnel", "ike", "esp"];
 
 impl MeshSpec {
     /// What holds for the tunnels between two gateways: what is written of them, else at their sites,
@@ -114,7 +113,7 @@ impl<'t> Reader<'t> {
     fn tunnels_of(&mut self, value: &Value<'t>) -> Option<Tunnels> {
         let place = self.lines.place(value.span().start);
         let what = "an entry of tunnels".to_owned();
-        let table = self.table(what, place, value.get_ref(), &KNOWN)?;
+        let table = self.table(what, place, value.get_ref(), keys::TUNNELS)?;
         let options = self.options(&table);
         let tunnel = self.tunnel_kind(&table);
         let cure = "name two gateways, like between = [\"paris-1\", \"rome-1\"]";

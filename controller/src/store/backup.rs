@@ -1,6 +1,7 @@
 //! A copy of the database while it is in use, and a database from a copy.
 
-use super::{Store, StoreError, private_file, schema};
+use super::sqlite::private_file;
+use super::{StoreError, schema};
 use rusqlite::{Connection, OpenFlags};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,16 +13,13 @@ pub struct Backup {
     dir: PathBuf,
 }
 
-impl Store {
-    /// Of this store.
-    pub fn backup(&self) -> Backup {
-        Backup {
-            dir: self.dir.clone(),
-        }
-    }
-}
-
 impl Backup {
+    /// Of the store in `dir`.
+    pub(super) fn of(dir: &Path) -> Self {
+        let dir = dir.to_owned();
+        Self { dir }
+    }
+
     /// A copy of all that was acknowledged before. It has no name any more, and is gone when it is
     /// closed. One at a time, please. Blocks on the disk.
     pub fn copy(&self) -> Result<File, StoreError> {

@@ -1,26 +1,33 @@
 //! What outlives the controller: specifications, endpoint ids, who left, last reports.
 //!
-//! One SQLite file in write-ahead mode, synced to disk before anything is acknowledged.
+//! It is in one SQLite file beside the controller, or in etcd, before which any number of controllers stand.
 
 mod backup;
+mod etcd;
+mod migrate;
 mod revision;
 mod schema;
+mod sqlite;
 mod trust;
 
 pub use trust::{Deed, Token};
 
 pub use backup::{Backup, restore};
+pub use migrate::migrate;
 pub use revision::{Change, KEPT, KEPT_BYTES, Kind, Revision};
 
 use crate::ids::Ids;
 use crate::mesh::{Keys, Retired};
-use prost::Message;
-use routemesh_proto::Config;
-use rusqlite::{Connection, Transaction, params};
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use etcd::Etcd;
+use revision::Revisions;
+use sqlite::Sqlite;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
+use tokio::sync::watch;
+use trust::Trust;
 
 /// Why nothing can be kept.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +64,29 @@ pub enum StoreError {
         /// Ours.
         known: u32,
     },
+    /// There is something where nothing is to be.
+    #[error(
+        "there is something already, up to generation {found}: migrate into an empty store \
+         (what an attempt left in etcd goes by `etcdctl del --prefix /routemesh/`)"
+    )]
+    NotEmpty {
+        /// What is in force there.
+        found: u64,
+    },
+    /// Controllers use it meanwhile.
+    #[error(
+        "a controller uses it, at {0}: stop all of them first (one that was stopped is known to be gone after 10 s)"
+    )]
+    Running(String),
+    /// A generation is listed, and not all of it is there.
+    #[error(
+        "generation {generation} is listed, and not all of it is there: nothing was lost where it comes from; empty what \
+         is migrated to, and do it again while no controller runs"
+    )]
+    NotWhole {
+        /// Which.
+        generation: u64,
+    },
     /// Somebody else was first.
     #[error("generation {found} is in force, not {expected}")]
     Moved {
@@ -64,6 +94,40 @@ pub enum StoreError {
         expected: u64,
         /// What is.
         found: u64,
+    },
+    /// Another controller changed the same, again and again.
+    #[error("another controller changed the same at the same moment: look at it, and do it again")]
+    Overtaken,
+    /// Not a store.
+    #[error("{0} is neither sqlite:DIR nor etcd:URL,URL")]
+    Unknown(String),
+    /// etcd cannot be used as it was said.
+    #[error("cannot use etcd at {urls}: {reason}")]
+    Place {
+        /// Where.
+        urls: String,
+        /// Why.
+        reason: String,
+    },
+    /// etcd does not answer, or not so that anything can be kept there.
+    #[error(
+        "etcd at {urls}: {reason}; nothing can be changed until that is mended, and all traffic goes on"
+    )]
+    Etcd {
+        /// Where.
+        urls: String,
+        /// Why.
+        reason: String,
+    },
+    /// Something of ours in etcd is not as we write it.
+    #[error(
+        "what is beneath /routemesh/ in etcd at {urls} is damaged: {what}; was it changed by hand, or by another version?"
+    )]
+    Damaged {
+        /// Where.
+        urls: String,
+        /// What.
+        what: String,
     },
     /// A file is no backup, or a damaged one.
     #[error("{} cannot be restored: {reason}", path.display())]
@@ -86,176 +150,70 @@ pub struct StoredReport {
     pub at: SystemTime,
 }
 
-/// The open database.
+/// The other controllers before the same store.
 #[derive(Debug)]
-pub struct Store {
-    connection: Connection,
-    dir: PathBuf,
-    /// Held as long as the store is open.
-    _lock: File,
+pub struct Others {
+    /// It changes when one of them may have changed something.
+    pub changed: watch::Receiver<()>,
+    /// Where they are, those that are there.
+    pub controllers: watch::Receiver<BTreeSet<String>>,
 }
+
+/// What keeps things. All of it blocks, until what is written cannot be lost any more.
+pub trait Backend: Revisions + Trust + fmt::Debug + Send {
+    /// All endpoint ids ever given.
+    fn ids(&self) -> Result<Ids, StoreError>;
+    /// Gateways that left.
+    fn retired(&self) -> Result<Retired, StoreError>;
+    /// The gateways' public keys for WireGuard.
+    fn keys(&self) -> Result<Keys, StoreError>;
+    /// Keeps keys, each instead of that gateway's one before.
+    fn save_keys(&mut self, keys: &Keys) -> Result<(), StoreError>;
+    /// The last report of every gateway; of none, where controllers tell each other what they hear.
+    fn reports(&self) -> Result<Vec<StoredReport>, StoreError>;
+    /// Keeps reports, each instead of that gateway's one before.
+    fn save_reports(&mut self, reports: &[StoredReport]) -> Result<(), StoreError>;
+    /// Whence a copy can be made, where that is our work.
+    fn backup(&self) -> Option<Backup>;
+    /// Where controllers run before it, besides whoever has opened it.
+    fn controllers(&self) -> Result<BTreeSet<String>, StoreError>;
+    /// The others, from now on; `None` where there can be none.
+    fn others(&mut self) -> Option<Others>;
+}
+
+/// What outlives the controller, wherever it is kept.
+#[derive(Debug)]
+pub struct Store(Box<dyn Backend>);
 
 impl Store {
-    /// Opens the store in `dir`, and creates or migrates it.
+    /// The store in `dir`, which is made or migrated.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let lock = private_file(&dir.join("lock"))?;
-        lock.try_lock().map_err(|_| StoreError::InUse {
-            path: dir.to_owned(),
-        })?;
-        let file = dir.join("mesh.db");
-        // SQLite gives its other files the permissions of this one.
-        drop(private_file(&file)?);
-        let fail = |source| StoreError::Database {
-            path: dir.to_owned(),
-            source,
-        };
-        let mut connection = Connection::open(&file).map_err(fail)?;
-        let found = schema::prepare(&mut connection).map_err(fail)?;
-        if found > schema::VERSION {
-            return Err(StoreError::TooNew {
-                path: dir.to_owned(),
-                found,
-                known: schema::VERSION,
-            });
-        }
-        Ok(Self {
-            connection,
-            dir: dir.to_owned(),
-            _lock: lock,
-        })
+        Ok(Self(Box::new(Sqlite::open(dir)?)))
     }
 
-    fn fail(&self) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
-        let path = self.dir.clone();
-        move |source| StoreError::Database {
-            path: path.clone(),
-            source,
-        }
-    }
-
-    /// All endpoint ids ever given.
-    pub fn ids(&self) -> Result<Ids, StoreError> {
-        let fill = || {
-            let mut ids = Ids::default();
-            let mut statement = self
-                .connection
-                .prepare("SELECT gateway, address, id FROM endpoint")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                ids.insert(row.get(0)?, row.get(1)?, row.get(2)?);
-            }
-            Ok(ids)
-        };
-        fill().map_err(self.fail())
-    }
-
-    /// Gateways that left.
-    pub fn retired(&self) -> Result<Retired, StoreError> {
-        let fill = || {
-            let mut statement = self
-                .connection
-                .prepare("SELECT gateway, config FROM retired")?;
-            let rows =
-                statement.query_map([], |row| Ok((row.get(0)?, decode::<Config>(row.get(1)?)?)))?;
-            rows.collect::<rusqlite::Result<_>>()
-        };
-        fill().map_err(self.fail())
-    }
-
-    /// The gateways' public keys for WireGuard.
-    pub fn keys(&self) -> Result<Keys, StoreError> {
-        let fill = || {
-            let mut statement = self
-                .connection
-                .prepare("SELECT gateway, key FROM wireguard")?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            rows.collect::<rusqlite::Result<Vec<(String, String)>>>()
-        };
-        let rows = fill().map_err(self.fail())?;
-        let parsed = rows.into_iter();
-        Ok(parsed
-            .filter_map(|(gateway, key)| Some((gateway, key.parse().ok()?)))
-            .collect())
-    }
-
-    /// Keeps keys, each instead of that gateway's one before.
-    pub fn save_keys(&mut self, keys: &Keys) -> Result<(), StoreError> {
-        let fail = self.fail();
-        let save = |transaction: Transaction| {
-            for (gateway, key) in keys {
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO wireguard (gateway, key) VALUES (?, ?)
-                         ON CONFLICT (gateway) DO UPDATE SET key = excluded.key",
-                    )?
-                    .execute(params![gateway, key.to_string()])?;
-            }
-            transaction.commit()
-        };
-        self.connection.transaction().and_then(save).map_err(fail)
-    }
-
-    /// The last report of every gateway.
-    pub fn reports(&self) -> Result<Vec<StoredReport>, StoreError> {
-        let fill = || {
-            let mut statement = self
-                .connection
-                .prepare("SELECT gateway, status, received_at FROM report")?;
-            let rows = statement.query_map([], |row| {
-                let millis = row.get::<_, i64>(2)?.unsigned_abs();
-                Ok(StoredReport {
-                    gateway: row.get(0)?,
-                    kept: row.get(1)?,
-                    at: UNIX_EPOCH + Duration::from_millis(millis),
-                })
-            })?;
-            rows.collect::<rusqlite::Result<_>>()
-        };
-        fill().map_err(self.fail())
-    }
-
-    /// Keeps reports, each instead of that gateway's one before.
-    pub fn save_reports(&mut self, reports: &[StoredReport]) -> Result<(), StoreError> {
-        let fail = self.fail();
-        let save = |transaction: Transaction| {
-            for report in reports {
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO report (gateway, status, received_at) VALUES (?, ?, ?)
-                         ON CONFLICT (gateway) DO UPDATE SET
-                         status = excluded.status, received_at = excluded.received_at",
-                    )?
-                    .execute(params![report.gateway, report.kept, millis(report.at)])?;
-            }
-            transaction.commit()
-        };
-        self.connection.transaction().and_then(save).map_err(fail)
+    /// The store in etcd, at these addresses; `identity`: a directory with ca.pem, cert.pem and key.pem; `own`:
+    /// where other controllers reach this one, if it is one.
+    pub fn etcd(
+        urls: &str,
+        identity: Option<&Path>,
+        own: Option<&str>,
+    ) -> Result<Self, StoreError> {
+        Ok(Self(Box::new(Etcd::open(urls, identity, own)?)))
     }
 }
 
-fn private_file(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|source| StoreError::Open {
-            path: path.to_owned(),
-            source,
-        })
+impl Deref for Store {
+    type Target = dyn Backend;
+
+    fn deref(&self) -> &Self::Target {
+        self.0.as_ref()
+    }
 }
 
-fn millis(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn decode<M: Message + Default>(bytes: Vec<u8>) -> rusqlite::Result<M> {
-    M::decode(bytes.as_slice()).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, error.into())
-    })
+impl DerefMut for Store {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.0.as_mut()
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Generations: what each was, who made it, when and how. The newest is in force.
 
-use super::{Store, StoreError, decode, millis};
+use super::StoreError;
+use super::sqlite::{Sqlite, decode, millis};
 use crate::drain::{Drain, Drains};
 use crate::ids::Ids;
 use crate::mesh::Retired;
@@ -46,6 +47,16 @@ const KINDS: [Kind; 8] = [
     Kind::Revoke,
     Kind::Admit,
 ];
+
+impl Kind {
+    /// As it was written. A later program's kinds are in a later schema.
+    pub(super) fn named(name: &str) -> Self {
+        let mut kinds = KINDS.into_iter();
+        kinds
+            .find(|it| it.to_string() == name)
+            .unwrap_or(Self::Apply)
+    }
+}
 
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,23 +107,37 @@ pub struct Change<'c> {
     pub retired: &'c Retired,
 }
 
-impl Store {
+/// What is kept of generations.
+pub trait Revisions {
     /// The generation in force; 0 for none.
-    pub fn generation(&self) -> Result<u64, StoreError> {
+    fn generation(&self) -> Result<u64, StoreError>;
+    /// What is in force.
+    fn current(&self) -> Result<Option<Revision>, StoreError>;
+    /// One generation, if it is still kept.
+    fn revision(&self, generation: u64) -> Result<Option<Revision>, StoreError>;
+    /// The newest generations, the newest first, without their texts and trials.
+    fn history(&self, limit: u32) -> Result<Vec<Revision>, StoreError>;
+    /// Keeps a generation and what goes with it, all or nothing, and numbers it, if `expected` is in
+    /// force until then. On disk when this returns.
+    fn save(&mut self, expected: u64, change: &Change) -> Result<u64, StoreError>;
+    /// Keeps a generation of another store, by the number that it has, which is above all here.
+    fn import(&mut self, change: &Change) -> Result<(), StoreError>;
+}
+
+impl Revisions for Sqlite {
+    fn generation(&self) -> Result<u64, StoreError> {
         let sql = "SELECT coalesce(max(generation), 0) FROM spec";
         let row = self.connection.query_row(sql, [], |row| row.get(0));
         row.map(i64::unsigned_abs).map_err(self.fail())
     }
 
-    /// What is in force.
-    pub fn current(&self) -> Result<Option<Revision>, StoreError> {
+    fn current(&self) -> Result<Option<Revision>, StoreError> {
         let sql = "SELECT * FROM spec ORDER BY generation DESC LIMIT 1";
         let row = self.connection.query_row(sql, [], revision);
         row.optional().map_err(self.fail())
     }
 
-    /// One generation, if it is still kept.
-    pub fn revision(&self, generation: u64) -> Result<Option<Revision>, StoreError> {
+    fn revision(&self, generation: u64) -> Result<Option<Revision>, StoreError> {
         let sql = "SELECT * FROM spec WHERE generation = ?";
         let row = self
             .connection
@@ -120,8 +145,7 @@ impl Store {
         row.optional().map_err(self.fail())
     }
 
-    /// The newest generations, the newest first, without their texts and trials.
-    pub fn history(&self, limit: u32) -> Result<Vec<Revision>, StoreError> {
+    fn history(&self, limit: u32) -> Result<Vec<Revision>, StoreError> {
         let fill = || {
             let mut statement = self.connection.prepare(
                 "SELECT generation, file, '' AS text, operator, applied_at, kind, summary, drains,
@@ -133,9 +157,7 @@ impl Store {
         fill().map_err(self.fail())
     }
 
-    /// Keeps a generation and what goes with it, all or nothing, and numbers it, if `expected` is in
-    /// force until then. On disk when this returns.
-    pub fn save(&mut self, expected: u64, change: &Change) -> Result<u64, StoreError> {
+    fn save(&mut self, expected: u64, change: &Change) -> Result<u64, StoreError> {
         let fail = self.fail();
         let save = |transaction: Transaction| {
             let sql = "SELECT coalesce(max(generation), 0) FROM spec";
@@ -143,16 +165,31 @@ impl Store {
             if found.unsigned_abs() != expected {
                 return Ok(Err(found.unsigned_abs()));
             }
-            let generation = insert(&transaction, change)?;
+            let generation = insert(&transaction, change, None)?;
             transaction.commit()?;
             Ok(Ok(generation))
         };
         let saved = self.connection.transaction().and_then(save).map_err(fail)?;
         saved.map_err(|found| StoreError::Moved { expected, found })
     }
+
+    fn import(&mut self, change: &Change) -> Result<(), StoreError> {
+        let fail = self.fail();
+        let number = change.revision.generation.cast_signed();
+        let import = |transaction: Transaction| {
+            insert(&transaction, change, Some(number))?;
+            transaction.commit()
+        };
+        self.connection.transaction().and_then(import).map_err(fail)
+    }
 }
 
-fn insert(transaction: &Transaction, change: &Change) -> rusqlite::Result<u64> {
+/// By this number, or by the next.
+fn insert(
+    transaction: &Transaction,
+    change: &Change,
+    number: Option<i64>,
+) -> rusqlite::Result<u64> {
     let Revision {
         file,
         text,
@@ -165,9 +202,10 @@ fn insert(transaction: &Transaction, change: &Change) -> rusqlite::Result<u64> {
     } = &change.revision;
     let drains: Vec<String> = drains.iter().map(ToString::to_string).collect();
     transaction.execute(
-        "INSERT INTO spec (file, text, operator, applied_at, kind, summary, drains, canary)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO spec (generation, file, text, operator, applied_at, kind, summary, drains, canary)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         params![
+            number,
             file,
             text.expose(),
             operator,
@@ -221,11 +259,7 @@ fn revision(row: &Row) -> rusqlite::Result<Revision> {
         text: Secret::from(row.get::<_, String>("text")?),
         operator: row.get("operator")?,
         at: UNIX_EPOCH + Duration::from_millis(row.get::<_, i64>("applied_at")?.unsigned_abs()),
-        // A later program's kinds are in a later schema.
-        kind: KINDS
-            .into_iter()
-            .find(|it| it.to_string() == kind)
-            .unwrap_or(Kind::Apply),
+        kind: Kind::named(&kind),
         summary: row.get("summary")?,
         drains: drains.lines().map(Drain::from).collect(),
         canary: match row.get::<_, Option<Vec<u8>>>("canary")? {

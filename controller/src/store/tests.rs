@@ -1,7 +1,11 @@
 use super::*;
 use crate::drain::{Drain, Drains};
 use routemesh_proto::Canary;
+use routemesh_proto::Config;
+use rusqlite::Connection;
+use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, UNIX_EPOCH};
 
 fn ids(id: u32) -> Ids {
     let mut ids = Ids::default();
@@ -23,7 +27,7 @@ fn made(text: &str, drains: &Drains) -> Revision {
     }
 }
 
-fn save(store: &mut Store, expected: u64, text: &str, ids: &Ids) -> Result<u64, StoreError> {
+fn save(store: &mut Sqlite, expected: u64, text: &str, ids: &Ids) -> Result<u64, StoreError> {
     let change = Change {
         revision: made(text, &Drains::new()),
         ids,
@@ -35,7 +39,7 @@ fn save(store: &mut Store, expected: u64, text: &str, ids: &Ids) -> Result<u64, 
 #[test]
 fn everything_is_there_after_opening_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = Store::open(dir.path()).unwrap();
+    let mut store = Sqlite::open(dir.path()).unwrap();
     assert_eq!(store.current().unwrap(), None);
     let idle = Config {
         gateway: "V9".to_owned(),
@@ -68,7 +72,7 @@ fn everything_is_there_after_opening_again() {
     store.save_keys(&keys(8)).unwrap();
     drop(store);
 
-    let mut store = Store::open(dir.path()).unwrap();
+    let mut store = Sqlite::open(dir.path()).unwrap();
     let first = Revision {
         generation: 1,
         ..change.revision
@@ -97,7 +101,7 @@ fn everything_is_there_after_opening_again() {
 #[test]
 fn whoever_comes_second_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = Store::open(dir.path()).unwrap();
+    let mut store = Sqlite::open(dir.path()).unwrap();
     for (expected, found) in [(1, 0), (u64::MAX, 0)] {
         let moved = save(&mut store, expected, "one", &ids(7)).unwrap_err();
         assert!(matches!(moved, StoreError::Moved { found: it, .. } if it == found));
@@ -118,15 +122,15 @@ fn whoever_comes_second_changes_nothing() {
 #[test]
 fn no_more_is_kept_than_was_said() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = Store::open(dir.path()).unwrap();
+    let mut store = Sqlite::open(dir.path()).unwrap();
     for generation in 0..9 {
         save(&mut store, generation, "four", &ids(7)).unwrap();
     }
-    let kept = |store: &Store| -> Vec<u64> {
+    let kept = |store: &Sqlite| -> Vec<u64> {
         let history = store.history(u32::MAX).unwrap();
         history.iter().map(|it| it.generation).collect()
     };
-    let forget = |store: &Store, kept, bytes| {
+    let forget = |store: &Sqlite, kept, bytes| {
         revision::forget(&store.connection, kept, bytes).unwrap();
     };
     forget(&store, 9, 36);
@@ -161,7 +165,7 @@ fn an_older_file_keeps_what_it_says() {
         INSERT INTO spec (file, text, operator, applied_at) VALUES ('a', 'one', 'ann', 5), ('b', 'two', 'bob', 6);";
     connection.execute_batch(sql).unwrap();
     drop(connection);
-    let store = Store::open(dir.path()).unwrap();
+    let store = Sqlite::open(dir.path()).unwrap();
     let drains = Drains::from([Drain::gateway("V1"), Drain::between("V3", "V2")]);
     let current = store.current().unwrap().unwrap();
     assert_eq!((current.text.expose(), current.drains), ("two", drains));
@@ -173,10 +177,10 @@ fn an_older_file_keeps_what_it_says() {
 #[test]
 fn a_copy_becomes_a_store_again() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = Store::open(dir.path()).unwrap();
+    let mut store = Sqlite::open(dir.path()).unwrap();
     save(&mut store, 0, "one", &ids(7)).unwrap();
     save(&mut store, 1, "two", &ids(7)).unwrap();
-    let mut copy = store.backup().copy().unwrap();
+    let mut copy = store.backup().unwrap().copy().unwrap();
     // What comes later is not in it.
     save(&mut store, 2, "three", &ids(7)).unwrap();
     let file = dir.path().join("copy");
@@ -185,7 +189,7 @@ fn a_copy_becomes_a_store_again() {
 
     let other = tempfile::tempdir().unwrap();
     assert_eq!(restore(other.path(), &file).unwrap(), 2);
-    let mut restored = Store::open(other.path()).unwrap();
+    let mut restored = Sqlite::open(other.path()).unwrap();
     assert_eq!(restored.current().unwrap().unwrap().text.expose(), "two");
     assert_eq!(restored.ids().unwrap(), ids(7));
     assert_eq!(save(&mut restored, 2, "four", &ids(7)).unwrap(), 3);
@@ -208,7 +212,7 @@ fn a_copy_becomes_a_store_again() {
         assert!(refused.to_string().contains(name), "{refused}");
         std::fs::remove_file(left).unwrap();
     }
-    let lock = private_file(&fourth.path().join("lock")).unwrap();
+    let lock = sqlite::private_file(&fourth.path().join("lock")).unwrap();
     lock.try_lock().unwrap();
     let refused = restore(fourth.path(), &file);
     assert!(matches!(refused, Err(StoreError::InUse { .. })));
@@ -236,7 +240,7 @@ fn a_copy_becomes_a_store_again() {
 #[test]
 fn an_id_once_given_is_not_given_to_another() {
     let dir = tempfile::tempdir().unwrap();
-    let mut store = Store::open(dir.path()).unwrap();
+    let mut store = Sqlite::open(dir.path()).unwrap();
     save(&mut store, 0, "one", &ids(7)).unwrap();
     let mut other = Ids::default();
     other.insert("V2".to_owned(), "2001:db8::2".to_owned(), 7);
@@ -247,9 +251,9 @@ fn an_id_once_given_is_not_given_to_another() {
 #[test]
 fn only_one_controller_at_a_time_and_nobody_else_reads() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Sqlite::open(dir.path()).unwrap();
     assert!(matches!(
-        Store::open(dir.path()),
+        Sqlite::open(dir.path()),
         Err(StoreError::InUse { .. })
     ));
     for file in std::fs::read_dir(dir.path()).unwrap() {
@@ -257,18 +261,18 @@ fn only_one_controller_at_a_time_and_nobody_else_reads() {
         assert_eq!(mode & 0o077, 0);
     }
     drop(store);
-    Store::open(dir.path()).unwrap();
+    Sqlite::open(dir.path()).unwrap();
 }
 
 #[test]
 fn a_file_from_the_future_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Sqlite::open(dir.path()).unwrap();
     let sql = "INSERT INTO migration (version) VALUES (99)";
     store.connection.execute(sql, []).unwrap();
     drop(store);
     assert!(matches!(
-        Store::open(dir.path()),
+        Sqlite::open(dir.path()),
         Err(StoreError::TooNew { found: 99, .. })
     ));
 }

@@ -73,6 +73,15 @@ fn fault(
     let Some(tunnel) = tunnel else {
         return Some(Fault::NotRunning(report.kept.head().generation));
     };
+    of_status(bgp, tunnel)
+}
+
+/// The same in words, of what an end reports now.
+pub(super) fn why_not(bgp: bool, tunnel: &proto::TunnelStatus) -> Option<String> {
+    of_status(bgp, tunnel).map(|fault| fault.words())
+}
+
+fn of_status(bgp: bool, tunnel: &proto::TunnelStatus) -> Option<Fault> {
     // IKE needs the interface before it, and gives it its carrier.
     if tunnel.interface == "missing" {
         return Some(Fault::Interface(tunnel.interface.clone()));
@@ -188,6 +197,24 @@ pub(super) fn up(mesh: &Mesh, reports: &Reports) -> BTreeSet<u32> {
     up
 }
 
+/// Gateways of a site, and those with tunnels to it, of which nothing is known now.
+pub(super) fn unheard<'m>(mesh: &'m Mesh, reports: &Reports, site: &str) -> BTreeSet<&'m str> {
+    let of_site = mesh.spec.sites.iter().filter(|it| it.name.value == site);
+    let mut all: BTreeSet<&str> = of_site
+        .flat_map(|it| it.gateways.iter().map(|gateway| gateway.name.as_str()))
+        .collect();
+    for_each(mesh, reports, &Wanted::default(), |pair, _| {
+        if [pair.a, pair.b].iter().any(|it| it.site.name.value == site) {
+            all.extend([pair.a, pair.b].map(|it| it.gateway.name.as_str()));
+        }
+    });
+    all.retain(|name| !reports.get(*name).is_some_and(Report::is_fresh));
+    all
+}
+
+/// What a tunnel can be.
+pub(super) const VERDICTS: [&str; 4] = ["up", "degraded", "down", "unknown"];
+
 /// So many tunnels are listed.
 const MOST: usize = 20_000;
 
@@ -201,6 +228,9 @@ pub(super) fn edges(
     let (mut well, mut unwell) = (Vec::new(), Vec::new());
     for_each(mesh, reports, wanted, |pair, verdict| {
         count(&mut counts, verdict);
+        if !wanted.shows(verdict) {
+            return;
+        }
         if verdict != "up" {
             unwell.push(pair);
         } else if well.len() <= MOST {
@@ -244,7 +274,9 @@ pub(super) fn edges(
     for it in &abroad {
         if let Some(edge) = foreign_edge(mesh, it, reports, &statuses) {
             count(&mut counts, &edge.verdict);
-            edges.push(edge);
+            if wanted.shows(&edge.verdict) {
+                edges.push(edge);
+            }
         }
     }
     (edges, counts)

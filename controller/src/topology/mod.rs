@@ -25,6 +25,8 @@ pub struct Wanted {
     pub site: Option<String>,
     /// No tunnels and no prefixes.
     pub gateways_only: bool,
+    /// Only tunnels of one of these verdicts, and no prefixes; all without any.
+    pub states: Vec<String>,
 }
 
 impl Wanted {
@@ -47,11 +49,28 @@ impl Wanted {
         }
         let has = |name: &str| mesh.spec.sites.iter().any(|site| *site.name.value == *name);
         match &self.site {
-            Some(name) if !has(name) => Err(format!(
-                "no site {name:?} is in the mesh: meshctl get gateways lists them"
-            )),
-            _ => Ok(()),
+            Some(name) if !has(name) => {
+                return Err(format!(
+                    "no site {name:?} is in the mesh: meshctl get gateways lists them"
+                ));
+            }
+            _ => {}
         }
+        match self
+            .states
+            .iter()
+            .find(|it| !edge::VERDICTS.contains(&it.as_str()))
+        {
+            Some(state) => Err(format!(
+                "no tunnel is ever {state:?}: they are {}",
+                edge::VERDICTS.join(", ")
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn shows(&self, verdict: &str) -> bool {
+        self.states.is_empty() || self.states.iter().any(|it| it == verdict)
     }
 
     fn is_all(&self) -> bool {
@@ -76,7 +95,10 @@ pub fn topology(mesh: &Mesh, reports: &Reports, wanted: &Wanted) -> proto::Topol
         return view;
     }
     let (edges, counts) = edge::edges(mesh, reports, wanted);
-    let (prefixes, prefixes_cut) = prefix::prefixes(mesh, reports, wanted);
+    let (prefixes, prefixes_cut) = match wanted.states.as_slice() {
+        [] => prefix::prefixes(mesh, reports, wanted),
+        _ => (Vec::new(), false),
+    };
     proto::Topology {
         edges,
         edge_counts: Some(counts),
@@ -86,9 +108,20 @@ pub fn topology(mesh: &Mesh, reports: &Reports, wanted: &Wanted) -> proto::Topol
     }
 }
 
+/// What is wrong at an end of a tunnel, as it reports it; `bgp`: it is to have a session.
+pub fn why_not(bgp: bool, status: &proto::TunnelStatus) -> Option<String> {
+    edge::why_not(bgp, status)
+}
+
 /// The numbers of all tunnels that are up, listed or not.
 pub fn up(mesh: &Mesh, reports: &Reports) -> BTreeSet<u32> {
     edge::up(mesh, reports)
+}
+
+/// Gateways of a site, and those with tunnels to it, of which nothing is known now: what is up there is not
+/// known either.
+pub fn unheard<'m>(mesh: &'m Mesh, reports: &Reports, site: &str) -> BTreeSet<&'m str> {
+    edge::unheard(mesh, reports, site)
 }
 
 fn gateway_view(
@@ -118,7 +151,13 @@ fn gateway_view(
         drain: drain.to_owned(),
         drain_reason,
         findings: status.map_or(Vec::new(), |status| status.findings.clone()),
+        certificate: status.and_then(|status| status.certificate.clone()),
     }
+}
+
+/// A gateway's verdict by its last report, and why it is not "ok".
+pub fn verdict_of_gateway(generation: u64, report: Option<&Report>) -> (&'static str, String) {
+    gateway_verdict(generation, report)
 }
 
 fn gateway_verdict(generation: u64, report: Option<&Report>) -> (&'static str, String) {

@@ -460,7 +460,7 @@ fn of_one_gateway_or_site_only_its_own_is_shown() {
         let wanted = Wanted {
             gateway: gateway.map(str::to_owned),
             site: site.map(str::to_owned),
-            gateways_only: false,
+            ..Wanted::default()
         };
         let view = topology(&mesh, &reports, &wanted);
         let gateways: Vec<String> = view.gateways.into_iter().map(|it| it.name).collect();
@@ -503,4 +503,19 @@ fn of_one_gateway_or_site_only_its_own_is_shown() {
         ..Wanted::default()
     };
     assert!(nowhere.check(&mesh).is_err());
+    let of_states = |states: &[&str]| Wanted {
+        states: states.iter().map(|it| (*it).to_owned()).collect(),
+        ..Wanted::default()
+    };
+    let numbers = |states: &[&str]| {
+        let view = topology(&mesh, &reports, &of_states(states));
+        let counts = view.edge_counts.unwrap();
+        assert_eq!((counts.up, counts.down, view.prefixes.len()), (2, 2, 0));
+        view.edges.iter().map(|it| it.number).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&["up"]), [0, 3]);
+    assert_eq!(numbers(&["unknown", "down"]), [1, 2]);
+    assert!(of_states(&["up", "degraded"]).check(&mesh).is_ok());
+    let refused = of_states(&["broken"]).check(&mesh).unwrap_err();
+    assert!(refused.contains("up, degraded, down, unknown"), "{refused}");
 }

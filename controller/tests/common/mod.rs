@@ -11,8 +11,8 @@ use routemesh_proto::controller_message::Message;
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::{
     AgentMessage, ApplyReply, ApplyRequest, BgpStatus, Change, Config, ControllerMessage,
-    GetTopologyRequest, Hello, Identity, KeyKind, Route, Status, Topology, TunnelStatus,
-    agent_message, patch,
+    GetTopologyRequest, Hello, Identity, KeyKind, Pieces, Route, Status, Topology, TunnelStatus,
+    agent_message, patch, split,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+pub mod etcd;
 
 pub const TWO_SITES: &str = r#"
 [mesh]
@@ -95,10 +97,15 @@ pub struct Controller {
 
 impl Controller {
     pub async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, |_| Store::open(dir).unwrap()).await
+    }
+
+    /// With a store, given where the controller is.
+    pub async fn start_with(dir: &Path, store: impl FnOnce(&str) -> Store) -> Self {
         let authority = Authority::new(dir, 30 * DAY);
-        let state = Arc::new(State::new(Store::open(dir).unwrap()).unwrap());
         let listener = TcpListener::bind("[::1]:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
+        let state = Arc::new(State::new(store(&url)).unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let served = state.clone();
         let server = tokio::spawn(async move {
@@ -153,6 +160,7 @@ impl Controller {
 pub struct Agent {
     pub say: mpsc::Sender<AgentMessage>,
     pub hear: Streaming<ControllerMessage>,
+    pub pieces: Pieces,
     pub has: Option<Config>,
 }
 
@@ -184,13 +192,25 @@ impl Agent {
         say.send(hello).await.unwrap();
         let mut client = AgentsClient::new(identity.dial(url).unwrap());
         let hear = client.attach(ReceiverStream::new(said)).await?.into_inner();
-        Ok(Self { say, hear, has })
+        let pieces = Pieces::default();
+        Ok(Self {
+            say,
+            hear,
+            pieces,
+            has,
+        })
     }
 
     pub async fn next(&mut self) -> Result<Option<Message>, tonic::Status> {
-        let next = timeout(Duration::from_secs(5), self.hear.message());
-        let message = next.await.expect("something comes")?;
-        Ok(message.and_then(|message| message.message))
+        loop {
+            let next = timeout(Duration::from_secs(20), self.hear.message());
+            let Some(message) = next.await.expect("something comes")? else {
+                return Ok(None);
+            };
+            if let Some(whole) = self.pieces.whole(message).unwrap() {
+                return Ok(whole.message);
+            }
+        }
     }
 
     /// Takes a whole config.
@@ -224,7 +244,9 @@ impl Agent {
         let status = AgentMessage {
             message: Some(agent_message::Message::Status(status)),
         };
-        self.say.send(status).await.unwrap();
+        for message in split(status) {
+            self.say.send(message).await.unwrap();
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod enroll;
 mod files;
+mod one_of;
 mod request;
 mod token;
 mod validity;
@@ -12,11 +13,12 @@ pub use request::{KeyKind, Request};
 pub use token::TokenError;
 pub use validity::Validity;
 
-use crate::CONTROLLER_NAME;
+use crate::{CONTROLLER_NAME, CertificateStatus};
+use one_of::OneOf;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri};
 use x509_parser::pem::Pem;
 
 /// A certificate with its key, and the authorities that vouch for the others of the mesh.
@@ -176,6 +178,21 @@ impl Identity {
         name.map(str::to_owned).ok_or(IdentityError::Certificate)
     }
 
+    /// What a report says of it.
+    pub fn status(&self) -> Option<CertificateStatus> {
+        let Validity { from, to } = self.validity().ok()?;
+        let seconds = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |it| it.as_secs());
+        let der = self.der().ok()?;
+        let signed = |authority: &Vec<u8>| signed_by(&der, authority).unwrap_or_default();
+        let signer = certificates(&self.ca).find(signed);
+        Some(CertificateStatus {
+            from: seconds(from),
+            to: seconds(to),
+            trusts: certificates(&self.ca).map(|it| digits(&it)).collect(),
+            signer: signer.map(|it| digits(&it)).unwrap_or_default(),
+        })
+    }
+
     /// From when to when the certificate is good.
     pub fn validity(&self) -> Result<Validity, IdentityError> {
         Validity::of(&self.der()?).ok_or(IdentityError::Certificate)
@@ -184,13 +201,7 @@ impl Identity {
     /// Whether the authority that signs now has signed the certificate; another one did if it has been
     /// replaced.
     pub fn is_of_first_authority(&self) -> bool {
-        let issued = || {
-            let (der, first) = (self.der().ok()?, certificates(&self.ca).next()?);
-            let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
-            let (_, first) = x509_parser::parse_x509_certificate(&first).ok()?;
-            let key = Some(first.public_key());
-            Some(certificate.verify_signature(key).is_ok())
-        };
+        let issued = || signed_by(&self.der().ok()?, &certificates(&self.ca).next()?);
         issued().unwrap_or_default()
     }
 
@@ -211,7 +222,8 @@ impl Identity {
         same().unwrap_or_default()
     }
 
-    /// A channel to the controller at `address`, dialled when first used and again when lost.
+    /// A channel to the controller at `address`, or to one of several with commas between their addresses,
+    /// dialled when first used and again when lost: whichever answers first, from a random one on.
     ///
     /// HTTP/2 pings notice within 15 s that the other side is gone.
     pub fn dial(&self, address: &str) -> Result<Channel, IdentityError> {
@@ -219,12 +231,49 @@ impl Identity {
     }
 }
 
-/// A channel to a controller that `authorities` vouch for.
+/// Whether an authority has signed a certificate, both DER.
+fn signed_by(certificate: &[u8], authority: &[u8]) -> Option<bool> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let (_, authority) = x509_parser::parse_x509_certificate(authority).ok()?;
+    let key = Some(authority.public_key());
+    Some(certificate.verify_signature(key).is_ok())
+}
+
+/// A certificate's fingerprint as text.
+fn digits(der: &[u8]) -> String {
+    fingerprint(der)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// A channel to a controller that `authorities` vouch for, or to one of several.
 fn dial(
     address: &str,
     authorities: &str,
     own: Option<(&str, &str)>,
 ) -> Result<Channel, IdentityError> {
+    let mut tls = ClientTlsConfig::new()
+        .domain_name(CONTROLLER_NAME)
+        .ca_certificate(Certificate::from_pem(authorities));
+    if let Some((certificate, key)) = own {
+        tls = tls.identity(tonic::transport::Identity::from_pem(certificate, key));
+    }
+    let endpoints = address.split(',').map(|one| endpoint(one.trim(), &tls));
+    let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+    let uris: Vec<Uri> = endpoints.iter().map(|it| it.uri().clone()).collect();
+    match endpoints.into_iter().next() {
+        Some(only) if uris.len() == 1 => Ok(only.connect_lazy()),
+        Some(first) => {
+            let one_of = OneOf::new(uris);
+            let first = first.connect_timeout(one_of.patience());
+            Ok(first.connect_with_connector_lazy(one_of))
+        }
+        None => Err(IdentityError::Scheme(address.to_owned())),
+    }
+}
+
+fn endpoint(address: &str, tls: &ClientTlsConfig) -> Result<Endpoint, IdentityError> {
     // Anything else would be dialled in clear, and whoever answers be believed.
     if !address.starts_with("https://") {
         return Err(IdentityError::Scheme(address.to_owned()));
@@ -233,21 +282,14 @@ fn dial(
         address: address.to_owned(),
         source,
     };
-    let mut tls = ClientTlsConfig::new()
-        .domain_name(CONTROLLER_NAME)
-        .ca_certificate(Certificate::from_pem(authorities));
-    if let Some((certificate, key)) = own {
-        tls = tls.identity(tonic::transport::Identity::from_pem(certificate, key));
-    }
-    Ok(Endpoint::from_shared(address.to_owned())
+    Endpoint::from_shared(address.to_owned())
         .map_err(dial)?
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
-        .tls_config(tls)
-        .map_err(IdentityError::Tls)?
-        .connect_lazy())
+        .tls_config(tls.clone())
+        .map_err(IdentityError::Tls)
 }
 
 /// The certificates of a PEM text, DER; what is something else is left out.
@@ -354,6 +396,8 @@ mod tests {
         let refused = request.answered(answer);
         assert!(matches!(refused, Err(IdentityError::Mismatch)));
         assert!(own.is_of_first_authority() && own.authorities().len() == 1);
+        let status = own.status().unwrap();
+        assert_eq!(status.trusts, [status.signer]);
     }
 
     #[tokio::test]

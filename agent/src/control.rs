@@ -3,10 +3,12 @@
 //! Nothing on the gateway waits for it. A controller that is away changes nothing; a config that
 //! cannot be run is refused with its reason in the next status, and the one in force stays.
 
+use crate::ask::{Asked, Desk, Logs};
 use crate::config::Config;
 use crate::state_dir::StateDir;
 use crate::telling::Told;
 use futures::StreamExt;
+use futures::stream::{iter, select};
 use routemesh_proto as proto;
 use routemesh_proto::agents_client::AgentsClient;
 use routemesh_proto::{agent_message, controller_message};
@@ -49,6 +51,8 @@ enum StreamError {
     Closed,
     #[error(transparent)]
     Change(#[from] proto::ChangeError),
+    #[error(transparent)]
+    Piece(#[from] proto::PieceError),
     #[error("the controller sent a change before any config")]
     NothingToChange,
 }
@@ -64,15 +68,24 @@ fn chain(status: &tonic::Status) -> String {
     text
 }
 
+/// What the gateway has of its own.
+pub struct Own {
+    /// Where the config is cached.
+    pub state: Arc<StateDir>,
+    /// For WireGuard.
+    pub key: Option<proto::PublicKey>,
+    /// What was logged lately.
+    pub logs: Logs,
+}
+
 /// Keeps a stream to the controller for ever, with pauses after failures, and over another channel when
-/// there is one. `key`: the gateway's for WireGuard. `chance`: random numbers.
+/// there is one. `chance`: random numbers.
 pub async fn run(
     mut channels: watch::Receiver<Channel>,
-    state: Arc<StateDir>,
+    own: Own,
     in_force: watch::Sender<Option<InForce>>,
     refused: watch::Sender<Option<proto::Problem>>,
     status: watch::Receiver<proto::Status>,
-    key: Option<proto::PublicKey>,
     mut chance: impl FnMut() -> u64,
 ) {
     let mut failures = 0;
@@ -80,10 +93,9 @@ pub async fn run(
     loop {
         let begun = Instant::now();
         let link = Link {
-            state: &state,
+            own: &own,
             in_force: &in_force,
             refused: &refused,
-            key,
         };
         let channel = channels.borrow_and_update().clone();
         let mut client = AgentsClient::new(channel).max_decoding_message_size(64 << 20);
@@ -119,11 +131,9 @@ fn pause(failures: usize, chance: u64) -> Duration {
 }
 
 struct Link<'a> {
-    state: &'a StateDir,
+    own: &'a Own,
     in_force: &'a watch::Sender<Option<InForce>>,
     refused: &'a watch::Sender<Option<proto::Problem>>,
-    /// The gateway's for WireGuard.
-    key: Option<proto::PublicKey>,
 }
 
 impl Link<'_> {
@@ -139,13 +149,19 @@ impl Link<'_> {
         };
         // The channel is new and empty.
         let _ = out.try_send(hello);
-        let mut stream = client
-            .attach(ReceiverStream::new(messages))
-            .await
-            .map_err(Box::new)?
-            .into_inner();
+        // Answers have a way of their own, so that they hold up no report, nor reports them. They are small, and
+        // may come between the pieces of a report.
+        let desk = Desk {
+            in_force: self.in_force.subscribe(),
+            logs: self.own.logs.clone(),
+        };
+        let (mut asked, answers) = Asked::new(desk);
+        let reports = ReceiverStream::new(messages).flat_map(|it| iter(proto::split(it)));
+        let both = select(reports, ReceiverStream::new(answers));
+        let mut stream = client.attach(both).await.map_err(Box::new)?.into_inner();
         info!("connected to the controller");
         let mut held = self.in_force.borrow().as_ref().map(|f| f.raw.clone());
+        let mut pieces = proto::Pieces::default();
         // This controller has not seen any.
         let (mut told, begun) = (Told::default(), Instant::now());
         status.mark_changed();
@@ -158,6 +174,13 @@ impl Link<'_> {
             tokio::select! {
                 message = stream.next() => {
                     let message = message.ok_or(StreamError::Closed)?.map_err(Box::new)?;
+                    let Some(message) = pieces.whole(message)? else {
+                        continue;
+                    };
+                    if let Some(controller_message::Message::Ask(ask)) = message.message {
+                        asked.take(ask);
+                        continue;
+                    }
                     if let Some(config) = next_config(held.as_ref(), message)? {
                         held = Some(config.clone());
                         self.adopt(config);
@@ -187,7 +210,7 @@ impl Link<'_> {
             generation: held.map_or(0, |f| f.raw.generation),
             digest: held.map(|f| f.raw.digest()).unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            wireguard_key: self.key.map(|it| it.to_string()).unwrap_or_default(),
+            wireguard_key: self.own.key.map(|it| it.to_string()).unwrap_or_default(),
         }
     }
 
@@ -196,7 +219,7 @@ impl Link<'_> {
         let generation = raw.generation;
         let saved = InForce::new(raw)
             .map_err(|error| error.to_string())
-            .and_then(|new| match self.state.save(&new.raw) {
+            .and_then(|new| match self.own.state.save(&new.raw) {
                 Ok(()) => Ok(new),
                 Err(error) => Err(error.to_string()),
             });
@@ -231,7 +254,9 @@ fn next_config(
             let held = held.ok_or(StreamError::NothingToChange)?;
             Ok(Some(proto::patch(held, &change)?))
         }
-        None => Ok(None),
+        // Questions carry none; pieces of a message have been put together.
+        Some(controller_message::Message::Ask(_) | controller_message::Message::Piece(_))
+        | None => Ok(None),
     }
 }
 

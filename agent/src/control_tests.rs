@@ -123,8 +123,12 @@ async fn an_hour_without_the_controller_changes_nothing_and_is_over_when_it_is_b
     };
     let channel = controller.channel();
     let (_dialled, channels) = watch::channel(channel);
-    let key = Some([7; 32].into());
-    let agent = run(channels, state, in_force, refused, statuses, key, chance);
+    let own = Own {
+        state,
+        key: Some([7; 32].into()),
+        logs: Logs::new(),
+    };
+    let agent = run(channels, own, in_force, refused, statuses, chance);
     let _agent = tokio::spawn(agent);
     let generation = |it: &Option<InForce>| it.as_ref().map(|it| it.raw.generation);
 

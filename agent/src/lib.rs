@@ -7,9 +7,10 @@
 //! | module | |
 //! |---|---|
 //! | [`config`], [`peers`], [`mtu`], [`drain`], [`desired`], [`plan`], [`dataplane`], [`repairs`], [`status`], [`wireguard`], [`metrics`], [`vici::audit()`], [`vici::heal`] | decide: pure functions over values |
-//! | [`kernel`], [`ipsec`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`renewal`], [`service`], [`state_dir`] | observe and apply: decide nothing |
+//! | [`ask`], [`kernel`], [`ipsec`], [`netns`], [`vici`], [`bgp`], [`probe`], [`control`], [`renewal`], [`service`], [`state_dir`] | observe and apply: decide nothing |
 //! | [`reconcile`], [`charon`], [`run`] | one pass over the kernel, the loop over charon, and the reasons for the next |
 
+pub mod ask;
 pub mod bfd;
 pub mod bgp;
 pub mod charon;

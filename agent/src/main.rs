@@ -1,6 +1,8 @@
 //! `mesh-agent`: the gateway daemon's command line.
 
-use clap::{ArgGroup, Parser, Subcommand};
+use clap::{ArgGroup, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use routemesh_agent::ask::Logs;
 use routemesh_agent::charon;
 use routemesh_agent::config::Config;
 use routemesh_agent::control::{self, InForce};
@@ -16,6 +18,7 @@ use routemesh_agent::service;
 use routemesh_agent::state_dir::{StateDir, ask_to_drain, read_config};
 use routemesh_agent::vici::Vici;
 use routemesh_agent::wireguard::PrivateKey;
+use routemesh_logs::Format;
 use routemesh_proto::{Identity, KeyKind, Status, Token};
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -28,16 +31,26 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::prelude::*;
+use tracing_subscriber::Layer;
 
 /// Runs one gateway of a Routemesh mesh: tunnels, BGP and routes as its config says.
 #[derive(Parser)]
 #[command(name = "mesh-agent", version)]
 struct Cli {
-    /// What to log: error, warn, info, debug, trace.
+    /// What to log: error, warn, info, debug, trace; or by module: info,routemesh_agent::bgp=debug.
     #[arg(long, global = true, default_value = "info", env = "MESH_AGENT_LOG")]
     log: String,
+    /// How to log; without it, to systemd's journal where standard error leads there, else for people.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "MESH_AGENT_LOG_FORMAT"
+    )]
+    log_format: Option<Format>,
+    /// Send what is logged also to a collector of OpenTelemetry (OTLP over gRPC), e.g. http://[::1]:4317.
+    #[arg(long, global = true, value_name = "URL", env = "MESH_AGENT_OTLP")]
+    otlp: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -48,7 +61,7 @@ enum Command {
     /// that traffic flows on; `down` removes everything.
     #[command(group = ArgGroup::new("source").required(true))]
     Run {
-        /// The controller, e.g. https://[2001:db8::1]:7179
+        /// The controller, e.g. https://[2001:db8::1]:7179; of several all, with commas between.
         #[arg(long, group = "source", env = "MESH_AGENT_CONTROLLER")]
         controller: Option<String>,
         /// Take the config from this file, without a controller.
@@ -118,6 +131,12 @@ enum Command {
         #[arg(long, default_value = "/run/charon.vici", env = "MESH_AGENT_VICI")]
         vici: PathBuf,
     },
+    /// Write manual pages, and completions for shells, into a directory: for packages.
+    #[command(hide = true)]
+    Manual {
+        /// It is there.
+        dir: PathBuf,
+    },
     /// Remove all that the agent made, and nothing else. The agent must not be running.
     Down {
         #[command(flatten)]
@@ -142,34 +161,24 @@ struct HostArgs {
 fn main() -> ExitCode {
     memory::frugal();
     let cli = Cli::parse();
-    // A word alone that is no level would be taken for a module, and all else be silent.
-    let known = cli.log.contains('=') || cli.log.parse::<LevelFilter>().is_ok();
-    let filter = match cli.log.parse::<Targets>() {
-        Ok(filter) if known => filter,
-        _ => {
-            eprintln!(
-                "mesh-agent: --log {}: one of error, warn, info, debug, trace",
-                cli.log
-            );
-            return ExitCode::FAILURE;
-        }
+    let options = routemesh_logs::Options {
+        level: cli.log,
+        format: cli.log_format,
+        otlp: cli.otlp,
     };
-    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let lines = tracing_subscriber::fmt::layer()
-        .with_ansi(color)
-        .with_target(false)
-        .with_writer(std::io::stderr);
-    tracing_subscriber::registry()
-        .with(lines)
-        .with(filter)
-        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(command(cli.command));
+            let ended = runtime.block_on(async {
+                let version = env!("CARGO_PKG_VERSION");
+                let logs = Logs::new();
+                let also = Some(logs.clone().boxed());
+                let _logging = routemesh_logs::start("mesh-agent", version, &options, also)?;
+                command(cli.command, logs).await
+            });
             // A resolver that does not answer is not waited for.
             runtime.shutdown_timeout(Duration::from_secs(1));
             ended
@@ -185,7 +194,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+async fn command(command: Command, logs: Logs) -> Result<ExitCode, Box<dyn Error>> {
     match command {
         Command::Run {
             controller,
@@ -198,7 +207,8 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
                 Some(address) => Some(routemesh_metrics::listen(&address).await?),
                 None => None,
             };
-            run(controller, config.as_deref(), &identity, figures, host).await
+            let from = Source { controller, config };
+            run(from, &identity, figures, host, logs).await
         }
         Command::Preflight { config, vici } => preflight(config.as_deref(), vici).await,
         Command::Down { host } => down(host).await,
@@ -219,6 +229,13 @@ async fn command(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             key,
             replace,
         } => enroll(&token, &identity, key, replace).await,
+        Command::Manual { dir } => {
+            clap_mangen::generate_to(Cli::command(), &dir)?;
+            for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+                clap_complete::generate_to(shell, &mut Cli::command(), "mesh-agent", &dir)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Undrain { state_dir } => {
             ask_to_drain(&state_dir, false)?;
             Ok(ExitCode::SUCCESS)
@@ -252,21 +269,27 @@ async fn enroll(
     println!("enrolled as {token}: {}", dir.display());
     println!(
         "next: mesh-agent run --controller {}",
-        token.controllers.join(" or ")
+        token.controllers.join(",")
     );
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(
+/// Where the config comes from: one of both.
+struct Source {
     controller: Option<String>,
-    config: Option<&Path>,
+    config: Option<PathBuf>,
+}
+
+async fn run(
+    Source { controller, config }: Source,
     identity_dir: &Path,
     figures: Option<TcpListener>,
     host: HostArgs,
+    logs: Logs,
 ) -> Result<ExitCode, Box<dyn Error>> {
     let identity = Identity::load(identity_dir)?;
     let state_dir = Arc::new(StateDir::open(&host.state_dir)?);
-    let first = match config {
+    let first = match config.as_deref() {
         Some(path) => {
             let raw = read_config(path).map_err(|error| {
                 format!("{error}\n(a specification of a whole mesh goes to `meshctl apply`)")
@@ -296,6 +319,7 @@ async fn run(
     let (holds, identities) = watch::channel(identity);
     let host = Host {
         identity: identities,
+        renewed: controller.is_some(),
         vici: host.vici,
         state_dir: state_dir.clone(),
         key,
@@ -317,11 +341,14 @@ async fn run(
                     holds,
                     dialled,
                 };
+                let own = control::Own {
+                    state: state_dir,
+                    key: public_key,
+                    logs,
+                };
                 tokio::select! {
                     () = keeper.run(chance) => {}
-                    () = control::run(
-                        channels, state_dir, in_force, refused, reports, public_key, chance,
-                    ) => {}
+                    () = control::run(channels, own, in_force, refused, reports, chance) => {}
                 }
                 Ok(())
             }

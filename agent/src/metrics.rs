@@ -50,6 +50,18 @@ fn gateway(page: &mut Page, status: &Status) {
     for (name, help, value) in listed {
         page.gauge(name, help, [(Labels::new(), value)]);
     }
+    let own = status.certificate.iter();
+    let of = || label("of", "gateway");
+    page.gauge(
+        "certificate_expires_seconds",
+        "When the certificate runs out, in seconds since 1970",
+        own.clone().map(|it| (of(), it.to)),
+    );
+    page.gauge(
+        "certificate_lifetime_seconds",
+        "For how long it is good in all",
+        own.map(|it| (of(), it.to.saturating_sub(it.from))),
+    );
     let found = ["fails", "risk"].map(|severity| {
         let findings = status.findings.iter();
         let count = findings.filter(|it| it.severity == severity).count();
@@ -233,7 +245,7 @@ fn invalid(mut labels: Labels, invalid: &Invalid) -> (Labels, u64) {
 mod tests {
     use super::*;
     use routemesh_proto::{
-        BfdStatus, Fault, Finding, LivenessStatus, Problem, Repair, RouterStatus,
+        BfdStatus, CertificateStatus, Fault, Finding, LivenessStatus, Problem, Repair, RouterStatus,
     };
     use std::collections::BTreeSet;
 
@@ -300,6 +312,11 @@ mod tests {
             rejected_total: 15,
             invalid: vec![dropped()],
             drain: true,
+            certificate: Some(CertificateStatus {
+                from: 1_000,
+                to: 9_000,
+                ..CertificateStatus::default()
+            }),
             repairs: vec![Repair {
                 object: "route".to_owned(),
                 count: 16,
@@ -323,6 +340,8 @@ mod tests {
             "announced_prefixes{} 13",
             "rejected_prefixes{} 15",
             "problems{} 1",
+            r#"certificate_expires_seconds{of="gateway"} 9000"#,
+            r#"certificate_lifetime_seconds{of="gateway"} 8000"#,
             r#"host_findings{severity="fails"} 0"#,
             r#"host_findings{severity="risk"} 1"#,
             r#"repairs_total{object="route"} 16"#,

@@ -4,9 +4,11 @@
 //! anew, and charon gets the new key, then the connections with the new certificate, whose SAs are made
 //! before the old ones go; then the old key goes.
 
+use crate::problem::remark;
 use routemesh_proto::certificates_client::CertificatesClient;
 use routemesh_proto::{
-    AuthoritiesRequest, Identity, IdentityError, RenewRequest, Request, Validity,
+    AuthoritiesRequest, CertificateStatus, Identity, IdentityError, Problem, RenewRequest, Request,
+    Validity,
 };
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -86,6 +88,72 @@ fn rest(validity: Validity, of_first: bool, now: SystemTime, chance: u64) -> Dur
 fn pause(validity: Validity, now: SystemTime) -> Duration {
     let left = validity.to.duration_since(now).unwrap_or_default();
     (left / 16).clamp(Duration::from_secs(1), Duration::from_secs(600))
+}
+
+/// What is told of an identity; it does not change while the identity does not, and takes some reckoning.
+pub struct Held {
+    /// For reports.
+    pub status: Option<CertificateStatus>,
+    validity: Result<Validity, String>,
+}
+
+impl Held {
+    /// Of this one.
+    pub fn of(identity: &Identity) -> Self {
+        Self {
+            status: identity.status(),
+            validity: identity.validity().map_err(|error| error.to_string()),
+        }
+    }
+
+    /// What is wrong with the certificate, long before nobody takes it any more. `kept`: a controller is asked for
+    /// another in time.
+    pub fn problem(&self, kept: bool, now: SystemTime) -> Option<Problem> {
+        let reason = match (&self.validity, kept) {
+            (Ok(validity), true) => overdue(*validity, now)?,
+            (Ok(validity), false) => ending(*validity, now)?,
+            (Err(error), _) => error.clone(),
+        };
+        Some(remark("certificate", &reason))
+    }
+}
+
+/// Without a controller somebody has to see to it.
+fn ending(validity: Validity, now: SystemTime) -> Option<String> {
+    let left = validity.to.duration_since(now).unwrap_or_default();
+    let words = match left.as_secs() / 86_400 {
+        _ if left.is_zero() => "it has run out, and other gateways do not take it".to_owned(),
+        days @ 0..30 => format!("it runs out in {days} days"),
+        _ => return None,
+    };
+    Some(format!(
+        "{words}; nobody renews it, as no controller is known: make another by `mesh-controller issue`"
+    ))
+}
+
+/// Whoever is renewed in time never has less than a third of the time left.
+fn overdue(validity: Validity, now: SystemTime) -> Option<String> {
+    let whole = validity.to.duration_since(validity.from);
+    let left = validity.to.duration_since(now).unwrap_or_default();
+    if left.is_zero() {
+        return Some(
+            "it has run out, and neither the controller nor other gateways take it: `meshctl token create`, \
+             then `mesh-agent enroll --replace` on the gateway"
+                .to_owned(),
+        );
+    }
+    let words = match left.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    };
+    (left < whole.unwrap_or_default() / 4).then(|| {
+        format!(
+            "it runs out in {words} and was due for another: the agent's log says why there is none; \
+             is the controller reachable from the gateway?"
+        )
+    })
 }
 
 /// Keeps one identity.
@@ -200,6 +268,36 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn one_that_is_not_renewed_is_a_problem_before_it_runs_out() {
+        let from = UNIX_EPOCH + 20_000 * DAY;
+        let validity = Validity {
+            from,
+            to: from + 30 * DAY,
+        };
+        // Whenever it may still be renewed in time, it is not one.
+        for chance in [0, 128, 256] {
+            assert_eq!(overdue(validity, validity.renewal(chance)), None);
+        }
+        let at = |days: u32| overdue(validity, from + DAY * days);
+        assert_eq!(at(22), None);
+        assert!(at(23).is_some_and(|it| it.starts_with("it runs out in 7 days")));
+        assert!(at(30).is_some_and(|it| it.starts_with("it has run out")));
+    }
+
+    #[test]
+    fn one_that_nobody_renews_is_a_problem_a_month_before() {
+        let from = UNIX_EPOCH + 20_000 * DAY;
+        let validity = Validity {
+            from,
+            to: from + 730 * DAY,
+        };
+        let at = |days: u32| ending(validity, from + DAY * days);
+        assert_eq!(at(700), None);
+        assert!(at(701).is_some_and(|it| it.starts_with("it runs out in 29 days")));
+        assert!(at(730).is_some_and(|it| it.starts_with("it has run out")));
+    }
 
     #[test]
     fn a_certificate_is_renewed_in_its_second_half() {

@@ -7,6 +7,7 @@ use crate::kernel::{self, Event, Kernel};
 use crate::preflight::{self, Release};
 use crate::problem::problem;
 use crate::reconcile::{self, Gateway, Pass};
+use crate::renewal::Held;
 use crate::service;
 use crate::state_dir::StateDir;
 use crate::vici::Vici;
@@ -15,7 +16,7 @@ use routemesh_proto::{Identity, Problem, Status};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, sleep_until};
@@ -36,6 +37,8 @@ const ASKED: Duration = Duration::from_millis(500);
 pub struct Host {
     /// Certificate, key and authority.
     pub identity: watch::Receiver<Identity>,
+    /// They are renewed: a controller is known.
+    pub renewed: bool,
     /// charon's socket.
     pub vici: PathBuf,
     /// Cache and lock.
@@ -127,6 +130,7 @@ async fn live(
         }
     };
     let mut identity = host.identity.clone();
+    let mut held = Held::of(&identity.borrow());
     let (wanted, connections) = watch::channel(None);
     let (seen, mut charon) = watch::channel(Seen::default());
     let keeper = Keeper {
@@ -184,6 +188,9 @@ async fn live(
         let seen = charon.borrow_and_update().clone();
         let now = std::time::Instant::now();
         let gone = leaving.adapt(&mut config, &seen.yielding, now);
+        if identity.has_changed().unwrap_or_default() {
+            held = Held::of(&identity.borrow());
+        }
         let own = identity.borrow_and_update().clone();
         let pass = gateway.pass(&config, &own, &seen, &wanted);
         let outcome = pass.await;
@@ -198,6 +205,9 @@ async fn live(
                 report.problems.extend(refused.borrow().clone());
                 report.problems.extend(nowhere);
                 report.findings.clone_from(&findings.borrow_and_update());
+                let wall = SystemTime::now();
+                report.problems.extend(held.problem(host.renewed, wall));
+                report.certificate.clone_from(&held.status);
                 status.send_replace(report);
             }
             Err(failure) => {

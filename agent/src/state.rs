@@ -32,6 +32,14 @@ pub mod ours {
     pub const TABLE: u32 = 254;
     /// Metric of the `unreachable` routes that catch what no tunnel serves: the worst there is.
     pub const METRIC_UNREACHABLE: u32 = u32::MAX;
+
+    /// The name of a peer or a connection, where it is that of a tunnel: for who looks for one in the log.
+    pub fn tunnel(name: &str) -> Option<&str> {
+        let number = name.strip_prefix(LINK_PREFIX)?;
+        number
+            .starts_with(|c: char| c.is_ascii_digit())
+            .then_some(name)
+    }
 }
 
 /// Everything of ours in the kernel.

@@ -82,6 +82,7 @@ pub fn status(facts: Facts) -> proto::Status {
         problems: facts.problems,
         // The host's, which the daemon adds.
         findings: Vec::new(),
+        certificate: None,
         drain: facts.config.drain,
     }
 }

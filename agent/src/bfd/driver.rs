@@ -4,6 +4,7 @@ use super::sessions::{Outgoing, Sessions};
 use super::sockets::{Arrival, Family, Sockets};
 use super::{Reports, Target};
 use crate::netns::Netns;
+use crate::state::ours::tunnel;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use routemesh_bfd::State;
@@ -185,8 +186,13 @@ impl Driver {
             let was = before.get(peer).map_or(State::Down, |before| before.state);
             match (was, report.state) {
                 (State::Up, State::Up) => {}
-                (_, State::Up) => info!("BFD {peer} is up"),
-                (State::Up, state) => warn!("BFD {peer} is {state}: {}", report.diagnostic),
+                (_, State::Up) => info!(tunnel = tunnel(&peer.0), "BFD {peer} is up"),
+                (State::Up, state) => {
+                    warn!(
+                        tunnel = tunnel(&peer.0),
+                        "BFD {peer} is {state}: {}", report.diagnostic
+                    );
+                }
                 _ => {}
             }
         }

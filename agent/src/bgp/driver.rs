@@ -11,6 +11,7 @@ use super::{Command, EVENTS, View, advertise, options, view};
 use crate::dataplane::News;
 use crate::liveness::Verdict;
 use crate::netns::Netns;
+use crate::state::ours::tunnel;
 use routemesh_bgp::{ConnId, Event, Input, Output, PeerId, Speaker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -271,10 +272,10 @@ impl Driver {
             match reach.prefixes.is_empty() {
                 // First that it is lost, then what follows from it.
                 true => {
-                    warn!("{way} is down");
+                    warn!(tunnel = tunnel(&way.0), "{way} is down");
                     self.feed.lost(way.clone());
                 }
-                false => info!("{way} is up"),
+                false => info!(tunnel = tunnel(&way.0), "{way} is up"),
             }
             self.speaker.reach(&way, reach, now);
         }
@@ -414,7 +415,10 @@ impl Driver {
             match verdict {
                 Verdict::Dead => {
                     if let Some(standing) = self.health.liveness.standing(&peer, now) {
-                        warn!("{peer} is dead: {}", standing.reason);
+                        warn!(
+                            tunnel = tunnel(&peer.0),
+                            "{peer} is dead: {}", standing.reason
+                        );
                     }
                     self.dialler.abort(&peer);
                     self.speaker.input(Input::Dead { peer }, now);
@@ -492,23 +496,41 @@ fn log(event: &Event) {
     match event {
         Event::Up {
             peer, router_id, ..
-        } => info!("BGP {peer} established with {router_id}"),
-        Event::Down { peer, ending, kept } if kept.is_empty() => warn!("BGP {peer} down: {ending}"),
-        Event::Down { peer, ending, .. } => {
-            warn!("BGP {peer} down: {ending}; its paths are kept until it is back");
+        } => info!(
+            tunnel = tunnel(&peer.0),
+            "BGP {peer} established with {router_id}"
+        ),
+        Event::Down { peer, ending, kept } if kept.is_empty() => {
+            warn!(tunnel = tunnel(&peer.0), "BGP {peer} down: {ending}")
         }
-        Event::Failed { peer, ending } => debug!("BGP {peer} did not come up: {ending}"),
+        Event::Down { peer, ending, .. } => {
+            warn!(
+                tunnel = tunnel(&peer.0),
+                "BGP {peer} down: {ending}; its paths are kept until it is back"
+            );
+        }
+        Event::Failed { peer, ending } => debug!(
+            tunnel = tunnel(&peer.0),
+            "BGP {peer} did not come up: {ending}"
+        ),
         Event::StaleRemoved { peer, .. } => {
-            warn!("BGP {peer} is waited for no more: the stale paths of it are gone");
+            warn!(
+                tunnel = tunnel(&peer.0),
+                "BGP {peer} is waited for no more: the stale paths of it are gone"
+            );
         }
         Event::PathsIgnored { peer, prefix } => {
-            warn!("BGP {peer} has more than 64 paths to {prefix}: the others are ignored");
+            warn!(
+                tunnel = tunnel(&peer.0),
+                "BGP {peer} has more than 64 paths to {prefix}: the others are ignored"
+            );
         }
         Event::NotAnnounced {
             peer,
             prefix,
             prefixes,
         } => warn!(
+            tunnel = tunnel(&peer.0),
             "BGP {peer} cannot be told of {prefix} and {} more: their attributes fill a message",
             prefixes.saturating_sub(1)
         ),
@@ -517,21 +539,33 @@ fn log(event: &Event) {
             received,
             limit,
         } => {
-            warn!("BGP {peer} announces {received} prefixes; above {limit} its session is ended")
+            warn!(
+                tunnel = tunnel(&peer.0),
+                "BGP {peer} announces {received} prefixes; above {limit} its session is ended"
+            )
         }
         Event::EndOfRib { peer, family } => {
-            debug!("BGP {peer} has told all its {family:?} prefixes")
+            debug!(
+                tunnel = tunnel(&peer.0),
+                "BGP {peer} has told all its {family:?} prefixes"
+            )
         }
         Event::LongLived { peer, .. } => {
-            warn!("BGP {peer} did not come back in time: its paths are a last resort")
+            warn!(
+                tunnel = tunnel(&peer.0),
+                "BGP {peer} did not come back in time: its paths are a last resort"
+            )
         }
         Event::Fault {
             peer,
             fault,
             unsaid,
         } => warn!(
+            tunnel = tunnel(&peer.0),
             "BGP {peer} sent a malformed attribute {}: {}, {:?} ({unsaid} more before)",
-            fault.attribute, fault.reason, fault.action
+            fault.attribute,
+            fault.reason,
+            fault.action
         ),
     }
 }

@@ -234,7 +234,7 @@ impl Keeper {
                 }
                 Op::Unload(name) => {
                     let done = unload(&self.vici, &name).await;
-                    info!("unload connection {name}");
+                    info!(tunnel = name, "unload connection {name}");
                     charon.connections.remove(&name);
                     (name, done)
                 }
@@ -256,7 +256,10 @@ impl Keeper {
         let heal = heal::wanted(&tunnels, &charon.sas, &audit, &memory.history, now);
         memory.history = heal.history;
         for name in heal.repaired {
-            info!("charon and the kernel disagree about the SAs of {name}: they are made anew");
+            info!(
+                tunnel = name,
+                "charon and the kernel disagree about the SAs of {name}: they are made anew"
+            );
             memory.repaired += 1;
         }
         for action in heal.actions {
@@ -355,7 +358,7 @@ impl Keeper {
             return Ok(());
         };
         self.vici.load(name, definition).await?;
-        info!("load connection {name}");
+        info!(tunnel = name, "load connection {name}");
         let children = definition.children.iter().skip(1);
         let more = children.map(|child| child.bind.number().wrapping_sub(ours::IF_ID));
         let connection = Connection {
@@ -429,7 +432,7 @@ impl Memory {
             Event::Refused { connection, reason } => {
                 let before = self.refusals.insert(connection.clone(), reason.clone());
                 if before.as_ref() != Some(&reason) {
-                    warn!("no SA of {connection}: {reason}");
+                    warn!(tunnel = connection, "no SA of {connection}: {reason}");
                 }
             }
             Event::Resync | Event::Lost | Event::Rekeyed(_) => {}

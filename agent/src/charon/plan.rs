@@ -3,9 +3,9 @@
 use super::Definitions;
 use crate::config::{Config, Far, Tunnel};
 use crate::problem::remark;
-use crate::state::{Connection, LinkKind};
-use crate::vici::heal;
+use crate::state::{Connection, LinkKind, ours};
 use crate::vici::{Audit, Auth, Bind, Child, ChildSa, ChildState, Definition, IkeSa};
+use crate::vici::{heal, is_current};
 use ipnet::IpNet;
 use routemesh_proto::{Identity, Problem};
 use std::collections::BTreeMap;
@@ -132,7 +132,7 @@ pub(super) fn lacks(definition: Option<&Definition>, sas: &[IkeSa]) -> bool {
     let mut children = definition.named_children(&digest);
     children.any(|(name, child)| {
         let mut there = sas.iter().flat_map(|sa| bound(sa, child.bind));
-        !there.any(|it| it.name == name)
+        !there.any(|it| is_current(&it.name, &name))
     })
 }
 
@@ -232,7 +232,19 @@ pub(super) fn tunnels(
             });
         }
     }
+    tunnels.sort_by_key(|it| turn(it.bind));
     tunnels
+}
+
+/// In which of two turns a tunnel is made anew, where it can choose. Two gateways of a site that begin at the
+/// same time do not begin with the same gateway at the far end, which would have no way left but those that are being
+/// left: so it is where the endpoints of each site were numbered one after the other, as those of one specification
+/// are. Elsewhere some packets may be lost.
+fn turn(bind: Bind) -> u64 {
+    let number = u64::from(bind.number().wrapping_sub(ours::IF_ID));
+    let b = (8 * number + 1).isqrt().div_ceil(2);
+    let a = number.saturating_sub(b * b.saturating_sub(1) / 2);
+    (a + b) % 2
 }
 
 #[cfg(test)]
@@ -258,6 +270,16 @@ mod tests {
             ike: IkeOptions::default(),
             esp: EspOptions::default(),
         }
+    }
+
+    #[test]
+    fn gateways_of_a_site_do_not_begin_with_the_same_far_end() {
+        // Endpoints 0 and 1 of one site, 2 and 3 of the other.
+        let of = |a: u32, b: u32| turn(Bind::IfId(ours::IF_ID + b * (b - 1) / 2 + a));
+        assert_eq!([of(0, 2), of(1, 3)], [0, 0]);
+        assert_eq!([of(1, 2), of(0, 3)], [1, 1]);
+        // Also the largest of all.
+        assert!(turn(Bind::IfId(u32::MAX)) < 2);
     }
 
     #[test]

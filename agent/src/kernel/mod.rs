@@ -8,6 +8,7 @@
 mod apply;
 mod generation;
 mod link;
+mod lookup;
 mod monitor;
 mod neighbour;
 mod nexthop;
@@ -25,6 +26,7 @@ mod xfrm;
 
 pub use apply::{Answers, Begun, OpError, Reason};
 pub use generation::generation;
+pub use lookup::{Flow, Hop, Interface, Match, Way};
 pub use monitor::{Event, Events};
 pub use observe::{Foreign, Observed};
 pub use op::Op;
@@ -33,7 +35,7 @@ pub use route::Route;
 pub use rule::Lookup;
 pub use socket::Refusal;
 pub use sysctl::{Setting, forwarding, in_full, tunnels};
-pub use xfrm::{Deletions, Policy, Sa, Xfrm};
+pub use xfrm::{Count, Deletions, Policy, Sa, Xfrm};
 
 use crate::config::Overlay;
 use crate::netns::{self, Netns};

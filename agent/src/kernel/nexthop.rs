@@ -114,6 +114,17 @@ pub(super) fn dump() -> Request {
     }
 }
 
+/// Asks for one.
+pub(super) fn get(id: NexthopId) -> Request {
+    let mut body = header(AF_UNSPEC, 0);
+    put_attribute(&mut body, NHA_ID, &id.0.to_ne_bytes());
+    Request {
+        kind: RTM_GETNEXTHOP,
+        flags: 0,
+        body,
+    }
+}
+
 pub(super) fn decode(kind: u16, body: &[u8]) -> Option<Entry> {
     if kind != RTM_NEWNEXTHOP {
         return None;

@@ -30,6 +30,9 @@ const SA_TO: usize = 56;
 const SA_SPI: usize = 72;
 const SA_PROTOCOL: usize = 76;
 const SA_FROM: usize = 80;
+const SA_PACKETS: usize = 168;
+const SA_REPLAYED: usize = 196;
+const SA_FORGED: usize = 200;
 const SA_REQID: usize = 208;
 const SA_FAMILY: usize = 212;
 /// `struct xfrm_userpolicy_info` and where things are in it.
@@ -75,6 +78,19 @@ impl Sa {
     }
 }
 
+/// What an SA has carried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// Which.
+    pub sa: Sa,
+    /// Packets that went through it.
+    pub packets: u64,
+    /// Packets refused as repeated, or as too old.
+    pub replayed: u32,
+    /// Packets refused for their check value.
+    pub forged: u32,
+}
+
 /// A policy of ours.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Policy {
@@ -104,6 +120,12 @@ impl Xfrm {
     pub async fn sas(&self) -> Result<Vec<Sa>, Error> {
         let sas = self.channel.dump(listing(GETSA), sa).await;
         sas.map_err(|refusal| refused("list SAs", refusal))
+    }
+
+    /// The same, with what they have carried.
+    pub async fn counts(&self) -> Result<Vec<Count>, Error> {
+        let counts = self.channel.dump(listing(GETSA), count).await;
+        counts.map_err(|refusal| refused("list SAs", refusal))
     }
 
     /// The policies of ours.
@@ -174,6 +196,16 @@ fn sa(kind: u16, body: &[u8]) -> Option<Sa> {
         reqid: u32_at(body, SA_REQID)?,
         number: number(attributes),
         mark: attribute(attributes, MARK).and_then(|mark| mark.try_into().ok()),
+    })
+}
+
+fn count(kind: u16, body: &[u8]) -> Option<Count> {
+    let sa = sa(kind, body)?;
+    Some(Count {
+        sa,
+        packets: u64::from_ne_bytes(*body.get(SA_PACKETS..)?.first_chunk()?),
+        replayed: u32_at(body, SA_REPLAYED)?,
+        forged: u32_at(body, SA_FORGED)?,
     })
 }
 
@@ -289,6 +321,11 @@ mod tests {
         assert_eq!(body[16..20], [0xc1, 2, 3, 4]);
         assert_eq!(attribute(&body[24..], MARK), Some(&mark[..]));
 
+        let mut counted = told(&[key]);
+        counted[SA_PACKETS..SA_PACKETS + 8].copy_from_slice(&1000u64.to_ne_bytes());
+        let count = count(NEWSA, &counted).unwrap();
+        assert_eq!((count.packets, count.replayed, count.forged), (1000, 0, 0));
+
         let strange = sa(NEWSA, &told(&[key, (IF_ID, &number(7))])).unwrap();
         assert_eq!(strange.number, None);
         // Only its SPI is reserved so far.
@@ -298,7 +335,7 @@ mod tests {
     proptest! {
         #[test]
         fn anything_can_be_read(kind in 0x10u16..0x20, body in prop::collection::vec(any::<u8>(), 0..400)) {
-            let _ = (sa(kind, &body), policy(kind, &body));
+            let _ = (count(kind, &body), policy(kind, &body));
         }
     }
 }

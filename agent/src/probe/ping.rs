@@ -158,7 +158,7 @@ fn ask(open: Option<Echo>, overlay: &Netns, asked: &Asked) -> Result<Echo, Error
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(crate) enum Error {
     #[error(transparent)]
     Netns(#[from] netns::Error),
     #[error("no echo from {address} over {link}: {source}; {cure}")]
@@ -185,7 +185,7 @@ fn failed(asked: &Asked, source: io::Error) -> Error {
 }
 
 /// A socket that hears the answers to one address of ours.
-struct Echo {
+pub(crate) struct Echo {
     /// A raw one: reading and writing are the same.
     socket: UdpSocket,
     /// Of the next request.
@@ -193,7 +193,7 @@ struct Echo {
 }
 
 impl Echo {
-    fn open(overlay: &Netns, asked: &Asked) -> Result<Self, Error> {
+    pub(crate) fn open(overlay: &Netns, asked: &Asked) -> Result<Self, Error> {
         let (domain, protocol) = match asked.target {
             IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
             IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
@@ -213,14 +213,14 @@ impl Echo {
         })
     }
 
-    fn ask(&mut self, asked: &Asked) -> Result<(), Errno> {
+    pub(crate) fn ask(&mut self, asked: &Asked) -> Result<(), Errno> {
         let packet = request(asked, self.sequence);
         self.sequence = self.sequence.wrapping_add(1);
         send(&self.socket, asked, &packet)
     }
 
     /// Waits for the answer to one of the last requests.
-    async fn answer(&self, asked: &Asked) -> io::Result<()> {
+    pub(crate) async fn answer(&self, asked: &Asked) -> io::Result<()> {
         let mut buffer = [0; LONGEST];
         loop {
             let (length, from) = self.socket.recv_from(&mut buffer).await?;

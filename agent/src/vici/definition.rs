@@ -31,6 +31,28 @@ use std::time::Duration;
 /// numbers there are no more.
 const REKEY_PACKETS: u64 = 2_000_000_000;
 
+/// By what a connection's section for the peer names the authorities.
+const TRUSTED: &str = "cacerts";
+
+/// Digits of a child's name that say how its SA was made, and of each authority that may have vouched for the peer.
+const TERMS: usize = 16;
+const AUTHORITY: usize = 8;
+
+/// Whether an SA that was made of one child is as one of the other would be. It may have been made when fewer authorities
+/// were trusted: another one makes it no worse. One that has gone since may be the one that vouched.
+pub fn is_current(made: &str, wanted: &str) -> bool {
+    let parts = |child: &str| {
+        let digest = child.split(CHILD_SEPARATOR).next().unwrap_or_default();
+        let (terms, trusted) = digest.split_at_checked(TERMS)?;
+        let trusted = trusted.as_bytes().chunks(AUTHORITY).map(<[u8]>::to_vec);
+        Some((terms.to_owned(), trusted.collect::<BTreeSet<_>>()))
+    };
+    let (Some(made), Some(wanted)) = (parts(made), parts(wanted)) else {
+        return made == wanted;
+    };
+    made.0 == wanted.0 && made.1.is_subset(&wanted.1)
+}
+
 /// Between the digest and the tunnel's number in the name of a child that is not the first.
 pub const CHILD_SEPARATOR: char = '.';
 
@@ -150,18 +172,37 @@ impl Definition {
         }
     }
 
-    /// 16 hexadecimal digits that are the same as long as charon would be told the same, pre-shared
+    /// Hexadecimal digits that are the same as long as charon would be told the same, pre-shared
     /// keys aside. The first child is named by them, so that what is loaded can be told from what
-    /// should be.
+    /// should be. The first 16 say all but whom the peer's certificate may come from; then there are 8 for each
+    /// of these ([`is_current`]).
     pub fn digest(&self) -> String {
-        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-        hash.message(&self.section(""));
-        format!("{:016x}", hash.0)
+        let mut terms = Fnv::new();
+        let (local, remote) = self.sides();
+        let (of_remote, trusted): (Vec<_>, Vec<_>) =
+            remote.iter().partition(|(name, _)| *name != TRUSTED);
+        terms.message(&self.section("", local, Message::new()));
+        terms.values(of_remote);
+        let authority = |pem: &String| {
+            let mut authority = Fnv::new();
+            authority.bytes(pem.as_bytes());
+            // The lower half is enough to tell a few from each other.
+            format!("{:08x}", authority.0 & 0xffff_ffff)
+        };
+        let lists = trusted.into_iter().map(|(_, value)| value);
+        let authorities: BTreeSet<String> = lists
+            .flat_map(|value| match value {
+                Value::List(pems) => pems.iter().map(authority).collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+        format!("{:016x}{}", terms.0, Vec::from_iter(authorities).concat())
     }
 
     /// The arguments of `load-conn`.
     pub fn to_vici(&self, name: &str) -> Message {
-        Message::new().section(name, self.section(&self.digest()))
+        let (local, remote) = self.sides();
+        Message::new().section(name, self.section(&self.digest(), local, remote))
     }
 
     /// The children by name. Those after the first tell their interfaces by theirs, as charon lists
@@ -180,9 +221,8 @@ impl Definition {
         })
     }
 
-    /// The connection's own section.
-    fn section(&self, digest: &str) -> Message {
-        let ike = &self.ike;
+    /// How this side and the peer prove who they are.
+    fn sides(&self) -> (Message, Message) {
         let side = |id: &str, certificates: &str, pem: fn(&Auth) -> &[String]| {
             let kind = match &self.auth {
                 Auth::Certificate { .. } => "pubkey",
@@ -195,10 +235,16 @@ impl Definition {
             Auth::Certificate { own_pem, .. } => std::slice::from_ref(own_pem),
             Auth::Psk(_) => &[],
         });
-        let remote = side(&self.remote_id, "cacerts", |auth| match auth {
+        let remote = side(&self.remote_id, TRUSTED, |auth| match auth {
             Auth::Certificate { ca_pems, .. } => ca_pems,
             Auth::Psk(_) => &[],
         });
+        (local, remote)
+    }
+
+    /// The connection's own section.
+    fn section(&self, digest: &str, local: Message, remote: Message) -> Message {
+        let ike = &self.ike;
         let rekey = self.lifetime(ike.rekey_time);
         let reauth = ike.reauth_time.filter(|_| self.initiate);
         let mut connection = Message::new()
@@ -309,6 +355,10 @@ fn seconds(time: Duration) -> String {
 struct Fnv(u64);
 
 impl Fnv {
+    fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
     fn bytes(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -323,7 +373,11 @@ impl Fnv {
     }
 
     fn message(&mut self, message: &Message) {
-        for (name, value) in message.iter() {
+        self.values(message.iter());
+    }
+
+    fn values<'m>(&mut self, values: impl IntoIterator<Item = (&'m str, &'m Value)>) {
+        for (name, value) in values {
             self.text(b'n', name);
             match value {
                 Value::Text(text) => self.text(b't', text),
@@ -539,7 +593,36 @@ rm3-V2-1 {
     /// If this fails, every tunnel is keyed anew at the upgrade: fine if meant, and only then.
     #[test]
     fn the_digest_is_the_same_from_release_to_release() {
-        assert_eq!(definition().digest(), "903b6c58f59ca78d");
+        assert_eq!(definition().digest(), "8e779b193732ea7c779d1ed9");
+    }
+
+    #[test]
+    fn who_is_trusted_besides_keys_nothing_anew_and_who_is_not_any_more_does() {
+        let of = |own: &str, authorities: &[&str]| {
+            let definition = Definition {
+                auth: Auth::Certificate {
+                    own_pem: own.into(),
+                    ca_pems: authorities.iter().map(|it| (*it).to_owned()).collect(),
+                },
+                ..definition()
+            };
+            definition.digest()
+        };
+        let (old, both, new) = (
+            of("ours", &["old"]),
+            of("ours", &["new", "old"]),
+            of("ours", &["new"]),
+        );
+        assert_ne!(old, both);
+        assert!(is_current(&old, &both));
+        assert!(!is_current(&both, &new));
+        assert!(!is_current(&old, &new));
+        assert_eq!(both, of("ours", &["old", "new"]), "in whatever order");
+        assert!(!is_current(&old, &of("renewed", &["old"])));
+        // A further interface of a connection, and what is no name of ours.
+        assert!(is_current(&format!("{old}.5"), &both));
+        assert!(!is_current("x", &both));
+        assert!(is_current("x", "x"));
     }
 
     #[test]

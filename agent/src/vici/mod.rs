@@ -17,7 +17,7 @@ mod sas;
 pub use audit::{Audit, Kernel, Suspects, audit};
 pub use commands::{Secret, Version, Vici};
 pub use definition::{Auth, Bind, Child, Definition};
-pub use definition::{CHILD_SEPARATOR, link};
+pub use definition::{CHILD_SEPARATOR, is_current, link};
 pub use error::{Call, Error};
 pub use events::{Event, events};
 pub use message::{Message, TooLong};

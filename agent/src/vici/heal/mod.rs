@@ -6,8 +6,8 @@
 //! and close both.
 //!
 //! An SA serves a tunnel if it is bound to the tunnel's interface, whatever its name. It is also
-//! current if its child is named by the digest of what is loaded now. After a change the SAs made
-//! before stay until a current one is there: make before break.
+//! current if its child is named by the digest of what is loaded now, but for who is trusted by now besides. After a
+//! change the SAs made before stay until a current one is there: make before break.
 //!
 //! Where charon and the kernel disagree ([`super::audit()`]), only the side that sees it can do something.
 //! An SA of which the kernel lacks something is closed: the peer learns of it with the next packet, takes
@@ -21,7 +21,7 @@
 mod closing;
 
 use super::audit::Audit;
-use super::definition::Bind;
+use super::definition::{Bind, is_current};
 use super::sas::{ChildSa, ChildState, IkeSa, IkeState};
 use crate::kernel::Sa;
 use std::collections::{BTreeMap, BTreeSet};
@@ -201,7 +201,7 @@ impl Pass<'_> {
             })
             .collect();
         let current = |(ike, child): &Working| {
-            ike.connection == wanted.connection && child.name == wanted.child
+            ike.connection == wanted.connection && is_current(&child.name, &wanted.child)
         };
         // The one to keep comes last: a current one before others, and the newest of those.
         let whole = |(_, child): &Working| !self.audit.broken.contains(&child.unique_id);

@@ -1,6 +1,7 @@
 //! Why a command failed, in words for whoever typed it.
 
 use crate::client::CallError;
+use crate::import::ImportError;
 use routemesh_proto::{EnrollError, ProposalError, TokenError};
 use std::io;
 
@@ -15,7 +16,9 @@ pub(crate) enum Failure {
     #[error("meshctl: cannot read {file}: {reason}")]
     Read { file: String, reason: String },
     #[error("meshctl: cannot write {file}: {reason}")]
-    Backup { file: String, reason: String },
+    WriteFile { file: String, reason: String },
+    #[error("meshctl: {0}")]
+    Import(#[from] ImportError),
     #[error("meshctl: rolled back: {0}")]
     RolledBack(String),
     #[error("meshctl: nothing was changed, as it was not wanted")]
@@ -28,6 +31,10 @@ pub(crate) enum Failure {
     Token(#[from] TokenError),
     #[error("meshctl: {0}")]
     Enroll(#[from] EnrollError),
+    #[error(
+        "meshctl: there is no context {0}: `meshctl context list` lists them, and `meshctl --context {0} enroll TOKEN` makes one"
+    )]
+    NoContext(String),
     #[error("meshctl: {0}")]
     Usage(&'static str),
     #[error("meshctl: there is no gateway {0}: `meshctl get gateways` lists them")]

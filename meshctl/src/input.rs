@@ -10,6 +10,18 @@ const LONGEST_TEXT: u64 = 8 << 20;
 
 /// A specification's name and text, with the keys of the files that it names; - for standard input.
 pub(crate) fn read(file: &Path) -> Result<(String, String), Failure> {
+    let (name, text) = named_text(file)?;
+    let directory = file.parent().unwrap_or(Path::new(""));
+    let text = keys::inline(&name, text, directory)?;
+    Ok((name, text))
+}
+
+/// A file's text; - for standard input.
+pub(crate) fn text(file: &Path) -> Result<String, Failure> {
+    named_text(file).map(|(_, text)| text)
+}
+
+fn named_text(file: &Path) -> Result<(String, String), Failure> {
     let (name, mut source): (_, Box<dyn Read>) = if file == Path::new("-") {
         ("<stdin>".to_owned(), Box::new(io::stdin()))
     } else {
@@ -41,11 +53,7 @@ pub(crate) fn read(file: &Path) -> Result<(String, String), Failure> {
         }),
     };
     match text {
-        Ok(text) => {
-            let directory = file.parent().unwrap_or(Path::new(""));
-            let text = keys::inline(&name, text, directory)?;
-            Ok((name, text))
-        }
+        Ok(text) => Ok((name, text)),
         Err(reason) => Err(Failure::Read { file: name, reason }),
     }
 }

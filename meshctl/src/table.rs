@@ -1,21 +1,24 @@
 //! What the controller says, as text for people: wide enough for a terminal of 100 columns.
 
+mod context;
 mod history;
 mod plan;
 mod routes;
 mod trust;
 
+pub(crate) use context::{context, contexts};
 pub(crate) use history::{history, text_diff};
 pub(crate) use plan::{is_empty, plan};
 pub(crate) use routes::{rejected, routes};
 pub(crate) use trust::audit;
 
 use crate::mtu::Sizes;
+use crate::state::State;
 use crate::tunnels::TunnelEnd;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 use routemesh_proto::{
-    BgpStatus, Edge, End, Finding, GatewayView, Invalid, PrefixPaths, PrefixView, Problem, Repair,
-    Topology, TunnelStatus,
+    BgpStatus, Edge, EdgeCounts, End, Finding, GatewayView, Invalid, PrefixPaths, PrefixView,
+    Problem, Repair, Topology, TunnelStatus,
 };
 use std::collections::BTreeMap;
 
@@ -34,6 +37,10 @@ impl Look {
             terminal,
             colour: terminal && !refused,
         }
+    }
+
+    pub(crate) fn has_colour(self) -> bool {
+        self.colour
     }
 
     /// A line in a colour.
@@ -170,10 +177,18 @@ pub(crate) fn tunnels(ends: &[TunnelEnd], look: Look) -> String {
     table.trim_fmt() + "\n"
 }
 
-/// What is wrong with a gateway, its host first.
-pub(crate) fn doctor(view: &GatewayView, look: Look) -> String {
-    let mut out = gateways(std::slice::from_ref(view), look);
-    for finding in &view.findings {
+/// What is wrong with gateways, their hosts last.
+pub(crate) fn doctor(views: &[GatewayView], look: Look) -> String {
+    let mut out = gateways(views, look);
+    let several = views.len() > 1;
+    let findings = views.iter().flat_map(|view| {
+        let name = if several { view.name.as_str() } else { "" };
+        view.findings.iter().map(move |finding| (name, finding))
+    });
+    for (gateway, finding) in findings {
+        if !gateway.is_empty() {
+            out += &format!("\n{gateway}");
+        }
         let Finding {
             severity,
             object,
@@ -185,8 +200,8 @@ pub(crate) fn doctor(view: &GatewayView, look: Look) -> String {
     out
 }
 
-/// Tunnels, then prefixes, then what gateways say, then the sum.
-pub(crate) fn topology(topology: &Topology, look: Look) -> String {
+/// Tunnels in these states, then prefixes, then what gateways say, then the sum.
+pub(crate) fn topology(topology: &Topology, states: &[State], look: Look) -> String {
     let mut parts = Vec::new();
     if !topology.edges.is_empty() {
         parts.push(edges(&topology.edges, look));
@@ -203,34 +218,44 @@ pub(crate) fn topology(topology: &Topology, look: Look) -> String {
     if !complaints.is_empty() {
         parts.push(gateways(&complaints, look));
     }
-    let (up, all) = up_and_all(topology);
-    if topology.edges.len() < all || topology.prefixes_cut {
+    let counts = counts(topology);
+    let asked: u64 = states.iter().map(|it| it.counted(&counts)).sum();
+    if (topology.edges.len() as u64) < asked || topology.prefixes_cut {
         parts.push(
             "Not everything is listed: --gateway and --site show all that is of one.\n".to_owned(),
         );
     }
-    parts.push(format!(
-        "{up} of {} up, generation {}\n",
-        count(u32::try_from(all).unwrap_or(u32::MAX), "tunnel"),
-        topology.generation
-    ));
+    parts.push(sum(topology) + "\n");
     parts.join("\n")
 }
 
-/// Of the tunnels that were asked for, listed or not, how many are up, and how many there are.
-pub(crate) fn up_and_all(topology: &Topology) -> (usize, usize) {
-    let number = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
-    match &topology.edge_counts {
-        Some(it) => (
-            number(it.up),
-            number(it.up + it.degraded + it.down + it.unknown),
-        ),
-        // From a controller that lists all.
-        None => {
-            let up = topology.edges.iter().filter(|edge| edge.verdict == "up");
-            (up.count(), topology.edges.len())
+/// "1 of 2 tunnels up, generation 4".
+pub(crate) fn sum(topology: &Topology) -> String {
+    let counts = counts(topology);
+    let all: u64 = State::ALL.iter().map(|it| it.counted(&counts)).sum();
+    format!(
+        "{} of {} up, generation {}",
+        counts.up,
+        count(u32::try_from(all).unwrap_or(u32::MAX), "tunnel"),
+        topology.generation
+    )
+}
+
+/// Tunnels by state, listed or not.
+pub(crate) fn counts(topology: &Topology) -> EdgeCounts {
+    // One from before there were counts lists all.
+    topology.edge_counts.unwrap_or_else(|| {
+        let in_state = |state| {
+            let edges = topology.edges.iter();
+            edges.filter(|it| State::of(&it.verdict) == state).count() as u64
+        };
+        EdgeCounts {
+            up: in_state(State::Up),
+            degraded: in_state(State::Degraded),
+            down: in_state(State::Down),
+            unknown: in_state(State::Unknown),
         }
-    }
+    })
 }
 
 fn edges(edges: &[Edge], look: Look) -> String {
@@ -279,7 +304,7 @@ fn edges(edges: &[Edge], look: Look) -> String {
 }
 
 /// Its state, and how soon it notices when that is not so any more.
-fn bfd(status: &TunnelStatus) -> String {
+pub(crate) fn bfd(status: &TunnelStatus) -> String {
     match &status.bfd {
         None => "-".to_owned(),
         Some(bfd) if bfd.state == "Up" => format!("Up {} ms", bfd.detection_time),
@@ -323,7 +348,7 @@ fn near_limit(bgp: &BgpStatus) -> Option<String> {
 }
 
 /// What A and B say: once where they agree.
-fn both((a, b): (String, String)) -> String {
+pub(crate) fn both((a, b): (String, String)) -> String {
     if a == b { a } else { format!("{a} / {b}") }
 }
 
@@ -408,12 +433,17 @@ pub(crate) fn gateways(gateways: &[GatewayView], look: Look) -> String {
     table.trim_fmt() + "\n"
 }
 
-fn ago(seconds: u64) -> String {
+pub(crate) fn ago(seconds: u64) -> String {
+    span(seconds) + " ago"
+}
+
+/// In the words of somebody in a hurry.
+pub(crate) fn span(seconds: u64) -> String {
     match seconds {
-        0..120 => format!("{seconds} s ago"),
-        120..7_200 => format!("{} min ago", seconds / 60),
-        7_200..172_800 => format!("{} h ago", seconds / 3_600),
-        _ => format!("{} days ago", seconds / 86_400),
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use routemesh_proto::operators_server::{Operators, OperatorsServer};
 use routemesh_proto::{
     ApplyReply, ApplyRequest, BackupPiece, BackupRequest, CONTROLLER_NAME, CanaryRequest,
@@ -275,26 +275,37 @@ struct Mesh {
 
 impl Mesh {
     async fn new(edges: &'static [&'static str]) -> Self {
+        Self::with(edges, [1975, 4096], [1975, 4096]).await
+    }
+
+    /// The years in which the certificates of the controller and of the operator begin and end.
+    async fn with(
+        edges: &'static [&'static str],
+        controller: [i32; 2],
+        operator: [i32; 2],
+    ) -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let issue = |name: &str| {
+        let issue = |name: &str, [from, to]: [i32; 2]| {
             let key = KeyPair::generate().unwrap();
-            let params = CertificateParams::new([name.to_owned()]).unwrap();
+            let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+            params.not_before = date_time_ymd(from, 1, 1);
+            params.not_after = date_time_ymd(to, 1, 1);
             (
                 params.signed_by(&key, &ca).unwrap().pem(),
                 key.serialize_pem(),
             )
         };
         let dir = tempfile::tempdir().unwrap();
-        let (certificate, key) = issue("ann");
+        let (certificate, key) = issue("ann", operator);
         std::fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
         std::fs::write(dir.path().join("cert.pem"), certificate).unwrap();
         let path = dir.path().join("key.pem");
         std::fs::write(&path, key).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
 
-        let (certificate, key) = issue(CONTROLLER_NAME);
+        let (certificate, key) = issue(CONTROLLER_NAME, controller);
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(certificate, key))
             .client_ca_root(Certificate::from_pem(ca.pem()));
@@ -322,6 +333,8 @@ async fn meshctl(url: &str, identity: &Path, args: &[&str], input: &str) -> (i32
         .args(args)
         .env("MESHCTL_CONTROLLER", url)
         .env("MESHCTL_IDENTITY", identity)
+        .env("XDG_CONFIG_HOME", "/nowhere")
+        .env_remove("MESHCTL_CONTEXT")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -453,7 +466,11 @@ async fn a_backup_is_whole_or_not_there() {
     assert_eq!(mode & 0o077, 0, "it holds passwords");
     let broken = Mesh::new(&["up"]).await;
     let (code, _, error) = broken.run(&["backup", &path], "").await;
-    assert_eq!((code, error.as_str()), (1, "meshctl: the disk is gone\n"));
+    assert_eq!(code, 1);
+    assert!(
+        error.contains("could not: the disk is gone (more is in its log"),
+        "{error}"
+    );
     assert_eq!(std::fs::read(&file).unwrap(), b"one two");
     assert!(!mesh.dir.path().join("backup.part").exists());
 }
@@ -478,6 +495,22 @@ async fn topology_ends_with_what_it_found() {
     let (code, out, _) = mesh.run(&["topology", "--output", "json"], "").await;
     assert_eq!(code, 2);
     assert!(out.contains("\"verdict\": \"degraded\""), "{out}");
+    for (state, expected) in [("down", 0), ("up,unknown", 0), ("up,degraded", 2)] {
+        let (code, _, error) = mesh.run(&["topology", "--state", state], "").await;
+        assert_eq!((code, error.as_str()), (expected, ""), "{state}");
+    }
+    let (code, _, error) = mesh.run(&["topology", "--watch"], "").await;
+    assert_eq!(code, 1);
+    assert!(error.contains("--watch needs a terminal"), "{error}");
+    for (form, begins) in [
+        ("svg", "<svg "),
+        ("dot", "graph "),
+        ("mermaid", "flowchart "),
+    ] {
+        let (code, out, _) = mesh.run(&["topology", "-o", form], "").await;
+        assert_eq!(code, 2);
+        assert!(out.starts_with(begins), "{out}");
+    }
 }
 
 #[tokio::test]
@@ -521,6 +554,41 @@ async fn errors_say_what_to_do() {
     let (code, _, error) = meshctl(&mesh.url, Path::new("/nowhere"), &["topology"], "").await;
     assert_eq!(code, 1);
     assert!(error.contains("cannot read /nowhere/ca.pem"), "{error}");
+}
+
+#[tokio::test]
+async fn what_keeps_somebody_from_a_controller_is_called_by_its_name() {
+    let good = [1975, 4096];
+    for (controller, operator, name) in [
+        ([1990, 2000], good, "its certificate has run out"),
+        ([3000, 4000], good, "its certificate is of the future"),
+        (good, [1990, 2000], "your certificate has run out"),
+        (good, [3000, 4000], "your certificate is of the future"),
+    ] {
+        let mesh = Mesh::with(&[], controller, operator).await;
+        let (code, _, error) = mesh.run(&["topology"], "").await;
+        assert!(code == 1 && error.contains(name), "{name}: {error}");
+    }
+    let mesh = Mesh::new(&[]).await;
+    let talker = TcpListener::bind("[::1]:0").await.unwrap();
+    let at = talker.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = talker.accept().await {
+            let _ = stream.write_all(b"SSH-2.0-what do you want\r\n").await;
+        }
+    });
+    for (url, name) in [
+        (format!("https://{at}"), "nobody who speaks TLS answers"),
+        (
+            "https://nobody.invalid:7179".to_owned(),
+            "nobody knows that name",
+        ),
+        ("https://[::1]:1".to_owned(), "nobody listens there"),
+    ] {
+        let (code, _, error) = meshctl(&url, mesh.dir.path(), &["topology"], "").await;
+        assert_eq!(code, 1);
+        assert!(error.contains(name), "{name}: {error}");
+    }
 }
 
 #[tokio::test]

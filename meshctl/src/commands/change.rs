@@ -2,23 +2,63 @@
 
 use super::unless;
 use crate::client::{CallError, Client};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::input::read;
-use crate::output::{Output, print, show};
+use crate::output::{Format, Output, plain, print, show};
 use crate::table::{self, Look, count};
-use clap::Args;
+use clap::{Args, Subcommand};
 use routemesh_proto::{ApplyReply, ApplyRequest, DrainRequest, RollbackRequest};
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-#[derive(Args, Clone)]
+#[derive(Subcommand)]
+pub(crate) enum Change {
+    /// Put a specification in force, or say what is wrong with it and change nothing.
+    ///
+    /// Shows the plan first, and asks, where standard input is a terminal.
+    Apply(Apply),
+    /// Show what a specification would change, gateway by gateway; nothing is changed.
+    #[command(
+        after_help = "Exit status: 0 if nothing would change, 2 if something would, 1 on errors."
+    )]
+    Plan(Plan),
+    /// Put the specification of an earlier generation in force again, as a new generation.
+    ///
+    /// What is drained stays drained.
+    Rollback(Rollback),
+    /// Let traffic leave a gateway, or the tunnels between two, without loss.
+    ///
+    /// It lasts until undrain, also over apply and restarts. `meshctl topology` says when traffic is gone.
+    Drain(Drain),
+    /// Let traffic come back to what was drained.
+    Undrain(Drain),
+}
+
+impl Change {
+    pub(crate) async fn run(self, context: &Context, look: Look) -> Result<ExitCode, Failure> {
+        let client = context.client()?;
+        match self {
+            Self::Apply(args) => apply(&client, args, look).await?,
+            Self::Plan(args) => return plan(&client, args, look).await,
+            Self::Rollback(args) => rollback(&client, args).await?,
+            Self::Drain(what) => drain(&client, what, false).await?,
+            Self::Undrain(what) => drain(&client, what, true).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[derive(Args)]
 pub(crate) struct Drain {
     /// The gateway.
     gateway: String,
     /// Only its tunnels to this gateway, or foreign peer.
     peer: Option<String>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Between two looks at a trial.
@@ -37,6 +77,10 @@ pub(crate) struct Apply {
     /// Do not ask, where standard input is a terminal.
     #[arg(long, short)]
     yes: bool,
+    /// For people or for programs: as JSON, what was changed is told on standard output, and the plan and the
+    /// question on standard error.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Format,
 }
 
 #[derive(Args)]
@@ -54,6 +98,8 @@ pub(crate) struct Rollback {
     /// Only if this generation is in force until then.
     #[arg(long, value_name = "GENERATION")]
     expect: Option<u64>,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn spec_errors(error: CallError) -> Failure {
@@ -64,13 +110,17 @@ fn spec_errors(error: CallError) -> Failure {
 }
 
 /// Shows what changes, asks where somebody can answer, and changes it if nobody else has meanwhile.
-pub(crate) async fn apply(client: &Client, args: Apply, look: Look) -> Result<(), Failure> {
+async fn apply(client: &Client, args: Apply, look: Look) -> Result<(), Failure> {
     let (file, text) = read(&args.file)?;
     let plan = client.plan(file.clone(), text.clone()).await;
     let plan = plan.map_err(spec_errors)?;
     let changes = !table::is_empty(&plan);
     if changes {
-        print(&table::plan(&plan, look))?;
+        let text = table::plan(&plan, look);
+        match args.output {
+            Format::Table => print(&text)?,
+            Format::Json => io::stderr().write_all(plain(&text).as_bytes())?,
+        }
     }
     let expect = args.expect.unwrap_or(plan.generation);
     let asks = changes && !args.yes && args.file != Path::new("-") && io::stdin().is_terminal();
@@ -84,16 +134,29 @@ pub(crate) async fn apply(client: &Client, args: Apply, look: Look) -> Result<()
         canary: args.canary.clone().unwrap_or_default(),
     };
     let reply = client.apply(request).await.map_err(spec_errors)?;
-    print(&format!("{}\n", applied(&reply)))?;
     match args.canary {
-        Some(site) if !reply.unchanged => follow(client, &site, reply.generation).await,
-        _ => Ok(()),
+        Some(site) if !reply.unchanged => {
+            if args.output == Format::Table {
+                print(&applied(&reply))?;
+            }
+            follow(client, &site, reply.generation, args.output).await
+        }
+        _ => show(args.output, &reply, applied),
     }
 }
 
 /// Shows how a trial goes, until its end. It goes on without us.
-async fn follow(client: &Client, site: &str, generation: u64) -> Result<(), Failure> {
-    print(&format!(
+async fn follow(
+    client: &Client,
+    site: &str,
+    generation: u64,
+    output: Format,
+) -> Result<(), Failure> {
+    let say = |text: &str| match output {
+        Format::Table => print(text),
+        Format::Json => Ok(()),
+    };
+    say(&format!(
         "site {site} tries it; the controller goes on, or back, by itself\n"
     ))?;
     let mut said = String::new();
@@ -102,11 +165,13 @@ async fn follow(client: &Client, site: &str, generation: u64) -> Result<(), Fail
         match view.state.as_str() {
             "trying" if view.reason == said => {}
             "trying" => {
-                print(&format!("  {}\n", view.reason))?;
+                say(&format!("  {}\n", view.reason))?;
                 said = view.reason;
             }
             "promoted" => {
-                return print(&format!("everywhere, as generation {}\n", view.generation));
+                return show(output, &view, |view| {
+                    format!("everywhere, as generation {}\n", view.generation)
+                });
             }
             _ => return Err(Failure::RolledBack(view.reason)),
         }
@@ -115,14 +180,14 @@ async fn follow(client: &Client, site: &str, generation: u64) -> Result<(), Fail
 }
 
 fn wanted() -> Result<bool, Failure> {
-    print("apply? [y/N] ")?;
+    io::stderr().write_all(b"apply? [y/N] ")?;
     let mut answer = String::new();
     // Nobody types more than that.
     io::stdin().lock().take(16).read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-pub(crate) async fn plan(client: &Client, args: Plan, look: Look) -> Result<ExitCode, Failure> {
+async fn plan(client: &Client, args: Plan, look: Look) -> Result<ExitCode, Failure> {
     let (file, text) = read(&args.file)?;
     let plan = client.plan(file, text).await.map_err(spec_errors)?;
     show(args.output.output, &plan, |plan| {
@@ -139,21 +204,25 @@ pub(crate) async fn plan(client: &Client, args: Plan, look: Look) -> Result<Exit
     Ok(unless(!table::is_empty(&plan)))
 }
 
-pub(crate) async fn rollback(client: &Client, args: Rollback) -> Result<(), Failure> {
-    let Rollback { generation, expect } = args;
+async fn rollback(client: &Client, args: Rollback) -> Result<(), Failure> {
+    let Rollback {
+        generation,
+        expect,
+        output,
+    } = args;
     let reply = client
         .rollback(RollbackRequest { generation, expect })
         .await;
     let reply = reply.map_err(spec_errors)?;
-    print(&format!("{}\n", applied(&reply)))
+    show(output.output, &reply, applied)
 }
 
 fn applied(reply: &ApplyReply) -> String {
     if reply.unchanged {
-        return format!("unchanged (generation {})", reply.generation);
+        return format!("unchanged (generation {})\n", reply.generation);
     }
     format!(
-        "generation {}: {}, {}, {}",
+        "generation {}: {}, {}, {}\n",
         reply.generation,
         count(reply.sites, "site"),
         count(reply.gateways, "gateway"),
@@ -161,14 +230,20 @@ fn applied(reply: &ApplyReply) -> String {
     )
 }
 
-pub(crate) async fn drain(client: &Client, what: Drain, undo: bool) -> Result<(), Failure> {
-    let Drain { gateway, peer } = what;
+async fn drain(client: &Client, what: Drain, undo: bool) -> Result<(), Failure> {
+    let Drain {
+        gateway,
+        peer,
+        output,
+    } = what;
     let request = DrainRequest {
         gateway,
         peer: peer.unwrap_or_default(),
         undo,
     };
     let reply = client.drain(request).await?;
-    let unchanged = if reply.unchanged { "unchanged, " } else { "" };
-    print(&format!("{unchanged}generation {}\n", reply.generation))
+    show(output.output, &reply, |reply| {
+        let unchanged = if reply.unchanged { "unchanged, " } else { "" };
+        format!("{unchanged}generation {}\n", reply.generation)
+    })
 }

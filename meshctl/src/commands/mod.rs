@@ -1,14 +1,20 @@
 //! What the commands do, a file for each family of them.
 
+mod ask;
 mod change;
-mod history;
-mod look;
+mod import;
+mod own;
+mod past;
 mod trust;
+mod view;
 
-pub(crate) use change::{Apply, Drain, Plan, Rollback, apply, drain, plan, rollback};
-pub(crate) use history::{Diff, History, backup, diff, history};
-pub(crate) use look::{Mtu, Routes, Whole, doctor, gateways, mtu, routes, topology, tunnels};
-pub(crate) use trust::{Audit, Enroll, Revoke, Tokens, audit, enroll, renew, revoke, token};
+pub(crate) use ask::Ask;
+pub(crate) use change::Change;
+pub(crate) use import::Import;
+pub(crate) use own::{Listed, Own, Shown};
+pub(crate) use past::Past;
+pub(crate) use trust::Trust;
+pub(crate) use view::View;
 
 use std::process::ExitCode;
 

@@ -1,17 +1,52 @@
 //! Who is who: tokens, certificates, revocation, and who did what.
 
 use crate::client::{CallError, Client};
+use crate::context::{Context, Entry, Home, is_name};
 use crate::failure::Failure;
 use crate::output::{Output, print, show};
+use crate::renewal;
 use crate::table::{self, Look};
 use clap::{ArgGroup, Args, Subcommand};
 use routemesh_proto::{
-    AuditRequest, CreateTokenRequest, Identity, KeyKind, RenewRequest, Request, RevokeRequest,
-    Token, enroll as ask,
+    AuditRequest, CreateTokenRequest, Identity, KeyKind, RevokeRequest, Token, enroll as ask,
 };
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
+
+#[derive(Subcommand)]
+pub(crate) enum Trust {
+    /// Give out tokens with which gateways and people enroll.
+    #[command(subcommand)]
+    Token(Tokens),
+    /// Make a key here, and get a certificate for it with a token, into the directory of --identity.
+    ///
+    /// With --context NAME, of a mesh that has no context yet, it makes that: with the directory NAME beside the
+    /// file of contexts, and used from then on where no other is.
+    Enroll(Enroll),
+    /// Get another certificate, for a new key, before the one that you have runs out.
+    Renew,
+    /// Let no certificate of a gateway or a person be good any more. A new token lets it enroll again.
+    ///
+    /// Every other gateway takes down its tunnels to the one that is revoked, and its routes, at once.
+    Revoke(Revoke),
+    /// Show who did what, the latest first, and what was refused.
+    Audit(Audit),
+}
+
+impl Trust {
+    pub(crate) async fn run(self, context: &Context, look: Look) -> Result<ExitCode, Failure> {
+        match self {
+            Self::Token(Tokens::Create(args)) => token(&context.client()?, args).await?,
+            Self::Enroll(args) => enroll(context, args).await?,
+            Self::Renew => renew(&context.client()?, context.identity()).await?,
+            Self::Revoke(args) => revoke(&context.client()?, args).await?,
+            Self::Audit(args) => audit(&context.client()?, args, look).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
 
 #[derive(Subcommand)]
 pub(crate) enum Tokens {
@@ -62,6 +97,8 @@ pub(crate) struct Revoke {
     /// It is a person, in whatever role.
     #[arg(long)]
     person: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Args)]
@@ -86,7 +123,7 @@ impl Create {
     }
 }
 
-pub(crate) async fn token(client: &Client, args: Create) -> Result<(), Failure> {
+async fn token(client: &Client, args: Create) -> Result<(), Failure> {
     let (role, name) = args.whose().ok_or(Failure::Usage("for whom?"))?;
     let request = CreateTokenRequest {
         role: role.to_owned(),
@@ -101,7 +138,10 @@ pub(crate) async fn token(client: &Client, args: Create) -> Result<(), Failure> 
         );
     }
     let controllers = match args.address.as_slice() {
-        [] => vec![client.address().to_owned()],
+        [] => {
+            let all = client.address().split(',');
+            all.map(|one| one.trim().to_owned()).collect()
+        }
         given => given.to_vec(),
     };
     let token = Token {
@@ -114,9 +154,19 @@ pub(crate) async fn token(client: &Client, args: Create) -> Result<(), Failure> 
     print(&format!("{}\n", token.expose()))
 }
 
-pub(crate) async fn enroll(identity: Option<&Path>, args: Enroll) -> Result<(), Failure> {
-    let dir = identity.ok_or(Failure::Usage(
-        "where to? Give --identity DIR or set MESHCTL_IDENTITY: the directory is made",
+async fn enroll(context: &Context, args: Enroll) -> Result<(), Failure> {
+    let named = match &context.unknown {
+        Some(name) if !is_name(name) => {
+            return Err(Failure::Usage(
+                "the name of a context has letters, digits, '-', '_' and '.' only",
+            ));
+        }
+        Some(name) => Home::find().map(|home| (name.as_str(), home)),
+        None => None,
+    };
+    let own = named.as_ref().map(|(name, home)| home.identity(name));
+    let dir = context.identity().or(own.as_deref()).ok_or(Failure::Usage(
+        "where to? Give --context NAME, --identity DIR or set MESHCTL_IDENTITY: the directory is made",
     ))?;
     if dir.join("cert.pem").exists() {
         return Err(Failure::Usage(
@@ -135,31 +185,43 @@ pub(crate) async fn enroll(identity: Option<&Path>, args: Enroll) -> Result<(), 
     Identity::probe(dir).map_err(CallError::from)?;
     let new = ask(&token, args.key).await?;
     new.save(dir).map_err(CallError::from)?;
-    print(&format!("enrolled as {token}: {}\n", dir.display()))
+    print(&format!("enrolled as {token}: {}\n", dir.display()))?;
+    let Some((name, home)) = named else {
+        return Ok(());
+    };
+    let mut contexts = home.read()?;
+    let entry = Entry {
+        controller: token.controllers.join(","),
+        identity: std::path::absolute(dir)?,
+    };
+    contexts.contexts.insert(name.to_owned(), entry);
+    contexts.context.get_or_insert_with(|| name.to_owned());
+    home.write(&contexts)?;
+    print(&format!("context {name}: {}\n", home.file().display()))
 }
 
 /// Gets another certificate, for a new key.
-pub(crate) async fn renew(client: &Client, identity: Option<&Path>) -> Result<(), Failure> {
+async fn renew(client: &Client, identity: Option<&Path>) -> Result<(), Failure> {
     let dir = identity.ok_or(Failure::Usage("whose? Give --identity DIR"))?;
     let old = Identity::load(dir).map_err(CallError::from)?;
-    let request = Request::renewing(&old).map_err(CallError::from)?;
-    let asked = RenewRequest {
-        request: request.der().to_vec(),
-    };
-    let answer = client.renew(asked).await?;
-    let new = request.answered(answer).map_err(CallError::from)?;
-    new.save(dir).map_err(CallError::from)?;
+    renewal::renew(client, dir, &old).await?;
     print(&format!("{} has a new certificate\n", dir.display()))
 }
 
-pub(crate) async fn revoke(client: &Client, args: Revoke) -> Result<(), Failure> {
-    let Revoke { name, person } = args;
+async fn revoke(client: &Client, args: Revoke) -> Result<(), Failure> {
+    let Revoke {
+        name,
+        person,
+        output,
+    } = args;
     let reply = client.revoke(RevokeRequest { name, person }).await?;
-    let unchanged = if reply.unchanged { "unchanged, " } else { "" };
-    print(&format!("{unchanged}generation {}\n", reply.generation))
+    show(output.output, &reply, |reply| {
+        let unchanged = if reply.unchanged { "unchanged, " } else { "" };
+        format!("{unchanged}generation {}\n", reply.generation)
+    })
 }
 
-pub(crate) async fn audit(client: &Client, args: Audit, look: Look) -> Result<(), Failure> {
+async fn audit(client: &Client, args: Audit, look: Look) -> Result<(), Failure> {
     let audit = client.audit(AuditRequest { limit: args.limit }).await?;
     show(args.output.output, &audit, |audit| {
         table::audit(audit, look)

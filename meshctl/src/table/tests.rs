@@ -53,7 +53,7 @@ fn a_doctor_says_what_is_wrong_and_what_to_do() {
         }],
         ..GatewayView::default()
     };
-    let text = doctor(&view, Look::plain());
+    let text = doctor(std::slice::from_ref(&view), Look::plain());
     assert!(text.contains("V2-1"));
     let finding =
         "\nrisk   Linux 6.16: use after free\n       the kernel can crash\n       -> run another\n";
@@ -122,7 +122,7 @@ V2-1     two   stale    4           45 s ago  0.1.0    2001:db8:2::1  last repor
 
 1 of 2 tunnels up, generation 4
 ";
-    assert_eq!(topology(&view, Look::plain()), expected);
+    assert_eq!(topology(&view, &State::ALL, Look::plain()), expected);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn what_is_drained_is_seen_although_all_is_well() {
         }],
         ..Topology::default()
     };
-    let text = topology(&view, Look::plain());
+    let text = topology(&view, &State::ALL, Look::plain());
     for words in [
         "up, drained",
         "ok, draining",

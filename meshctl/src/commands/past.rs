@@ -1,16 +1,44 @@
 //! What was, and a copy of it.
 
 use super::unless;
-use crate::client::Client;
+use crate::client::{Client, PIECE_LIMIT};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{Output, print, show};
 use crate::table::{self, Look};
-use clap::Args;
+use clap::{Args, Subcommand};
+use routemesh_proto::BackupPiece;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+#[derive(Subcommand)]
+pub(crate) enum Past {
+    /// Show the generations that are kept: who made them, when and how.
+    History(History),
+    /// Show how the specification of one generation differs from that of another, and what came of it.
+    #[command(after_help = "Exit status: 0 if they are alike, 2 if they are not, 1 on errors.")]
+    Diff(Diff),
+    /// Copy the controller's database into a file, while it is in use.
+    Backup {
+        /// The file; one that is there is replaced.
+        file: PathBuf,
+    },
+}
+
+impl Past {
+    pub(crate) async fn run(self, context: &Context, look: Look) -> Result<ExitCode, Failure> {
+        let client = context.client()?;
+        match self {
+            Self::History(args) => history(&client, args, look).await?,
+            Self::Diff(args) => return diff(&client, args, look).await,
+            Self::Backup { file } => backup(&client, &file).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
 
 #[derive(Args)]
 pub(crate) struct History {
@@ -31,12 +59,12 @@ pub(crate) struct Diff {
     output: Output,
 }
 
-pub(crate) async fn history(client: &Client, args: History, look: Look) -> Result<(), Failure> {
+async fn history(client: &Client, args: History, look: Look) -> Result<(), Failure> {
     let history = client.history(args.limit).await?;
     show(args.output.output, &history, |it| table::history(it, look))
 }
 
-pub(crate) async fn diff(client: &Client, args: Diff, look: Look) -> Result<ExitCode, Failure> {
+async fn diff(client: &Client, args: Diff, look: Look) -> Result<ExitCode, Failure> {
     let diff = client.diff(args.from, args.to).await?;
     show(args.output.output, &diff, |diff| {
         let plan = match &diff.plan {
@@ -54,8 +82,8 @@ pub(crate) async fn diff(client: &Client, args: Diff, look: Look) -> Result<Exit
 }
 
 /// Writes the file whole or not at all.
-pub(crate) async fn backup(client: &Client, file: &Path) -> Result<(), Failure> {
-    let wrong = |error: io::Error| Failure::Backup {
+async fn backup(client: &Client, file: &Path) -> Result<(), Failure> {
+    let wrong = |error: io::Error| Failure::WriteFile {
         file: file.display().to_string(),
         reason: error.to_string(),
     };
@@ -90,7 +118,7 @@ async fn receive(
 ) -> Result<u64, Failure> {
     let mut bytes = 0;
     let mut pieces = client.backup().await?;
-    while let Some(data) = pieces.next().await? {
+    while let Some(BackupPiece { data }) = pieces.next(PIECE_LIMIT).await? {
         out.write_all(&data).map_err(&wrong)?;
         bytes += data.len() as u64;
     }

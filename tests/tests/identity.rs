@@ -4,7 +4,9 @@
 use routemesh_tests::lab::error::{LabError, Result};
 use routemesh_tests::lab::mesh::program;
 use routemesh_tests::lab::report::wait_until;
+use routemesh_tests::lab::secrets::{leaks, private_keys};
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,7 +17,18 @@ as = 65000
 interconnect = "fd00:ff::/64"
 [sites.one]
 prefixes = ["10.0.1.0/24"]
-gateways.A.endpoints = ["2001:db8::a"]
+[sites.one.gateways.A]
+endpoints = ["2001:db8::a"]
+routers = [{ address = "fd00:1::254", as = 65001, password = "password-of-a-router" }]
+[foreign.cloud]
+provider = "aws"
+prefixes = ["10.30.0.0/16"]
+as = 64512
+[[foreign.cloud.tunnels]]
+gateway = "A"
+remote = "2001:db8::c"
+psk = "the.shared.secret.of.a.tunnel"
+inside = "169.254.10.2/30"
 [sites.two]
 prefixes = ["10.0.2.0/24"]
 gateways.B.endpoints = ["2001:db8::b"]
@@ -53,7 +66,10 @@ impl Host {
 
     fn command(&self, words: &str) -> Result<Command> {
         let mut words = words.split_whitespace();
-        let program = program(words.next().unwrap_or_default())?;
+        let program = match words.next().unwrap_or_default() {
+            "curl" => "curl".to_owned(),
+            ours => program(ours)?,
+        };
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.name, &program])
@@ -120,9 +136,51 @@ fn soon(what: &str, check: impl Fn() -> Result<bool>) -> Result<()> {
     })
 }
 
-/// Whoever reads the logs learns no secret.
-fn has_no_secret(text: &str, token: &str) -> bool {
-    !text.contains("PRIVATE KEY") && !text.contains(token)
+/// Whoever reads what was written, looks at the mesh, makes a mistake or asks for figures learns no secret.
+fn nothing_tells_a_secret(host: &Host, tokens: &[&str]) -> Result<()> {
+    let spec = "mesh-with-an-error.toml";
+    let wrong = SPEC.replace("10.0.2.0/24", "10.0.2.1/24");
+    fs::write(host.file(spec), wrong).map_err(LabError::io("write"))?;
+    let asked = [
+        "meshctl topology -o json",
+        "meshctl get gateways -o json",
+        "meshctl history",
+        "meshctl audit",
+        "meshctl diff 1 2",
+        "meshctl plan mesh.toml",
+        "meshctl plan mesh-with-an-error.toml",
+        "mesh-agent enroll rm1-nonsense --identity other",
+        "curl -sS http://[::1]:7180/metrics",
+        "curl -sS http://[::1]:7181/metrics",
+    ];
+    for (n, words) in asked.into_iter().enumerate() {
+        // It fails where it should, or says that not all is well.
+        let output = host.command(words)?.output();
+        let output = output.map_err(LabError::io("run a program"))?;
+        let said = [output.stdout, output.stderr].concat();
+        assert!(
+            said.len() > 5,
+            "{words}: {}",
+            String::from_utf8_lossy(&said)
+        );
+        fs::write(host.file(&format!("said-{n}")), said).map_err(LabError::io("write"))?;
+    }
+    fs::remove_file(host.file(spec)).map_err(LabError::io("remove"))?;
+    let key = fs::read_to_string(host.file("state/wireguard.key")).map_err(LabError::io("key"))?;
+    let mut secrets = private_keys(&host.dir).map_err(LabError::io("look for keys"))?;
+    assert!(secrets.len() >= 4, "{} keys", secrets.len());
+    secrets.extend(tokens.iter().map(|token| (*token).to_owned()));
+    secrets.extend([key.trim(), "password-of-a-router", "the.shared.secret"].map(str::to_owned));
+    let found = leaks(&host.dir, &secrets).map_err(LabError::io("look for secrets"))?;
+    assert_eq!(found, Vec::<PathBuf>::new());
+    // What is looked for is found where it is.
+    for secret in &secrets {
+        let control = host.file("control");
+        fs::write(&control, secret).map_err(LabError::io("write"))?;
+        let found = leaks(&host.dir, &secrets).map_err(LabError::io("look for secrets"))?;
+        assert_eq!(found, [control]);
+    }
+    Ok(())
 }
 
 #[test]
@@ -131,18 +189,22 @@ fn a_gateway_enrolls_renews_and_is_revoked() -> Result<()> {
     host.must("mesh-controller init --dir controller")?;
     host.must("mesh-controller issue --dir controller --admin root --out root")?;
     fs::write(host.file("mesh.toml"), SPEC).map_err(LabError::io("write"))?;
-    let serve = "mesh-controller run --dir controller --listen [::1]:7179 --lifetime 24s";
+    let only_owner = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(host.file("mesh.toml"), only_owner).map_err(LabError::io("chmod"))?;
+    let serve = "mesh-controller run --dir controller --listen [::1]:7179 --lifetime 24s --metrics [::1]:7181 --log trace";
     host.start(serve, "controller.log")?;
     soon("the controller serves", || {
         Ok(host.run("meshctl apply mesh.toml --yes")?.0)
     })?;
 
     let token = host.must("meshctl token create --gateway A --ttl 5m")?;
-    let token = token.trim();
-    host.must(&format!("mesh-agent enroll {token} --identity identity"))?;
-    let (again, said) = host.run(&format!("mesh-agent enroll {token} --identity other"))?;
+    let first_token = token.trim();
+    host.must(&format!(
+        "mesh-agent enroll {first_token} --identity identity"
+    ))?;
+    let (again, said) = host.run(&format!("mesh-agent enroll {first_token} --identity other"))?;
     assert!(!again && said.contains("gateway A was used"), "{said}");
-    let agent = "mesh-agent run --controller https://[::1]:7179 --identity identity --state-dir state --vici none";
+    let agent = "mesh-agent run --controller https://[::1]:7179 --identity identity --state-dir state --vici none --metrics [::1]:7180 --log trace";
     host.start(agent, "agent.log")?;
 
     // Three times another certificate and another key, and the controller knows the gateway throughout.
@@ -171,6 +233,15 @@ fn a_gateway_enrolls_renews_and_is_revoked() -> Result<()> {
     };
     soon("the gateway reports", || reported(&host))?;
 
+    // A person's as well, by whatever command.
+    let token = host.must("meshctl token create --viewer eve")?;
+    host.must(&format!("meshctl --identity eve enroll {}", token.trim()))?;
+    let first = host.text("eve/cert.pem");
+    soon("meshctl renews", || {
+        host.must("meshctl --identity eve history")?;
+        Ok(host.text("eve/cert.pem") != first)
+    })?;
+
     host.must("meshctl revoke A")?;
     soon("it is told", || {
         Ok(host.text("agent.log").contains("gateway A was revoked"))
@@ -194,14 +265,8 @@ fn a_gateway_enrolls_renews_and_is_revoked() -> Result<()> {
     ))?;
     let history = host.must("meshctl history")?;
     assert!(history.contains("admit"), "{history}");
-    for log in ["agent.log", "controller.log"] {
-        let text = host.text(log);
-        assert!(has_no_secret(&text, token), "{text}");
-    }
-    let mode = |path: &Path| {
-        use std::os::unix::fs::PermissionsExt;
-        fs::metadata(path).map(|it| it.permissions().mode() & 0o777)
-    };
+    nothing_tells_a_secret(&host, &[first_token, second])?;
+    let mode = |path: &Path| fs::metadata(path).map(|it| it.permissions().mode() & 0o777);
     assert_eq!(mode(&host.file("identity/key.pem")).ok(), Some(0o600));
     Ok(())
 }

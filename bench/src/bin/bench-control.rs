@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use routemesh_bench::control::plot::plot;
 use routemesh_bench::control::table::{Figure, Figures};
 use routemesh_bench::control::trial::{Trial, Wanted};
 use routemesh_bench::machine;
@@ -24,7 +25,8 @@ struct Args {
     /// Where certificates are kept for the next time; they are made anew otherwise.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Directory with bench.md and bench-control.tsv, to be written to. What is not measured now stays.
+    /// Directory with bench.md, bench-control.tsv and bench-control.svg, to be written to. What is not measured
+    /// now stays.
     #[arg(long)]
     docs: Option<PathBuf>,
 }
@@ -76,6 +78,9 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
     println!("{text}");
     if let (Some(docs), Some(lines)) = (&args.docs, lines) {
         fs::write(lines, figures.lines())?;
+        if let Some(picture) = plot(&figures) {
+            fs::write(docs.join("bench-control.svg"), picture)?;
+        }
         let path = docs.join("bench.md");
         let page = fs::read_to_string(&path)?;
         let page = page::replace(&page, "control", &text)

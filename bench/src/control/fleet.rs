@@ -8,7 +8,7 @@ use prost::Message;
 use prost::bytes::Bytes;
 use routemesh_proto::{
     AgentMessage, Config, ControllerMessage, Hello, Identity, agent_message, controller_message,
-    patch,
+    patch, split, unpack,
 };
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,6 +22,8 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 
 const ATTACH: &str = "/routemesh.v1.Agents/Attach";
+/// No message is larger.
+const LARGEST: usize = 64 << 20;
 /// Seconds between attempts at most, as an agent has it; the last number repeats.
 const PAUSES: [u64; 5] = [1, 2, 4, 8, 15];
 
@@ -60,8 +62,8 @@ struct Held {
     /// Of the config of `settled`, with all changes.
     settled: u64,
     digest: String,
-    /// A whole report.
-    status: Bytes,
+    /// A whole report, as it travels.
+    status: Vec<Bytes>,
     /// Tunnels to report changes of.
     tunnels: Vec<(u32, String)>,
 }
@@ -156,7 +158,9 @@ impl Fleet {
     pub async fn report_all(&self) {
         for agent in &self.agents {
             let status = lock(&agent.held).status.clone();
-            agent.say(status).await;
+            for piece in status {
+                agent.say(piece).await;
+            }
         }
     }
 
@@ -233,22 +237,37 @@ impl Agent {
             message: Some(hello),
         };
         out.send(hello.encode_to_vec().into()).await?;
-        if !status.is_empty() {
-            out.send(status).await?;
-        }
         grpc.ready().await?;
         let request = tonic::Request::new(ReceiverStream::new(said));
         let path = PathAndQuery::from_static(ATTACH);
         let mut heard = grpc.streaming(request, path, Raw).await?.into_inner();
+        for piece in status {
+            out.send(piece).await?;
+        }
         *lock(&self.out) = Some(out);
+        let mut pieces = Vec::new();
         while let Some(message) = heard.message().await? {
-            self.hear(message)?;
+            self.hear(message, &mut pieces)?;
         }
         Ok(())
     }
 
-    fn hear(&self, message: Bytes) -> std::result::Result<(), prost::DecodeError> {
-        let heard = Heard::decode(message.clone())?;
+    fn hear(
+        &self,
+        message: Bytes,
+        pieces: &mut Vec<u8>,
+    ) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let mut heard = Heard::decode(message.clone())?;
+        let mut message = message;
+        if let Some(piece) = heard.piece {
+            pieces.extend(piece.data);
+            if !piece.last {
+                return Ok(());
+            }
+            let whole = unpack(&std::mem::take(pieces), LARGEST).ok_or("damaged pieces")?;
+            message = whole.into();
+            heard = Heard::decode(message.clone())?;
+        }
         let Some(generation) = heard.generation() else {
             return Ok(());
         };
@@ -286,7 +305,8 @@ impl Agent {
         let status = AgentMessage {
             message: Some(agent_message::Message::Status(report::whole(&config))),
         };
-        let status = Bytes::from(status.encode_to_vec());
+        let status = split(status).into_iter();
+        let status = status.map(|it| it.encode_to_vec().into()).collect();
         let tunnels = config.tunnels.iter().take(64);
         let tunnels = tunnels.map(|it| (it.number, it.peer.clone())).collect();
         let config = ControllerMessage {

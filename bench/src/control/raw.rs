@@ -3,6 +3,7 @@
 
 use prost::Message;
 use prost::bytes::{Buf, BufMut, Bytes};
+use routemesh_proto::Piece;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
@@ -15,6 +16,9 @@ pub struct Heard {
     /// What has changed.
     #[prost(message, optional, tag = "2")]
     pub change: Option<Changed>,
+    /// A piece of a message.
+    #[prost(message, optional, tag = "120")]
+    pub piece: Option<Piece>,
 }
 
 /// Of a Config.

@@ -1,4 +1,4 @@
-//! The figures of the control plane: kept as lines, shown as a table and as bars.
+//! The figures of the control plane: kept as lines, shown as a table.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -26,10 +26,16 @@ pub enum Figure {
     Reports,
     /// What `meshctl topology` asks for first.
     Topology,
+    /// As it travels.
+    TopologySize,
+    /// What `meshctl get gateways` asks for.
+    Gateways,
+    /// What one gateway more would change.
+    Plan,
 }
 
 /// The order of the table, and of the words in it.
-const ALL: [(Figure, &str, &str, Option<f64>); 10] = [
+const ALL: [(Figure, &str, &str, Option<f64>); 13] = [
     (
         Figure::Render,
         "render all configs from nothing",
@@ -80,6 +86,9 @@ const ALL: [(Figure, &str, &str, Option<f64>); 10] = [
         "s",
         None,
     ),
+    (Figure::TopologySize, "its size", "MB", None),
+    (Figure::Gateways, "the list of gateways", "s", None),
+    (Figure::Plan, "a plan of one gateway more", "s", None),
 ];
 /// Goals are for this many gateways.
 const LARGEST: usize = 2_000;
@@ -95,6 +104,7 @@ impl Figure {
         match self.entry().1 {
             "s" if value < 1.0 => format!("{:.0} ms", value * 1000.0),
             "s" => format!("{value:.2} s"),
+            "MB" if value < 10.0 => format!("{value:.1} MB"),
             "MB" => format!("{value:.0} MB"),
             _ => format!("{value:.1} %"),
         }
@@ -136,7 +146,14 @@ impl Figures {
         self.0.insert((figure, gateways), value);
     }
 
-    /// The table, and beneath it what a join costs as the mesh grows.
+    /// One by the number of gateways.
+    pub fn of(&self, figure: Figure) -> Vec<(usize, f64)> {
+        let all = self.0.iter().filter(|((it, _), _)| *it == figure);
+        all.map(|((_, gateways), value)| (*gateways, *value))
+            .collect()
+    }
+
+    /// The table.
     pub fn table(&self) -> String {
         let sizes: BTreeSet<usize> = self.0.keys().map(|(_, gateways)| *gateways).collect();
         let mut text = "| figure |".to_owned();
@@ -165,27 +182,7 @@ impl Figures {
             };
             let _ = writeln!(text, " {verdict} |");
         }
-        text + "\n" + &self.bars(Figure::Join) + &self.bars(Figure::JoinWork)
-    }
-
-    /// A bar for each size, as long as the value, the axis as the sizes are.
-    fn bars(&self, figure: Figure) -> String {
-        let of_figure = || self.0.iter().filter(|((it, _), _)| *it == figure);
-        let longest = of_figure().map(|(_, value)| *value).fold(0.0, f64::max);
-        if longest <= 0.0 {
-            return String::new();
-        }
-        let mut text = format!("{figure}, by gateways:\n\n```text\n");
-        for ((_, gateways), value) in of_figure() {
-            let length = (value / longest * 60.0).round() as usize;
-            let _ = writeln!(
-                text,
-                "{gateways:>5} {:<60} {}",
-                "█".repeat(length),
-                figure.text(*value)
-            );
-        }
-        text + "```\n\n"
+        text
     }
 }
 

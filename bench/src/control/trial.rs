@@ -6,8 +6,9 @@ use super::table::Figure;
 use crate::error::{Error, Result};
 use crate::process::{Daemon, run, sibling};
 use nix::sys::signal::Signal;
+use prost::Message;
 use routemesh_proto::operators_client::OperatorsClient;
-use routemesh_proto::{ApplyRequest, GetTopologyRequest, Identity};
+use routemesh_proto::{ApplyRequest, GetTopologyRequest, Identity, PlanRequest};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
@@ -95,9 +96,18 @@ impl Trial {
         let [resident, _] = controller.daemon.resident()?;
         tell(Figure::Memory, resident as f64 / 1e6);
 
-        let began = Instant::now();
-        controller.topology().await?;
-        tell(Figure::Topology, began.elapsed().as_secs_f64());
+        let (took, size) = controller.topology(GetTopologyRequest::default()).await?;
+        tell(Figure::Topology, took);
+        tell(Figure::TopologySize, size as f64 / 1e6);
+        let gateways_only = GetTopologyRequest {
+            gateways_only: true,
+            ..GetTopologyRequest::default()
+        };
+        tell(
+            Figure::Gateways,
+            controller.topology(gateways_only).await?.0,
+        );
+        tell(Figure::Plan, controller.plan(last + 1).await?);
 
         let (before, began) = (controller.daemon.busy()?, Instant::now());
         let (rate, span) = REPORTS;
@@ -178,6 +188,8 @@ impl Trial {
 fn start(program: &Path, dir: &Path, listen: &str) -> Result<Daemon> {
     let mut command = Command::new(program);
     command.args(["run", "--listen", listen, "--dir"]).arg(dir);
+    // As its unit has it.
+    command.env("MALLOC_ARENA_MAX", "2");
     Daemon::start("mesh-controller", command, dir)
 }
 
@@ -248,13 +260,31 @@ impl Controller {
         })
     }
 
-    async fn topology(&mut self) -> Result<()> {
-        let asked = self.operators.get_topology(GetTopologyRequest::default());
-        let topology = asked.await;
+    /// Seconds, and octets.
+    async fn topology(&mut self, wanted: GetTopologyRequest) -> Result<(f64, usize)> {
+        let began = Instant::now();
+        let topology = self.operators.get_topology(wanted).await;
         let topology = topology.map_err(|status| Error::Wrong(format!("topology: {status}")))?;
-        match topology.into_inner().gateways.is_empty() {
-            false => Ok(()),
+        let (took, topology) = (began.elapsed(), topology.into_inner());
+        match topology.gateways.is_empty() {
+            false => Ok((took.as_secs_f64(), topology.encoded_len())),
             true => Err(Error::Wrong("a topology without gateways".to_owned())),
+        }
+    }
+
+    /// Seconds until it is known what a mesh of so many gateways changes.
+    async fn plan(&mut self, gateways: usize) -> Result<f64> {
+        let request = PlanRequest {
+            text: specification(gateways),
+            file: "mesh.toml".to_owned(),
+        };
+        let began = Instant::now();
+        let plan = self.operators.get_plan(request).await;
+        let plan = plan.map_err(|status| Error::Wrong(format!("plan: {status}")))?;
+        let took = began.elapsed().as_secs_f64();
+        match plan.into_inner().gateways.len() == gateways - 1 {
+            true => Ok(took),
+            false => Err(Error::Wrong("a plan of other gateways".to_owned())),
         }
     }
 

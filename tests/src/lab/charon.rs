@@ -1,5 +1,6 @@
 //! A real charon on a gateway, driven over VICI by whoever wants to.
 
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -114,6 +115,11 @@ impl Charon {
     /// Its CHILD_SAs that carry traffic.
     pub fn children(&self) -> Result<Vec<vici::Child>> {
         vici::children(&self.socket)
+    }
+
+    /// The connections that are loaded, with the names of their children.
+    pub fn loaded(&self) -> Result<BTreeSet<(String, String)>> {
+        vici::loaded(&self.socket)
     }
 
     /// `rekey` of one SA: by `child`, or by `ike`.

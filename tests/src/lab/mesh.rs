@@ -16,6 +16,9 @@ use super::{Lab, in_parallel};
 /// The specification that the lab's addresses come from.
 pub const THREE_SITES: &str = include_str!("../../../examples/three-sites.toml");
 
+/// How long certificates last, unless a test is about that.
+const LIFETIME: &str = "30d";
+
 /// Its name in messages about it.
 const SPEC_FILE: &str = "three-sites.toml";
 
@@ -25,6 +28,8 @@ pub struct Mesh<'lab> {
     lab: &'lab Lab,
     controller: Option<Process>,
     agents: BTreeMap<String, Process>,
+    /// Of certificates that the controller gives out.
+    lifetime: &'static str,
 }
 
 impl<'lab> Mesh<'lab> {
@@ -38,41 +43,77 @@ impl<'lab> Mesh<'lab> {
         Ok(mesh)
     }
 
-    /// The controller with its specification, and identities for everybody.
-    pub fn without_agents(lab: &'lab Lab, spec: &str) -> Result<Self> {
-        say("controller, identities, specification");
-        let mut mesh = Self {
+    /// The same, where every gateway has its identity for a token, the second with a key of the other kind,
+    /// and certificates last for `lifetime`.
+    pub fn enrolled(lab: &'lab Lab, spec: &str, lifetime: &'static str) -> Result<Self> {
+        let mut mesh = Self::new(lab, lifetime);
+        say("controller, specification, an identity for every gateway's token");
+        mesh.ready(Vec::new())?;
+        mesh.apply(spec)?;
+        for gateway in lab.topology().gateways() {
+            let kind = ["ecdsa-p384", "ed25519"][usize::from(gateway.member == 2)];
+            let token = mesh.meshctl(&["token", "create", "--gateway", &gateway.name()])?;
+            let (program, dir) = (program("mesh-agent")?, mesh.identity_dir(gateway));
+            let dir = dir.display().to_string();
+            let words = [
+                &program,
+                "enroll",
+                token.trim(),
+                "--identity",
+                &dir,
+                "--key",
+                kind,
+            ];
+            lab.underlay(gateway).run(&words)?;
+            mesh.start_agent(gateway)?;
+        }
+        Ok(mesh)
+    }
+
+    fn new(lab: &'lab Lab, lifetime: &'static str) -> Self {
+        Self {
             lab,
             controller: None,
             agents: BTreeMap::new(),
-        };
-        let host = lab.host(CONTROLLER);
-        let dir = mesh.controller_dir();
-        let program = program("mesh-controller")?;
-        let words = |words: &[&str]| -> Result<()> {
-            let dir = dir.display().to_string();
-            let all = [&[program.as_str(), words[0], "--dir", &dir], &words[1..]].concat();
-            host.run(&all).map(drop)
-        };
-        words(&["init"])?;
-        let mut issued = vec![("--operator", "admin".to_owned(), mesh.operator_dir())];
-        for gateway in lab.topology().gateways() {
-            issued.push(("--gateway", gateway.name(), mesh.identity_dir(gateway)));
+            lifetime,
         }
+    }
+
+    /// The controller with its specification, and identities for everybody.
+    pub fn without_agents(lab: &'lab Lab, spec: &str) -> Result<Self> {
+        let mut mesh = Self::new(lab, LIFETIME);
+        say("controller, identities, specification");
+        let gateways = lab.topology().gateways().into_iter();
+        let issued = gateways.map(|it| ("--gateway", it.name(), mesh.identity_dir(it)));
+        mesh.ready(issued.collect())?;
+        mesh.apply(spec)?;
+        Ok(mesh)
+    }
+
+    /// An authority, identities made by it for an administrator and these, and a controller that answers.
+    fn ready(&mut self, mut issued: Vec<(&str, String, PathBuf)>) -> Result<()> {
+        self.controller_command(&["init"])?;
+        issued.push(("--admin", "admin".to_owned(), self.operator_dir()));
         in_parallel(&issued, |(kind, name, out)| {
-            words(&["issue", kind, name, "--out", &out.display().to_string()])
+            self.controller_command(&["issue", kind, name, "--out", &out.display().to_string()])
         })?;
-        mesh.start_controller()?;
+        self.start_controller()?;
         // Ready when it answers, if only that it has no mesh yet.
         wait_until("the controller", Duration::from_secs(30), || {
-            mesh.check_controller()?;
-            match mesh.meshctl(&["topology"]) {
+            self.check_controller()?;
+            match self.meshctl(&["topology"]) {
                 Err(error) if error.to_string().contains("there is no mesh yet") => Ok(()),
                 other => other.map(drop),
             }
-        })?;
-        mesh.apply(spec)?;
-        Ok(mesh)
+        })
+    }
+
+    /// `mesh-controller WORD --dir DIR WORDS`, to its end.
+    pub fn controller_command(&self, words: &[&str]) -> Result<()> {
+        let (program, dir) = (program("mesh-controller")?, self.controller_dir());
+        let dir = dir.display().to_string();
+        let all = [&[program.as_str(), words[0], "--dir", &dir], &words[1..]].concat();
+        self.lab.host(CONTROLLER).run(&all).map(drop)
     }
 
     fn controller_dir(&self) -> PathBuf {
@@ -83,7 +124,8 @@ impl<'lab> Mesh<'lab> {
         self.lab.host(CONTROLLER).dir().join("admin")
     }
 
-    fn identity_dir(&self, gateway: Gateway) -> PathBuf {
+    /// The folder with a gateway's certificate and key.
+    pub fn identity_dir(&self, gateway: Gateway) -> PathBuf {
         self.lab.underlay(gateway).dir().join("identity")
     }
 
@@ -96,7 +138,7 @@ impl<'lab> Mesh<'lab> {
     pub fn start_controller(&mut self) -> Result<()> {
         let mut command = Command::new(program("mesh-controller")?);
         command.arg("run").arg("--dir").arg(self.controller_dir());
-        command.args(["--listen", "[::]:7179"]);
+        command.args(["--listen", "[::]:7179", "--lifetime", self.lifetime]);
         self.controller = Some(self.lab.host(CONTROLLER).spawn("controller", command)?);
         Ok(())
     }

@@ -14,6 +14,7 @@ pub mod ospf;
 pub mod probe;
 pub mod process;
 pub mod report;
+pub mod secrets;
 pub mod settle;
 pub mod sniff;
 pub mod spaces;
@@ -142,6 +143,29 @@ impl Lab {
     /// What this lab consists of.
     pub fn topology(&self) -> &Topology {
         &self.topology
+    }
+
+    /// Nothing that anybody has written here tells a private key or one of these secrets.
+    pub fn keeps_secrets(&self, others: &[String]) -> Result<()> {
+        let dir = Path::new(DIR);
+        let search = || {
+            let mut secrets = secrets::private_keys(dir)?;
+            let keys = secrets.len();
+            secrets.extend_from_slice(others);
+            // What is looked for would be found.
+            let control = dir.join("control");
+            std::fs::write(&control, secrets.join("\n"))?;
+            let found = secrets::leaks(dir, &secrets)?;
+            std::fs::remove_file(&control)?;
+            Ok::<_, std::io::Error>((keys, found, control))
+        };
+        let (keys, found, control) = search().map_err(LabError::io(DIR))?;
+        match keys > 0 && found == [control] {
+            true => Ok(()),
+            false => Err(LabError::Unexpected(format!(
+                "secrets (of {keys} keys, and others) are in {found:?}"
+            ))),
+        }
     }
 
     /// A host by its namespace.

@@ -83,6 +83,14 @@ impl Topology {
         }
     }
 
+    /// Two sites, two gateways each.
+    pub fn two_sites() -> Self {
+        Self {
+            sites: vec![2, 2],
+            ..Self::default()
+        }
+    }
+
     /// Two sites, one gateway each.
     pub fn pair() -> Self {
         Self {

@@ -1,6 +1,7 @@
 //! As much of VICI as the tests need: an order, and charon's CHILD_SAs. Not through our own agent,
 //! and not through `swanctl`, which takes a second to start.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -30,6 +31,9 @@ pub struct Child {
     /// SPIs of what comes in and of what goes out, as in `ip xfrm state`.
     pub spis: [String; 2],
 }
+
+/// All values of a message, with the sections that they are in before their own names.
+type Values = Vec<(Vec<String>, String)>;
 
 /// A piece of a message.
 #[derive(Debug, Clone, Copy)]
@@ -93,13 +97,34 @@ pub(super) fn order(socket: &Path, command: &str, arguments: &[Word<'_>]) -> Res
 
 /// The installed CHILD_SAs.
 pub(super) fn children(socket: &Path) -> Result<Vec<Child>> {
+    let listed = list(socket, "list-sas", "list-sa")?;
+    Ok(listed.iter().flat_map(|it| installed(it)).collect())
+}
+
+/// The children of loaded connections: names of both. Paths are CONNECTION, `children`, NAME, VALUE.
+pub(super) fn loaded(socket: &Path) -> Result<BTreeSet<(String, String)>> {
+    let listed = list(socket, "list-conns", "list-conn")?;
+    let names = listed
+        .iter()
+        .flatten()
+        .filter_map(|(path, _)| match &path[..] {
+            [connection, children, name, _] if children == "children" => {
+                Some((connection.clone(), name.clone()))
+            }
+            _ => None,
+        });
+    Ok(names.collect())
+}
+
+/// The values of each event that a command answers with.
+fn list(socket: &Path, command: &str, event: &str) -> Result<Vec<Values>> {
     let mut stream = open(socket)?;
-    send(&mut stream, REGISTER, "list-sa", &[])?;
+    send(&mut stream, REGISTER, event, &[])?;
     let (kind, _) = receive(&mut stream)?;
     if kind != CONFIRM {
-        return Err(LabError::Unexpected(format!("list-sa: packet {kind}")));
+        return Err(LabError::Unexpected(format!("{event}: packet {kind}")));
     }
-    send(&mut stream, REQUEST, "list-sas", &[])?;
+    send(&mut stream, REQUEST, command, &[])?;
     let mut found = Vec::new();
     loop {
         let (kind, body) = receive(&mut stream)?;
@@ -108,7 +133,7 @@ pub(super) fn children(socket: &Path) -> Result<Vec<Child>> {
         }
         // After the name of the event.
         let message = body.get(1 + usize::from(body.first().copied().unwrap_or(0))..);
-        found.extend(installed(&flat(message.unwrap_or_default())));
+        found.push(flat(message.unwrap_or_default()));
     }
 }
 
@@ -172,7 +197,7 @@ fn receive(stream: &mut UnixStream) -> Result<(u8, Vec<u8>)> {
 }
 
 /// All values of a message with the sections they are in; lists are left out.
-fn flat(mut message: &[u8]) -> Vec<(Vec<String>, String)> {
+fn flat(mut message: &[u8]) -> Values {
     let mut values = Vec::new();
     let mut path = Vec::new();
     let mut take = |length: usize| -> Option<Vec<u8>> {

@@ -9,7 +9,7 @@ use routemesh_tests::lab::settle::SETTLE;
 use routemesh_tests::lab::topology::{Gateway, Topology, prefixes};
 use routemesh_tests::lab::traffic::Traffic;
 
-use super::{gateway, mesh_up, spec};
+use super::{doctor, gateway, mesh_up, spec};
 
 const V2_1: Gateway = gateway(2, 1);
 
@@ -17,6 +17,8 @@ const V2_1: Gateway = gateway(2, 1);
 fn a_drained_gateway_is_left_and_stopped_without_loss() -> Result<()> {
     let lab = Lab::start("drain", Topology::three_sites())?;
     let mut mesh = mesh_up(&lab, &spec())?;
+    doctor::finds_nothing(&mesh, 12)?;
+    doctor::captures(&mesh)?;
     let traffic = Traffic::start(&lab, 1, 2)?;
     std::thread::sleep(Duration::from_secs(2));
     let before = into_tunnels(&lab)?;
@@ -61,6 +63,7 @@ fn a_drained_gateway_is_left_and_stopped_without_loss() -> Result<()> {
     std::thread::sleep(Duration::from_secs(4));
     let total = traffic.stop("V2-1 stopped after it was drained")?;
     assert_eq!(total.lost, 0, "lost while V2-1 was stopped");
+    doctor::finds_what_is_broken(&lab, &mesh)?;
     lab.passed();
     Ok(())
 }

@@ -4,9 +4,11 @@
 //! Each test brings up a lab of its own; run them one at a time, through `tests/vm/run`.
 
 mod disturb;
+mod doctor;
 mod drain;
 mod faults;
 mod firewall;
+mod identity;
 mod matrix;
 mod mtu;
 mod reference;

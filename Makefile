@@ -40,9 +40,17 @@ unit: build ## All tests that need no ESP
 packages: build ## The Debian packages, in target/debian
 	packaging/debian/build
 
+# Fetching takes as long as checking or building: they go together. `packages-test` waits for it.
+.PHONY: packages-root
+packages-root: tools
+	@mkdir -p target/packages
+	@tests/packages/root </dev/null >target/packages/root.log 2>&1 &
+
 .PHONY: packages-test
-packages-test: build ## The packages installed, run, upgraded and removed, on a clean Debian under systemd
+packages-test: build ## The packages installed, run, upgraded and removed, and beside others, on a clean Debian under systemd
 	tests/packages/root
+	packaging/debian/build 1.0 target/packages/1.0
+	packaging/debian/build 1.1 target/packages/1.1
 	cargo nextest run --workspace --profile packages
 
 .PHONY: lab-test
@@ -54,7 +62,7 @@ figures: ## The packets that the last lab-test lost, into docs/failover.md
 	tests/figures
 
 .PHONY: test
-test: tools check build unit packages-test lab-test ## Everything, as the CI does it
+test: tools packages-root check build unit packages-test lab-test ## Everything, as the CI does it
 
 .PHONY: bench
 bench: tools ## Speed and memory beside BIRD and FRR, an hour (ARGS='--n 1000 --rounds 1' for a taste)

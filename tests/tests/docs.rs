@@ -6,10 +6,10 @@ use std::process::Command;
 
 /// A test that a page names is there: `FILE.rs: NAME` in code.
 #[test]
-fn the_tests_of_the_scenarios_exist() {
+fn the_tests_that_pages_name_exist() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let read = |path: &str| std::fs::read_to_string(workspace.join(path)).unwrap_or_default();
-    let page = read("docs/scenarios.md");
+    let page = read("docs/scenarios.md") + &read("docs/coexistence.md");
     let codes = page.split('`').skip(1).step_by(2);
     let named: Vec<(&str, &str)> = codes.filter_map(|code| code.split_once(".rs: ")).collect();
     assert!(named.len() > 30, "{named:?}");

@@ -47,20 +47,23 @@ impl Machine {
         machine
     }
 
-    fn command(&self, words: &[&str]) -> Output {
-        Command::new("nsenter")
+    /// A program on it, with what an administrator's login has around it.
+    fn enter(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command
             .args(["--target", &self.init.to_string()])
             .args(["--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"])
             .args(["--root", "--wd", "--", "/usr/bin/env", "-i"])
             .args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"])
-            .args([
-                "DEBIAN_FRONTEND=noninteractive",
-                "MESHCTL_IDENTITY=/root/alice",
-            ])
-            .args(["MESHCTL_CONTROLLER=https://127.0.0.1:7179"])
-            .args(words)
-            .output()
-            .expect("nsenter runs")
+            .args(["DEBIAN_FRONTEND=noninteractive", "PAGER=cat"])
+            .args(["MESHCTL_IDENTITY=/root/alice"])
+            .args(["MESHCTL_CONTROLLER=https://127.0.0.1:7179"]);
+        command
+    }
+
+    fn command(&self, words: &[&str]) -> Output {
+        let output = self.enter().args(words).output();
+        output.expect("nsenter runs")
     }
 
     /// What a command prints, which must be a good one.
@@ -69,6 +72,17 @@ impl Machine {
         let output = self.command(&words);
         let (out, error) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{words:?}: {out}{error}");
+        out
+    }
+
+    /// What lines for a shell print, all of which must go well.
+    pub fn sh(&self, lines: &str) -> String {
+        let output = self.command(&["bash", "-euc", lines]);
+        let (out, error) = (text(&output.stdout), text(&output.stderr));
+        if !output.status.success() {
+            let journal = self.try_run("journalctl --no-pager -n 60");
+            panic!("{lines}: {out}{error}\n{journal}");
+        }
         out
     }
 
@@ -93,6 +107,26 @@ impl Machine {
             }
             sleep(LOOK);
         }
+    }
+
+    /// Brings our packages of a version into its /root, and no others; `make packages-test` made them.
+    pub fn bring(&self, version: &str) {
+        let root = self.path("/root");
+        self.sh("rm -f /root/*.deb");
+        let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/packages");
+        let made = fs::read_dir(made.join(version)).expect("packages of this version");
+        for package in made {
+            let package = package.expect("an entry");
+            fs::copy(package.path(), root.join(package.file_name())).expect("copied");
+        }
+    }
+
+    /// Writes a file, in folders that are made.
+    pub fn write(&self, inside: &str, text: &str) {
+        let path = self.path(inside);
+        let dir = path.parent().expect("it is in a folder");
+        fs::create_dir_all(dir).expect("made");
+        fs::write(&path, text).expect("written");
     }
 
     /// A place on its disk, from outside.

@@ -1,12 +1,11 @@
 //! The Debian packages, on a clean Debian under systemd: installed, run, upgraded, removed.
 //! `make packages-test` makes all that they need.
 
+mod beside;
 mod machine;
 
 use machine::Machine;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 const MESH: &str = r#"
 [mesh]
@@ -25,27 +24,9 @@ gateways.V2-1 = { endpoints = ["192.0.2.2"] }
 /// CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN.
 const AGENT_MAY: u64 = 1 << 10 | 1 << 12 | 1 << 13 | 1 << 21;
 
-/// Makes the packages, as a version, and puts them on the machine.
 fn packages(machine: &Machine, version: &str) {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let made = Command::new(top.join("packaging/debian/build"))
-        .arg(version)
-        .output()
-        .expect("it runs");
-    let error = String::from_utf8_lossy(&made.stderr);
-    assert!(made.status.success(), "{error}");
-    let made = String::from_utf8_lossy(&made.stdout);
-    let made: Vec<&str> = made.lines().collect();
-    assert_eq!(made.len(), 3, "{made:?}");
-    let place = machine.path("/srv/packages");
-    let _ = fs::remove_dir_all(&place);
-    fs::create_dir(&place).expect("made");
-    for package in made {
-        let package = PathBuf::from(package);
-        let name = package.file_name().expect("a name");
-        fs::copy(top.join(&package), place.join(name)).expect("copied");
-    }
-    machine.run("dpkg --install --recursive /srv/packages");
+    machine.bring(version);
+    machine.run("dpkg --install --recursive /root");
 }
 
 /// What the main process of a service may.

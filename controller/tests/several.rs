@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::etcd::{Certificates, Cluster, free_port};
+use common::etcd::{Certificates, Cluster, free_port, waiting};
 use common::{Agent, Controller, Pki, TWO_SITES, all_up, eventually, three_sites};
 use routemesh_controller::admission::Admission;
 use routemesh_controller::ca::{self, Role};
@@ -22,6 +22,7 @@ use routemesh_proto::{
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -413,6 +414,49 @@ async fn a_revocation_meets_the_changes_of_others() {
     let left = controller.topology(&pki).await.gateways;
     assert_eq!(left.len(), 1);
     controller.stop().await;
+}
+
+/// What another controller is told is heard from itself, which may be before etcd says that there is such a gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_reports_before_the_others_know_of_it() {
+    let pki = Pki::new();
+    let cluster = Cluster::start(1);
+    let far = Host::new(&pki, "far");
+    let open = |url: &str| Store::etcd(&cluster.urls(), None, Some(url)).unwrap();
+    let near = Controller::start_with(&pki.controller(), open).await;
+    let shut = Arc::<AtomicBool>::default();
+    let open = |url: &str| {
+        let late = waiting(&cluster.urls(), &shut);
+        Store::etcd(&late, None, Some(url)).unwrap()
+    };
+    let far = Controller::start_with(&far.dir, open).await;
+    let seen = async |gateway: &str| {
+        let request = GetTopologyRequest::default();
+        let topology = far.operators(&pki).get_topology(request).await;
+        let gateways = topology.map(|it| it.into_inner().gateways);
+        let mut all = gateways.into_iter().flatten();
+        all.any(|it| it.name == gateway && it.version == "here")
+    };
+    // Once it has heard of the one, it follows.
+    near.apply(&pki, TWO_SITES).await.unwrap();
+    let report = async |gateway: &str| {
+        let identity = pki.gateway(gateway);
+        let mut agent = Agent::attach(&identity, &near.url, None).await.unwrap();
+        let config = agent.config().await;
+        agent.report(version("here", &config)).await;
+        agent
+    };
+    let _a = report("A").await;
+    eventually(async || seen("A").await).await;
+
+    shut.store(true, Ordering::Relaxed);
+    near.apply(&pki, &three_sites()).await.unwrap();
+    let _c = report("C").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    shut.store(false, Ordering::Relaxed);
+    eventually(async || seen("C").await).await;
+    far.stop().await;
+    near.stop().await;
 }
 
 /// A trial is looked after by all controllers: the other one ends it when the one where it began is lost.

@@ -81,6 +81,7 @@ impl State {
             report,
         } = heard;
         match report {
+            // Only a gateway of the mesh reports, so it has left the mesh since.
             Some(_) if !self.has(&gateway) => true,
             Some(Report::Whole(status)) => {
                 let age = Duration::from_millis(age);
@@ -176,6 +177,13 @@ async fn hear_once(state: &Arc<State>, authority: &Authority, by: &Arc<str>) -> 
     let mut stream = heard.map_err(words)?.into_inner();
     while let Some(heard) = stream.message().await.map_err(words)? {
         let (state, by) = (state.clone(), by.clone());
+        // A controller may tell of a gateway before the store's watch tells of the generation that brought it.
+        if !state.has(&heard.gateway) {
+            let state = state.clone();
+            let followed = tokio::task::spawn_blocking(move || state.follow()).await;
+            let followed = followed.map_err(|error| error.to_string())?;
+            followed.map_err(|error| error.to_string())?;
+        }
         let told = match heard.report {
             // Packing takes a while.
             Some(Report::Whole(_)) => {

@@ -6,6 +6,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -53,6 +54,37 @@ pub fn losing(to: &str, words: &'static [&'static str], lost: Duration) -> Strin
             thread::spawn(move || ask(from, into, words, &noted));
             let since = since.clone();
             thread::spawn(move || answer(server, client, lost, &since));
+        }
+    });
+    url
+}
+
+/// A way to etcd whose answers wait for as long as it is shut.
+pub fn waiting(to: &str, shut: &Arc<AtomicBool>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (to, shut) = (to.trim_start_matches("http://").to_owned(), shut.clone());
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let Ok(mut server) = TcpStream::connect(&to) else {
+                return;
+            };
+            let mut from = client.try_clone().unwrap();
+            let mut into = server.try_clone().unwrap();
+            thread::spawn(move || std::io::copy(&mut from, &mut into));
+            let shut = shut.clone();
+            thread::spawn(move || {
+                let mut buffer = vec![0; 1 << 20];
+                while let Ok(read @ 1..) = server.read(&mut buffer) {
+                    while shut.load(Ordering::Relaxed) {
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                    if client.write_all(&buffer[..read]).is_err() {
+                        return;
+                    }
+                }
+            });
         }
     });
     url

@@ -273,7 +273,7 @@ pub fn all_up(config: &Config) -> Status {
 }
 
 pub async fn eventually(mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..100 {
+    for _ in 0..1200 {
         if holds().await {
             return;
         }

@@ -7,6 +7,7 @@ use super::refusal;
 use super::sas::is_ours;
 use futures::StreamExt;
 use futures::stream::select_all;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -116,6 +117,7 @@ async fn listen(socket: &Path, outbox: &mut Outbox, registered: &mut bool) -> Er
     let mut events = select_all(streams);
     let mut end = connection.seen();
     let mut confirmed = connection.seen();
+    let mut untimely = Untimely::default();
     let deadline = tokio::time::sleep(LIMIT);
     tokio::pin!(deadline);
     loop {
@@ -123,7 +125,9 @@ async fn listen(socket: &Path, outbox: &mut Outbox, registered: &mut bool) -> Er
         tokio::select! {
             biased;
             event = events.next() => match event {
-                Some(Ok((topic, message))) => outbox.send(interpret(topic, message.as_ref())),
+                Some(Ok((topic, message))) => {
+                    outbox.send(untimely.sift(interpret(topic, message.as_ref())));
+                }
                 Some(Err(source)) => return Error::Exchange { call, source },
                 None => return Error::Lost { call, reason: "all subscriptions ended".into() },
             },
@@ -169,6 +173,24 @@ fn refused(message: &Message) -> Option<Event> {
     })
 }
 
+/// Connections whose peer has shown a certificate that is not valid now. charon says so, and in its next breath that
+/// it trusts none: the first tells more.
+#[derive(Default)]
+struct Untimely(BTreeSet<String>);
+
+impl Untimely {
+    fn sift(&mut self, event: Option<Event>) -> Option<Event> {
+        if let Some(Event::Refused { connection, reason }) = &event {
+            match reason.as_str() {
+                refusal::UNTIMELY => drop(self.0.insert(connection.clone())),
+                refusal::UNTRUSTED if self.0.remove(connection) => return None,
+                _ => {}
+            }
+        }
+        event
+    }
+}
+
 /// Where events go: never waits, never grows.
 struct Outbox {
     sender: mpsc::Sender<Event>,
@@ -189,5 +211,27 @@ impl Outbox {
             permit.send(Event::Resync);
             self.behind = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn why_a_certificate_is_not_trusted_counts_before_that_it_is_not() {
+        let refused = |connection: &str, reason: &str| Event::Refused {
+            connection: connection.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let mut untimely = Untimely::default();
+        let mut passes = |connection: &str, reason: &str| {
+            let event = Some(refused(connection, reason));
+            untimely.sift(event.clone()) == event
+        };
+        assert!(passes("rm1-a", refusal::UNTIMELY));
+        assert!(passes("rm2-b", refusal::UNTRUSTED), "of another one");
+        assert!(!passes("rm1-a", refusal::UNTRUSTED));
+        assert!(passes("rm1-a", refusal::UNTRUSTED), "of another attempt");
     }
 }

@@ -4,6 +4,13 @@
 //! may lock itself up before 5.9.11 (strongSwan issue 566), and tells nothing of what the peer
 //! initiates or what it tries again by itself.
 
+/// Of a certificate that charon finds not valid at its time.
+pub(super) const UNTIMELY: &str =
+    "the far end's certificate, or its authority's, is not valid at this host's time";
+/// Of one that it does not trust, for whatever reason.
+pub(super) const UNTRUSTED: &str =
+    "the far end's certificate is not of this mesh's authority, or not for that gateway";
+
 /// What a line says of why there is no SA, for people. It quotes nothing but the names of notifications
 /// (RFC 7296 section 3.10.1), so whatever the far end sent is not passed on.
 pub fn reason(line: &str) -> Option<String> {
@@ -19,7 +26,9 @@ pub fn reason(line: &str) -> Option<String> {
     } else if said("no shared key found for ", "") {
         "there is no pre-shared key for the identity that the far end has"
     } else if said("no trusted ", " public key found for ") {
-        "the far end's certificate is not of this mesh's authority, or not for that gateway"
+        UNTRUSTED
+    } else if said("subject certificate invalid ", "") || said("issuer certificate invalid ", "") {
+        UNTIMELY
     } else if said("constraint check failed: identity ", " required") {
         "the far end has another identity than it should"
     } else if said("no acceptable proposal found", "") {
@@ -89,6 +98,10 @@ mod tests {
             (
                 "no trusted ECDSA public key found for 'V2-1'",
                 "certificate",
+            ),
+            (
+                "subject certificate invalid (valid from Jan 01 00:00:00 2040 to Jan 01 00:00:00 2041)",
+                "not valid at this host's time",
             ),
             (
                 "constraint check failed: identity 'V2-1' required ",

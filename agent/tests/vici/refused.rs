@@ -95,13 +95,18 @@ async fn both_ends_learn_why_there_is_no_sa() {
         Auth::Certificate { own_pem, ca_pems }
     };
     let [of_a, of_b] = [certified(&a, &ca).await, certified(&b, &other_ca).await];
+    let (own_pem, key) = ca.issue_early(&b.definition.local_id);
+    b.vici.load_key(&key).await.unwrap();
+    let ca_pems = vec![ca.pem.clone()];
+    let early = Auth::Certificate { own_pem, ca_pems };
+    let also_a = of_a.clone();
 
     type Change = Box<dyn Fn(&mut Definition)>;
     let change = |change: fn(&mut Definition)| -> Change { Box::new(change) };
     let same = || change(|_| {});
     // What is other at either end, and what both are told of it; the answering end need not know of whom
     // it is.
-    let table: [(Change, Change, &str, Option<&str>); 6] = [
+    let table: [(Change, Change, &str, Option<&str>); 7] = [
         (
             same(),
             change(|it| it.auth = Auth::Psk("another key".into())),
@@ -137,6 +142,12 @@ async fn both_ends_learn_why_there_is_no_sa() {
             Box::new(move |it| it.auth = of_b.clone()),
             "AUTHENTICATION_FAILED",
             Some("certificate"),
+        ),
+        (
+            Box::new(move |it| it.auth = also_a.clone()),
+            Box::new(move |it| it.auth = early.clone()),
+            "not valid at this host's time",
+            None,
         ),
     ];
     for (of_a, of_b, told_a, told_b) in table {

@@ -1,5 +1,6 @@
 //! The rungs from IKE to ESP: keys, and whether packets pass by them.
 
+use super::below::{WAKE, silent};
 use super::{Evidence, Found, State};
 use std::collections::BTreeSet;
 
@@ -7,6 +8,8 @@ use std::collections::BTreeSet;
 const SKEW: u64 = 60_000;
 /// What a far end says that does not know who asks.
 const REFUSED: &str = "AUTHENTICATION_FAILED";
+/// What an end says of a certificate that is of another time.
+const UNTIMELY: &str = "not valid at this host's time";
 /// Packets, of which at least one should have arrived.
 const ENOUGH: u64 = 3;
 
@@ -58,7 +61,7 @@ pub(super) fn ike(evidence: &Evidence) -> Found {
         .filter(|(_, reason)| !reason.is_empty())
         .collect();
     let skew = skew(evidence);
-    let (cause, cure) = refusal(&reasons, skew);
+    let (cause, cure) = refusal(evidence, &reasons, skew);
     if let Some(skew) = skew.filter(|skew| *skew > SKEW) {
         found.note(format!("clocks differ by {} s", skew / 1000));
     }
@@ -73,7 +76,7 @@ fn skew(evidence: &Evidence) -> Option<u64> {
 }
 
 /// What IKE's refusals come to. Which end says a thing in full counts first.
-fn refusal(reasons: &[(&str, &str)], skew: Option<u64>) -> (String, String) {
+fn refusal(evidence: &Evidence, reasons: &[(&str, &str)], skew: Option<u64>) -> (String, String) {
     let said = |words: &str| reasons.iter().find(|(_, reason)| reason.contains(words));
     // That one end has refused says less than why the other does.
     let told = |words: &str| {
@@ -105,16 +108,50 @@ fn refusal(reasons: &[(&str, &str)], skew: Option<u64>) -> (String, String) {
                 .to_owned(),
         );
     }
+    if let Some((name, reason)) = told(UNTIMELY) {
+        return (
+            format!("time: {name} says that {reason}"),
+            "let both hosts keep time (chrony, systemd-timesyncd); if they do, `meshctl renew` has certificates made anew".to_owned(),
+        );
+    }
     if let Some((name, reason)) = told("certificate") {
         return (
             format!("authentication: {name} says that {reason}"),
             "see that both gateways enrolled at the same controller, and that none is revoked (meshctl audit)".to_owned(),
         );
     }
+    // What is wrong with a key or a certificate, who refuses it tells its agent; that it knows nobody of that name it
+    // tells nobody.
+    if let Some((name, reason)) = said(REFUSED)
+        && evidence.ends.iter().all(|end| end.status.is_some())
+    {
+        let mut others = evidence.ends.iter().filter(|end| end.name != *name);
+        let other = others.next().map_or("", |end| end.name);
+        return (
+            format!(
+                "identity: {name} says that {reason}; {other} finds nothing wrong with its key or certificate, as where it expects another identity"
+            ),
+            format!(
+                "see that both gateways have the same generation (meshctl get gateways), and on both what charon has loaded (swanctl --list-conns): the identity of {name} has to be the one that {other} expects, and the other way round"
+            ),
+        );
+    }
     if let Some((name, reason)) = said(REFUSED) {
         return (
             format!("authentication: {name} says that {reason}"),
             "the far end's log tells in full why (meshctl logs GATEWAY --text IKE, or charon's own)".to_owned(),
+        );
+    }
+    if let Some((name, reason)) = said("IKE proposals")
+        && let Some((other, why)) = silent(evidence)
+    {
+        return (
+            format!(
+                "{name} says that {reason}; as {other} does not report ({why}), it may have no connection for {name} at all"
+            ),
+            format!(
+                "{WAKE}; if it does, give both ends a common proposal: `proposals` of [mesh.ike]"
+            ),
         );
     }
     if let Some((name, reason)) = said("IKE proposals") {

@@ -109,16 +109,14 @@ fn demo() -> Result<()> {
     } else {
         println!("  `make demo KEEP=1` leaves the mesh up, with a shell to look around.\n");
     }
-    lab.passed();
-    Ok(())
+    lab.passed()
 }
 
 fn look_around() -> Result<()> {
     let lab = Lab::start("shell", Topology::three_sites())?;
     let (_mesh, _) = bring_up(&lab)?;
     shell(&lab)?;
-    lab.passed();
-    Ok(())
+    lab.passed()
 }
 
 /// The mesh up, and how long it took.

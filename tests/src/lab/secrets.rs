@@ -5,6 +5,34 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::error::{LabError, Result as Checked};
+
+/// A key of WireGuard's is a line of base64, and nothing of it says so but its name.
+const WIREGUARD: &str = "wireguard.key";
+
+/// Nothing below `dir` that others than its owner may read tells a private key that is there, or one of these secrets.
+pub fn kept(dir: &Path, others: &[String]) -> Checked<()> {
+    let search = || {
+        let mut secrets = private_keys(dir)?;
+        let keys = secrets.len();
+        secrets.extend_from_slice(others);
+        // What is looked for would be found.
+        let control = dir.join("control");
+        fs::write(&control, secrets.join("\n"))?;
+        let found = leaks(dir, &secrets)?;
+        fs::remove_file(&control)?;
+        Ok::<_, io::Error>((keys, found, control))
+    };
+    let name = dir.display().to_string();
+    let (keys, found, control) = search().map_err(LabError::io(name))?;
+    match keys > 0 && found == [control] {
+        true => Ok(()),
+        false => Err(LabError::Unexpected(format!(
+            "secrets (of {keys} keys, and others) are in {found:?}"
+        ))),
+    }
+}
+
 /// The files below `dir` that others than their owner may read, and that have one of these secrets in them.
 pub fn leaks(dir: &Path, secrets: &[String]) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
@@ -25,6 +53,9 @@ pub fn private_keys(dir: &Path) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     walk(dir, &mut |path, _| {
         let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
+        if path.file_name().is_some_and(|name| name == WIREGUARD) {
+            found.push(text.trim().to_owned());
+        }
         let mut lines = text.lines();
         while lines.any(|line| line.contains("PRIVATE KEY-----")) {
             found.extend(lines.next().map(str::to_owned));
@@ -60,7 +91,10 @@ mod tests {
         let file = dir.join("deep/log");
         let key = "-----BEGIN PRIVATE KEY-----\nMC4CAQAw\n-----END PRIVATE KEY-----\n";
         fs::write(&file, format!("a key:\n{key}")).unwrap();
-        let keys = private_keys(&dir).unwrap();
+        fs::write(dir.join(WIREGUARD), "c2VjcmV0\n").unwrap();
+        let mut keys = private_keys(&dir).unwrap();
+        keys.sort();
+        fs::remove_file(dir.join(WIREGUARD)).unwrap();
         let mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
         mode(0o640);
         let told = leaks(&dir, &keys).unwrap();
@@ -69,7 +103,11 @@ mod tests {
         fs::remove_dir_all(&dir).unwrap();
         assert_eq!(
             (keys, told, kept),
-            (vec!["MC4CAQAw".to_owned()], vec![file], vec![])
+            (
+                ["MC4CAQAw", "c2VjcmV0"].map(str::to_owned).into(),
+                vec![file],
+                vec![]
+            )
         );
     }
 }

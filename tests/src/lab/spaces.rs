@@ -10,6 +10,7 @@ use super::error::{LabError, Result};
 use super::host::{Host, finish};
 use super::process::{Registry, start_time};
 use super::report::{output_dir, say};
+use super::secrets;
 
 /// Below it every set of hosts has a folder. Short, for a socket's path has at most 107 bytes.
 const DIR: &str = "/tmp/routemesh-spaces";
@@ -58,6 +59,11 @@ impl Spaces {
         ])?;
         host.ip_batch(&["link set lo up".to_owned()])?;
         Ok(host)
+    }
+
+    /// Nothing that anybody has written here tells a private key or one of these secrets.
+    pub fn keep_secrets(&self, others: &[String]) -> Result<()> {
+        secrets::kept(&self.dir, others)
     }
 
     /// Says at its end that a test passed. Of one without that, the logs are kept.

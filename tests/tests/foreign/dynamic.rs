@@ -247,6 +247,7 @@ fn a_cloud_with_bgp_is_used_over_both_tunnels_and_over_either() -> Result<()> {
         cloud.bird("enable", down)?;
         settle("BGP over both again", &INTERFACES, &mut office, &mut cloud)?;
     }
+    spaces.keep_secrets(&keys)?;
     spaces.passed();
     Ok(())
 }

@@ -12,7 +12,7 @@ use super::{CONFIG, HOME, INTERFACES, Lab, SELECTORS, SETTLE, children, if_id, r
 /// For as long a flow may be without packets where one of the ends has to find out.
 const BOUND: Duration = Duration::from_secs(10);
 /// Of the second tunnel, at first by a key that we do not have.
-const NEW_KEY: &str = "a newer secret of tunnel 1";
+pub const NEW_KEY: &str = "a newer secret of tunnel 1";
 /// A network of the cloud that nobody of ours goes to.
 const MORE: &str = "10.21.0.0/16";
 

@@ -8,6 +8,7 @@ mod faults;
 mod health;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -131,6 +132,8 @@ impl Gateway {
         let text = text.replacen("multiplier = 3", "multiplier = 10", 1);
         let config = underlay.dir().join(CONFIG);
         std::fs::write(&config, edit(text)).map_err(LabError::io(CONFIG))?;
+        let owner_only = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&config, owner_only).map_err(LabError::io(CONFIG))?;
         let agent = run_agent(&underlay, &charon, identity)?;
         Ok(Self {
             underlay,
@@ -426,6 +429,8 @@ fn both_tunnels_of_a_cloud_carry_both_families_and_each_alone_does() -> Result<(
     let routes = lab.home.overlay.run(&["ip", "route", "get", MACHINE[0]]);
     assert!(routes.is_err(), "unreachable: {routes:?}");
     policies_alone_serve_one_tunnel(&lab)?;
+    let keys = [cloud::key(1), cloud::key(2), faults::NEW_KEY.to_owned()];
+    lab.spaces.keep_secrets(&keys)?;
     lab.spaces.passed();
     Ok(())
 }

@@ -41,8 +41,7 @@ fn a_mesh_to_which_much_happens_goes_on() -> Result<()> {
         agent_killed(&lab, &mut mesh)?;
         controller_killed(&lab, &mut mesh)?;
     }
-    lab.passed();
-    Ok(())
+    lab.passed()
 }
 
 fn prefix_withdrawn(lab: &Lab) -> Result<()> {
@@ -287,8 +286,7 @@ fn down_removes_what_is_ours_and_nothing_else() -> Result<()> {
     );
     say("the others route around it");
     await_paths(&lab, &[v1_1], SETTLE)?;
-    lab.passed();
-    Ok(())
+    lab.passed()
 }
 
 fn count(state: &BTreeSet<String>, kind: &str) -> usize {

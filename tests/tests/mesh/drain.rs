@@ -64,7 +64,7 @@ fn a_drained_gateway_is_left_and_stopped_without_loss() -> Result<()> {
     let total = traffic.stop("V2-1 stopped after it was drained")?;
     assert_eq!(total.lost, 0, "lost while V2-1 was stopped");
     doctor::finds_what_is_broken(&lab, &mesh)?;
-    lab.passed();
+    lab.passed()?;
     Ok(())
 }
 

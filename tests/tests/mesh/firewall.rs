@@ -63,8 +63,7 @@ fn what_does_not_belong_to_the_mesh_is_dropped_and_told() -> Result<()> {
             text => Err(LabError::Unexpected(text)),
         }
     })?;
-    lab.passed();
-    Ok(())
+    lab.passed()
 }
 
 /// What the counters whose names end so have counted.

@@ -3,13 +3,15 @@
 use crate::ca::{Peer, Role};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Gateways have names of their own; all other roles are of people, and a person's are revoked together.
+/// Gateways and controllers have names of their own; all other roles are of people, and a person's are revoked together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A gateway.
     Gateway,
     /// A viewer, operator or administrator.
     Person,
+    /// A controller, which nobody revokes.
+    Controller,
 }
 
 impl From<Role> for Kind {
@@ -17,6 +19,7 @@ impl From<Role> for Kind {
         match role {
             Role::Gateway => Self::Gateway,
             Role::Viewer | Role::Operator | Role::Admin => Self::Person,
+            Role::Controller => Self::Controller,
         }
     }
 }
@@ -27,6 +30,7 @@ impl From<Kind> for Role {
         match kind {
             Kind::Gateway => Self::Gateway,
             Kind::Person => Self::Viewer,
+            Kind::Controller => Self::Controller,
         }
     }
 }

@@ -9,10 +9,11 @@ use routemesh_logs::Format;
 use routemesh_proto::KeyKind;
 use sd_notify::{NotifyState, notify};
 use std::error::Error;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, info, warn};
@@ -22,6 +23,9 @@ const BEAT: Duration = Duration::from_secs(10);
 
 /// Before the next attempt to read from an etcd that does not answer.
 const WAIT: Duration = Duration::from_secs(2);
+
+/// A file with an authority's certificates is no longer than this.
+const LARGEST_CERTIFICATES: u64 = 64 << 10;
 
 /// The control plane of a Routemesh.
 #[derive(Parser)]
@@ -46,6 +50,11 @@ enum Command {
     /// Replace the authority, step by step: each call takes the next of three. A running controller takes
     /// it up by itself.
     Rollover(Rollover),
+    /// Print a signing request (PKCS#10) of the authority, for a CA of your own to certify; of the next authority where a
+    /// rollover has made one that does not sign yet.
+    Request(Request),
+    /// Put the authority beneath a CA of your own: take what that has made of the request.
+    Certificate(Certificate),
     /// Copy everything but reports from one store to another that is empty, while no controller runs.
     Migrate(Migrate),
     /// Write manual pages, and completions for shells, into a directory: for packages.
@@ -97,6 +106,22 @@ struct Init {
     /// How long the controller's certificate lasts.
     #[arg(long, default_value_t = 730, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
+}
+
+#[derive(Args)]
+struct Request {
+    /// The controller's directory.
+    #[arg(long, default_value = "/var/lib/routemesh-controller")]
+    dir: PathBuf,
+}
+
+#[derive(Args)]
+struct Certificate {
+    /// The controller's directory.
+    #[arg(long, default_value = "/var/lib/routemesh-controller")]
+    dir: PathBuf,
+    /// The authority's certificate and those above it, up to the root: PEM.
+    file: PathBuf,
 }
 
 #[derive(Args)]
@@ -188,6 +213,8 @@ fn main() -> ExitCode {
         Command::Init(args) => ca::init(&args.dir, args.key, days(args.days)).map_err(Into::into),
         Command::Renew(args) => ca::renew(&args.dir, days(args.days)).map_err(Into::into),
         Command::Issue(args) => issue(&args),
+        Command::Request(args) => request(&args),
+        Command::Certificate(args) => certificate(&args),
         Command::Rollover(args) => rollover(&args),
         Command::Restore(args) => restore(&args),
         Command::Migrate(args) => migrate(&args),
@@ -222,6 +249,24 @@ fn issue(args: &Issue) -> Result<(), Box<dyn Error>> {
     let peer = asked.find_map(|(role, name)| Some(Peer::new(role, name.as_deref()?)));
     let peer = peer.ok_or("give --gateway NAME or --operator NAME")?;
     Ok(ca::issue(&args.dir, &peer, &args.out, days(args.days))?)
+}
+
+fn request(args: &Request) -> Result<(), Box<dyn Error>> {
+    print!("{}", ca::request(&args.dir)?);
+    Ok(())
+}
+
+fn certificate(args: &Certificate) -> Result<(), Box<dyn Error>> {
+    let file = std::fs::File::open(&args.file);
+    let mut text = String::new();
+    let read = file.and_then(|file| file.take(LARGEST_CERTIFICATES).read_to_string(&mut text));
+    read.map_err(|error| format!("cannot read {}: {error}", args.file.display()))?;
+    let until = ca::put_beneath(&args.dir, &text, SystemTime::now().into())?;
+    println!(
+        "the authority leads to your CA until {}: have it certified again in time",
+        until.date()
+    );
+    Ok(())
 }
 
 fn rollover(args: &Rollover) -> Result<(), Box<dyn Error>> {

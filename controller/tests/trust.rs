@@ -5,17 +5,18 @@
 mod common;
 
 use common::{Agent, Controller, Pki, TWO_SITES, all_up, eventually, three_sites};
-use routemesh_controller::ca::{self, Role, Step};
+use routemesh_controller::ca::{self, Authority, Role, Step};
+use routemesh_proto::asks_client::AsksClient;
 use routemesh_proto::certificates_client::CertificatesClient;
 use routemesh_proto::controllers_client::ControllersClient;
 use routemesh_proto::trust_client::TrustClient;
 use routemesh_proto::{
-    AuditRequest, AuthoritiesRequest, Config, CreateTokenRequest, EnrollError, FollowRequest,
-    HistoryRequest, Identity, KeyKind, RenewRequest, Request, RevokeReply, RevokeRequest, Token,
-    enroll,
+    AuditRequest, AuthoritiesRequest, Config, CreateTokenRequest, EnrollError, EventsRequest,
+    FollowRequest, HistoryRequest, Identity, KeyKind, RenewRequest, Request, RevokeReply,
+    RevokeRequest, Token, enroll,
 };
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::Channel;
@@ -310,10 +311,13 @@ async fn who_is_revoked_hears_nothing_more() {
     a.report(status.clone()).await;
     eventually(async || controller.state.last_report("A").is_some()).await;
     let vera = pki.identity(Role::Viewer, "vera");
-    let mut vera = ControllersClient::new(vera.dial(&controller.url).unwrap());
-    let follow = vera.follow(FollowRequest {}).await.unwrap();
-    let mut heard = follow.into_inner();
-    assert_eq!(heard.message().await.unwrap().unwrap().gateway, "A");
+    let mut vera = AsksClient::new(vera.dial(&controller.url).unwrap());
+    let all = EventsRequest {
+        follow: true,
+        ..EventsRequest::default()
+    };
+    let mut heard = vera.get_events(all).await.unwrap().into_inner();
+    assert!(heard.message().await.unwrap().is_some());
     revoke(&pki, &controller, "vera", true).await.unwrap();
     a.report(status).await;
     let end = timeout(Duration::from_secs(20), async {
@@ -327,6 +331,73 @@ async fn who_is_revoked_hears_nothing_more() {
     let end = end.await.expect("it ends");
     assert_eq!(end.code(), Code::PermissionDenied, "{end}");
     assert!(end.message().contains("viewer vera was revoked"), "{end}");
+    controller.stop().await;
+}
+
+/// However many they are, and whatever people are called.
+#[tokio::test]
+async fn controllers_hear_each_other_and_may_nothing_else() {
+    let pki = Pki::new();
+    let controller = Controller::start(&pki.controller()).await;
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    let own = pki.gateway("A");
+    let mut a = Agent::attach(&own, &controller.url, None).await.unwrap();
+    let status = all_up(&a.config().await);
+    a.report(status).await;
+    eventually(async || controller.state.last_report("A").is_some()).await;
+    let authority = Authority::new(&pki.controller(), Duration::from_secs(3600));
+    let dial = |n: u32| {
+        let own = format!("https://[2001:db8::{n}]:7179");
+        let identity = authority
+            .controller(&own, SystemTime::now().into())
+            .unwrap();
+        (
+            identity.name().unwrap(),
+            identity.dial(&controller.url).unwrap(),
+        )
+    };
+    let mut following = Vec::new();
+    for n in 0..40 {
+        let (name, channel) = dial(n);
+        if n == 0 {
+            // Somebody of that name is somebody else.
+            revoke(&pki, &controller, &name, true).await.unwrap();
+            revoke(&pki, &controller, &name, false).await.unwrap();
+        }
+        let follow = ControllersClient::new(channel)
+            .follow(FollowRequest {})
+            .await;
+        let mut heard = follow.unwrap().into_inner();
+        assert_eq!(heard.message().await.unwrap().unwrap().gateway, "A");
+        following.push(heard);
+    }
+    let (_, channel) = dial(0);
+    let mut operators = routemesh_proto::operators_client::OperatorsClient::new(channel.clone());
+    let request = routemesh_proto::GetTopologyRequest::default();
+    let looked = operators.get_topology(request).await.map(drop);
+    let mut certificates = CertificatesClient::new(channel.clone());
+    let told = certificates
+        .get_authorities(AuthoritiesRequest {})
+        .await
+        .map(drop);
+    let audit = TrustClient::new(channel)
+        .get_audit(AuditRequest::default())
+        .await
+        .map(drop);
+    let admin = pki
+        .identity(Role::Admin, "root")
+        .dial(&controller.url)
+        .unwrap();
+    let followed = ControllersClient::new(admin)
+        .follow(FollowRequest {})
+        .await
+        .map(drop);
+    for refused in [looked, told, audit, followed] {
+        assert_eq!(refused.unwrap_err().code(), Code::PermissionDenied);
+    }
+    let made = token(&pki, &controller, "controller", "x", 60).await;
+    assert_eq!(made.unwrap_err().code(), Code::InvalidArgument);
+    drop(following);
     controller.stop().await;
 }
 

@@ -1,9 +1,10 @@
 //! The authority's directory, and the directories that it issues.
 
+use super::above::{self, Above, AboveError};
 use super::{DAY, Issued, Peer, Requested, Role, SecretPem, Subject, authority, certify, issue_to};
 use crate::spec::check_name;
 use rcgen::KeyPair;
-use routemesh_proto::{Identity, IdentityError, KeyKind, fingerprint, save_file};
+use routemesh_proto::{Identity, IdentityError, KeyKind, Validity, fingerprint, save_file};
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -13,6 +14,9 @@ use time::OffsetDateTime;
 
 /// How long an authority lasts: ten years.
 const AUTHORITY: Duration = Duration::from_secs(3650 * 86_400);
+
+/// What an operator's CA says of the authorities: see [`super::above`].
+const ABOVE: &str = "ca-above.pem";
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,21 @@ pub enum CaError {
     /// What is there cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// What an operator's CA has made.
+    #[error(transparent)]
+    Above(#[from] AboveError),
+    /// Whoever vouched for the authority does so no more.
+    #[error(
+        "the authority is good until {} only, and signs nothing after: let your CA sign \
+         `mesh-controller request` again; where there is none above it, `mesh-controller rollover` makes another", .0.date()
+    )]
+    Ended(OffsetDateTime),
+    /// It would lead to no operator's CA any more.
+    #[error(
+        "the authority that signs now leads to your CA, and the next one does not yet: let your CA sign what \
+         `mesh-controller request` prints, give `mesh-controller certificate` what it made, and run this again"
+    )]
+    NotBeneath,
     /// The certificate cannot be made.
     #[error("cannot make the certificate: {0}; is the authority's key damaged?")]
     Make(#[from] rcgen::Error),
@@ -70,10 +89,12 @@ pub fn renew(dir: &Path, lifetime: Duration) -> Result<(), CaError> {
     let authority = read_authority(dir)?;
     let now = OffsetDateTime::now_utc();
     let kind = KeyKind::of_pem(authority.key.expose())?;
+    let way = way(dir, &authority)?;
+    let lifetime = within(&authority, &way, lifetime, now)?;
     let controller = issue_to(&authority, &Subject::Controller, kind, lifetime, now)?;
     let own = Identity::new(
         signing_first(dir)?,
-        controller.certificate,
+        controller.certificate + &above::shown(&way),
         controller.key.0,
     );
     Ok(own.save(dir)?)
@@ -89,6 +110,7 @@ pub fn issue(dir: &Path, peer: &Peer, out: &Path, lifetime: Duration) -> Result<
     let authority = read_authority(dir)?;
     let now = OffsetDateTime::now_utc();
     let kind = KeyKind::of_pem(authority.key.expose())?;
+    let lifetime = within(&authority, &way(dir, &authority)?, lifetime, now)?;
     let issued = issue_to(&authority, &Subject::Peer(peer), kind, lifetime, now)?;
     let bundle = signing_first(dir)?;
     Ok(Identity::new(bundle, issued.certificate, issued.key.0).save(out)?)
@@ -139,12 +161,20 @@ impl Authority {
         Ok(fingerprint(&first))
     }
 
-    /// An identity by which this controller sees what another one knows.
-    pub fn viewer(&self, now: OffsetDateTime) -> Result<Identity, CaError> {
+    /// An identity by which the controller at this address hears what another one is told.
+    pub fn controller(&self, address: &str, now: OffsetDateTime) -> Result<Identity, CaError> {
         let authority = read_authority(&self.dir)?;
         let kind = KeyKind::of_pem(authority.key.expose())?;
-        let peer = Peer::new(Role::Viewer, "controller");
-        let issued = issue_to(&authority, &Subject::Peer(&peer), kind, DAY, now)?;
+        // An address is no name: it may be too long, and has other characters.
+        let digest = fingerprint(address.as_bytes());
+        let name: String = digest
+            .iter()
+            .take(8)
+            .map(|it| format!("{it:02x}"))
+            .collect();
+        let peer = Peer::new(Role::Controller, &name);
+        let lifetime = within(&authority, &way(&self.dir, &authority)?, DAY, now)?;
+        let issued = issue_to(&authority, &Subject::Peer(&peer), kind, lifetime, now)?;
         Ok(Identity::new(
             self.bundle()?,
             issued.certificate,
@@ -161,7 +191,9 @@ impl Authority {
     ) -> Result<String, CaError> {
         let authority = read_authority(&self.dir)?;
         let subject = Subject::Peer(peer);
-        let certificate = certify(&authority, &subject, &requested.key, self.lifetime, now)?;
+        let way = way(&self.dir, &authority)?;
+        let lifetime = within(&authority, &way, self.lifetime, now)?;
+        let certificate = certify(&authority, &subject, &requested.key, lifetime, now)?;
         Ok(certificate)
     }
 }
@@ -218,6 +250,89 @@ fn signing_first(dir: &Path) -> Result<String, CaError> {
     Ok(all.concat())
 }
 
+/// Whose key a request to an operator's CA is of: that of the next authority while there is one that does not sign yet.
+fn requesting(dir: &Path) -> Result<Issued, CaError> {
+    Ok(match next_authority(dir)? {
+        Some(next) => next,
+        None => read_authority(dir)?,
+    })
+}
+
+/// The one that does not sign yet.
+fn next_authority(dir: &Path) -> Result<Option<Issued>, CaError> {
+    let next_key = dir.join("ca-next-key.pem");
+    if !next_key.exists() {
+        return Ok(None);
+    }
+    let key = SecretPem(read(&next_key)?);
+    let certificate = of_key(&bundle(dir)?, &key)?;
+    Ok(certificate.map(|certificate| Issued { certificate, key }))
+}
+
+/// From an authority up to the operator's root; empty where nobody is above it.
+fn way(dir: &Path, authority: &Issued) -> Result<Vec<Above>, CaError> {
+    let kept = dir.join(ABOVE);
+    match kept.exists() {
+        true => Ok(above::way(authority, &read(&kept)?)?),
+        false => Ok(Vec::new()),
+    }
+}
+
+/// Nothing outlasts who vouches for it.
+fn within(
+    authority: &Issued,
+    way: &[Above],
+    lifetime: Duration,
+    now: OffsetDateTime,
+) -> Result<Duration, CaError> {
+    let der = first_certificate(&authority.certificate).ok_or(IdentityError::Certificate)?;
+    let own = Validity::of(&der).ok_or(IdentityError::Certificate)?.to;
+    let own = OffsetDateTime::from(own);
+    let until = above::until(way).map_or(own, |above| above.min(own));
+    match Duration::try_from(until - now) {
+        Ok(left) if !left.is_zero() => Ok(lifetime.min(left)),
+        _ => Err(CaError::Ended(until)),
+    }
+}
+
+/// A request to certify the authority, PKCS#10 as PEM, for an operator's own CA: of the next one while there is one.
+pub fn request(dir: &Path) -> Result<String, CaError> {
+    let authority = requesting(dir)?;
+    let key = KeyPair::from_pem(authority.key.expose())?;
+    Ok(above::request(&authority, &key)?)
+}
+
+/// Puts the authority beneath an operator's CA, which made `certificates` of [`request`]: the authority's, and those
+/// above it up to the root. Says until when they are good.
+pub fn put_beneath(
+    dir: &Path,
+    certificates: &str,
+    now: OffsetDateTime,
+) -> Result<OffsetDateTime, CaError> {
+    let authority = requesting(dir)?;
+    let found = above::way(&authority, certificates)?;
+    above::check(&authority, &found, now)?;
+    let until = within(&authority, &found, AUTHORITY, now)?;
+    let mut all = above::text(&found);
+    // The authority that signs keeps its own while the next one gets one.
+    let signs = read_authority(dir)?;
+    if signs.certificate != authority.certificate {
+        all += &above::text(&way(dir, &signs)?);
+    }
+    write(&dir.join(ABOVE), &all, 0o644)?;
+    show(dir, &signs)?;
+    Ok(now + until)
+}
+
+/// Lets the controller show what is above the authority, with the certificate that it has.
+fn show(dir: &Path, signs: &Issued) -> Result<(), CaError> {
+    let mut own = Identity::load(dir)?;
+    let mut all = split(own.certificate).into_iter();
+    own.certificate =
+        all.next().ok_or(IdentityError::Certificate)? + &above::shown(&way(dir, signs)?);
+    Ok(own.save(dir)?)
+}
+
 fn split(pem: String) -> Vec<String> {
     Identity::new(pem, String::new(), String::new()).authorities()
 }
@@ -233,14 +348,11 @@ pub fn roll_over(dir: &Path, kind: KeyKind) -> Result<Step, CaError> {
         ["ca.pem", "ca-next-key.pem", "ca-to-go.pem"].map(|name| dir.join(name));
     let signs = read_authority(dir)?.certificate;
     let mut all = bundle(dir)?;
-    let next = match next_key.exists() {
-        true => {
-            let key = SecretPem(read(&next_key)?);
-            of_key(&all, &key)?.map(|certificate| Issued { certificate, key })
+    if let Some(next) = next_authority(dir)? {
+        let now = read_authority(dir)?;
+        if !way(dir, &now)?.is_empty() && way(dir, &next)?.is_empty() {
+            return Err(CaError::NotBeneath);
         }
-        false => None,
-    };
-    if let Some(next) = next {
         all.retain(|it| *it != next.certificate);
         write(&to_go, &all.concat(), 0o644)?;
         // The key first: whichever certificate is its own signs.

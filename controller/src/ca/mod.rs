@@ -2,18 +2,21 @@
 //!
 //! One certificate of a gateway serves TLS towards the controller and IKE towards its peers.
 
+mod above;
 mod files;
 mod request;
 mod role;
 
-pub use files::{Authority, CaError, Step, init, issue, renew, roll_over};
+pub use above::AboveError;
+pub use files::{Authority, CaError, Step, init, issue, put_beneath, renew, request, roll_over};
 pub use request::{RequestError, Requested};
 pub use role::{Peer, PeerError, Role, ike_name};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
+use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use routemesh_proto::{CONTROLLER_NAME, KeyKind};
 use std::fmt;
 use std::time::Duration;
@@ -63,6 +66,9 @@ pub fn authority(
 ) -> Result<Issued, rcgen::Error> {
     let key = kind.generate()?;
     let mut params = CertificateParams::default();
+    // As most others do, so that a CA above it comes to the same.
+    let id = digest(&SHA1_FOR_LEGACY_USE_ONLY, key.public_key_raw());
+    params.key_identifier_method = KeyIdMethod::PreSpecified(id.as_ref().to_vec());
     // Two meshes' authorities must not look the same to a person.
     let id: String = params
         .key_identifier(&key)

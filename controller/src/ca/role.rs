@@ -27,13 +27,19 @@ pub enum Role {
     Operator,
     /// Also says who is who.
     Admin,
+    /// Another controller before the same store: hears what gateways report, and nothing else. None is enrolled or
+    /// revoked: whoever holds the authority's key makes its own certificate.
+    Controller,
 }
 
 impl Role {
-    /// Whether one who has this role may do what that role may. A gateway is no more and no less than that.
+    /// Whether one who has this role may do what that role may. A gateway is no more and no less than that, and neither is
+    /// a controller.
     pub fn includes(self, least: Role) -> bool {
         match (self, least) {
-            (Self::Gateway, _) | (_, Self::Gateway) => self == least,
+            (Self::Gateway | Self::Controller, _) | (_, Self::Gateway | Self::Controller) => {
+                self == least
+            }
             (own, least) => own >= least,
         }
     }
@@ -46,6 +52,7 @@ impl fmt::Display for Role {
             Self::Viewer => "viewer",
             Self::Operator => "operator",
             Self::Admin => "admin",
+            Self::Controller => "controller",
         })
     }
 }
@@ -59,6 +66,7 @@ impl FromStr for Role {
             "viewer" => Ok(Self::Viewer),
             "operator" => Ok(Self::Operator),
             "admin" => Ok(Self::Admin),
+            "controller" => Ok(Self::Controller),
             _ => Err("a role is gateway, viewer, operator or admin"),
         }
     }

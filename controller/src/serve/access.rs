@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 enum For {
     /// Everybody, without a certificate too.
     Anybody,
-    /// Whoever has a certificate of the mesh.
+    /// Gateways, and people of whatever role.
     Holders,
     /// Whoever has this role, or one that includes it.
     Role(Role),
@@ -39,8 +39,10 @@ const CALLS: &[(&str, For)] = &[
     ("/routemesh.v1.Certificates/Enroll", For::Anybody),
     ("/routemesh.v1.Certificates/Renew", For::Holders),
     ("/routemesh.v1.Certificates/GetAuthorities", For::Holders),
-    // Another controller, and whoever may see what gateways report.
-    ("/routemesh.v1.Controllers/Follow", For::Role(Role::Viewer)),
+    (
+        "/routemesh.v1.Controllers/Follow",
+        For::Role(Role::Controller),
+    ),
     ("/routemesh.v1.Operators/Apply", For::Role(Role::Operator)),
     (
         "/routemesh.v1.Operators/GetTopology",
@@ -139,6 +141,12 @@ fn judge(call: &str, caller: &Caller, admissions: &Admissions) -> Result<(), Ref
             "wrong role",
             Status::permission_denied(format!(
                 "the certificate is of {peer}: this needs one of role {least}"
+            )),
+        )),
+        For::Holders if peer.role == Role::Controller => Err((
+            "wrong role",
+            Status::permission_denied(format!(
+                "the certificate is of {peer}, which makes its own and follows others, and nothing else"
             )),
         )),
         _ => Ok(()),
@@ -329,7 +337,13 @@ mod tests {
     use super::*;
     use tonic::Code;
 
-    const ROLES: [Role; 4] = [Role::Gateway, Role::Viewer, Role::Operator, Role::Admin];
+    const ROLES: [Role; 5] = [
+        Role::Gateway,
+        Role::Viewer,
+        Role::Operator,
+        Role::Admin,
+        Role::Controller,
+    ];
 
     fn may(call: &str, caller: &Caller) -> Result<(), Code> {
         judge(call, caller, &Admissions::default()).map_err(|(_, status)| status.code())
@@ -344,14 +358,18 @@ mod tests {
 
     #[test]
     fn every_call_has_its_least_role() {
-        use Role::{Admin, Gateway, Operator, Viewer};
+        use Role::{Admin, Controller, Gateway, Operator, Viewer};
         let may = |call: &str| who_may(&format!("/routemesh.v1.{call}"));
         assert_eq!(may("Agents/Attach"), [Gateway]);
         assert_eq!(may("Operators/GetTopology"), [Viewer, Operator, Admin]);
         assert_eq!(may("Operators/Apply"), [Operator, Admin]);
         assert_eq!(may("Operators/GetPlan"), [Operator, Admin]);
         assert_eq!(may("Trust/CreateToken"), [Admin]);
-        assert_eq!(may("Certificates/Renew"), ROLES);
+        assert_eq!(
+            may("Certificates/Renew"),
+            [Gateway, Viewer, Operator, Admin]
+        );
+        assert_eq!(may("Controllers/Follow"), [Controller]);
         assert_eq!(may("Asks/Doctor"), [Viewer, Operator, Admin]);
         assert_eq!(may("Asks/Capture"), [Operator, Admin]);
         assert_eq!(may("Operators/Unheard"), []);

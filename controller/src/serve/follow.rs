@@ -106,6 +106,7 @@ pub async fn follow(state: Arc<State>, authority: Authority) {
         return;
     };
     let (mut changed, mut controllers) = (others.changed.clone(), others.controllers.clone());
+    let own: Arc<str> = others.own.as_str().into();
     let mut following = JoinSet::new();
     let mut there: BTreeMap<String, AbortHandle> = BTreeMap::new();
     controllers.mark_changed();
@@ -135,7 +136,7 @@ pub async fn follow(state: Arc<State>, authority: Authority) {
                 for url in now {
                     there.entry(url.clone()).or_insert_with(|| {
                         info!("another controller is at {url}");
-                        following.spawn(hear(state.clone(), authority.clone(), url))
+                        following.spawn(hear(state.clone(), authority.clone(), own.clone(), url))
                     });
                 }
             }
@@ -143,12 +144,12 @@ pub async fn follow(state: Arc<State>, authority: Authority) {
     }
 }
 
-/// Hears what the controller at `url` is told, again whenever that ends.
-async fn hear(state: Arc<State>, authority: Authority, url: String) {
+/// Hears what the controller at `url` is told, again whenever that ends. `own`: where this one is.
+async fn hear(state: Arc<State>, authority: Authority, own: Arc<str>, url: String) {
     let by: Arc<str> = url.as_str().into();
     let mut said = String::new();
     loop {
-        let trouble = match hear_once(&state, &authority, &by).await {
+        let trouble = match hear_once(&state, &authority, &own, &by).await {
             Ok(()) => String::new(),
             Err(trouble) => trouble,
         };
@@ -160,10 +161,15 @@ async fn hear(state: Arc<State>, authority: Authority, url: String) {
     }
 }
 
-async fn hear_once(state: &Arc<State>, authority: &Authority, by: &Arc<str>) -> Result<(), String> {
-    let authority = authority.clone();
+async fn hear_once(
+    state: &Arc<State>,
+    authority: &Authority,
+    own: &Arc<str>,
+    by: &Arc<str>,
+) -> Result<(), String> {
+    let (authority, own) = (authority.clone(), own.clone());
     let now = SystemTime::now().into();
-    let identity = tokio::task::spawn_blocking(move || authority.viewer(now)).await;
+    let identity = tokio::task::spawn_blocking(move || authority.controller(&own, now)).await;
     let identity = identity.map_err(|error| error.to_string())?;
     let identity = identity.map_err(|error| error.to_string())?;
     let channel = identity.dial(by).map_err(|error| error.to_string())?;

@@ -297,14 +297,17 @@ pub fn page(state: &State) -> Page {
     metrics::page(&state.figures.seen(generation))
 }
 
-/// When the controller's own certificate runs out, and that of the authority that signs.
+/// When the controller's own certificate runs out, and that of the authority that signs, or the first of those above
+/// it, which are shown with the controller's own.
 fn certificates_of(own: &Identity) -> Vec<Certificate> {
-    let authority = own.authorities().into_iter().next();
-    let authority = authority.and_then(|pem| {
-        Identity::new(String::new(), pem, String::new())
-            .validity()
-            .ok()
-    });
+    let validity = |pem: String| {
+        let one = Identity::new(String::new(), pem, String::new());
+        one.validity().ok()
+    };
+    let shown = Identity::new(own.certificate.clone(), String::new(), String::new()).authorities();
+    let above = shown.into_iter().skip(1);
+    let authority = own.authorities().into_iter().take(1).chain(above);
+    let authority = authority.filter_map(validity).min_by_key(|it| it.to);
     let all = [
         ("controller", own.validity().ok()),
         ("authority", authority),

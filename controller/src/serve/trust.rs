@@ -295,6 +295,10 @@ impl Trust for TrustService {
             lifetime,
         } = request.into_inner();
         let role: Role = role.parse().map_err(Status::invalid_argument)?;
+        if role == Role::Controller {
+            let text = "a controller makes its own certificate: give it the authority's key and certificates";
+            return Err(Status::invalid_argument(text));
+        }
         check_name(&name).map_err(Status::invalid_argument)?;
         let lifetime = Duration::from_secs(lifetime);
         if lifetime.is_zero() || lifetime > LONGEST_LIFETIME {

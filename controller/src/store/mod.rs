@@ -155,6 +155,8 @@ pub struct StoredReport {
 pub struct Others {
     /// It changes when one of them may have changed something.
     pub changed: watch::Receiver<()>,
+    /// Where this one is.
+    pub own: String,
     /// Where they are, those that are there.
     pub controllers: watch::Receiver<BTreeSet<String>>,
 }

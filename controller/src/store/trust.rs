@@ -245,6 +245,7 @@ pub(super) fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Gateway => "gateway",
         Kind::Person => "person",
+        Kind::Controller => "controller",
     }
 }
 

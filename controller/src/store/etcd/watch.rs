@@ -24,6 +24,7 @@ const WATCHED: [&str; 4] = ["head", "admission/", "wireguard/", "controller/"];
 pub(super) fn start(runtime: &Runtime, client: &Client, own: String) -> Others {
     let (changed, changes) = watch::channel(());
     let (controllers, others) = watch::channel(BTreeSet::new());
+    let there = own.clone();
     runtime.spawn(kept_up("this controller is not known to others", {
         let (client, own) = (client.clone(), own.clone());
         move || be_there(client.clone(), own.clone())
@@ -40,6 +41,7 @@ pub(super) fn start(runtime: &Runtime, client: &Client, own: String) -> Others {
         }
     }));
     Others {
+        own: there,
         changed: changes,
         controllers: others,
     }

@@ -9,7 +9,9 @@ use routemesh_logs::Format;
 use routemesh_proto::KeyKind;
 use sd_notify::{NotifyState, notify};
 use std::error::Error;
-use std::io::Read;
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -210,8 +212,8 @@ struct Run {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Init(args) => ca::init(&args.dir, args.key, days(args.days)).map_err(Into::into),
-        Command::Renew(args) => ca::renew(&args.dir, days(args.days)).map_err(Into::into),
+        Command::Init(args) => init(&args),
+        Command::Renew(args) => renew(&args),
         Command::Issue(args) => issue(&args),
         Command::Request(args) => request(&args),
         Command::Certificate(args) => certificate(&args),
@@ -234,6 +236,35 @@ fn manual(dir: &Path) -> Result<(), Box<dyn Error>> {
     clap_mangen::generate_to(Cli::command(), dir)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut Cli::command(), "mesh-controller", dir)?;
+    }
+    Ok(())
+}
+
+fn init(args: &Init) -> Result<(), Box<dyn Error>> {
+    ca::init(&args.dir, args.key, days(args.days))?;
+    Ok(hand_over(&args.dir)?)
+}
+
+fn renew(args: &Renew) -> Result<(), Box<dyn Error>> {
+    ca::renew(&args.dir, days(args.days))?;
+    Ok(hand_over(&args.dir)?)
+}
+
+/// What root has written into the directory of another user becomes that user's: under systemd the controller is not
+/// root, and could not read it.
+fn hand_over(dir: &Path) -> io::Result<()> {
+    let owner = fs::metadata(dir)?;
+    let root = fs::metadata("/proc/self")?.uid() == 0;
+    if !root || owner.uid() == 0 {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let file = entry.metadata()?;
+        // Not what the other user may have led here from elsewhere.
+        if file.is_file() && file.uid() == 0 && file.nlink() == 1 {
+            chown(entry.path(), Some(owner.uid()), Some(owner.gid()))?;
+        }
     }
     Ok(())
 }
@@ -262,6 +293,7 @@ fn certificate(args: &Certificate) -> Result<(), Box<dyn Error>> {
     let read = file.and_then(|file| file.take(LARGEST_CERTIFICATES).read_to_string(&mut text));
     read.map_err(|error| format!("cannot read {}: {error}", args.file.display()))?;
     let until = ca::put_beneath(&args.dir, &text, SystemTime::now().into())?;
+    hand_over(&args.dir)?;
     println!(
         "the authority leads to your CA until {}: have it certified again in time",
         until.date()
@@ -270,9 +302,11 @@ fn certificate(args: &Certificate) -> Result<(), Box<dyn Error>> {
 }
 
 fn rollover(args: &Rollover) -> Result<(), Box<dyn Error>> {
+    let step = ca::roll_over(&args.dir, args.key)?;
+    hand_over(&args.dir)?;
     println!(
         "{}",
-        match ca::roll_over(&args.dir, args.key)? {
+        match step {
             Step::Trusted =>
                 "1 of 3: another authority is trusted beside the one that signs\n\
              agents learn of it within ten minutes; people by `meshctl renew`; then run this again",
@@ -322,6 +356,9 @@ fn migrate(args: &Migrate) -> Result<(), Box<dyn Error>> {
         }
     };
     let generation = store::migrate(&from, &mut to, said)?;
+    if let Some(("sqlite", dir)) = args.to.split_once(':') {
+        hand_over(Path::new(dir))?;
+    }
     println!("generation {generation} is in {}", args.to);
     Ok(())
 }
@@ -356,6 +393,7 @@ async fn state(args: &Run) -> Result<State, Box<dyn Error>> {
 
 fn restore(args: &Restore) -> Result<(), Box<dyn Error>> {
     let generation = store::restore(&args.dir, &args.file)?;
+    hand_over(&args.dir)?;
     println!("generation {generation} is back: start mesh-controller");
     Ok(())
 }

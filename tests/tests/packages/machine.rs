@@ -1,5 +1,6 @@
 //! A machine with systemd, in namespaces of this one: a clean Debian that forgets everything.
 
+use crate::shell::Shell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -55,15 +56,37 @@ impl Machine {
             .args(["--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup"])
             .args(["--root", "--wd", "--", "/usr/bin/env", "-i"])
             .args(["PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"])
-            .args(["DEBIAN_FRONTEND=noninteractive", "PAGER=cat"])
-            .args(["MESHCTL_IDENTITY=/root/alice"])
-            .args(["MESHCTL_CONTROLLER=https://127.0.0.1:7179"]);
+            .args(["DEBIAN_FRONTEND=noninteractive", "PAGER=cat"]);
         command
     }
 
     fn command(&self, words: &[&str]) -> Output {
         let output = self.enter().args(words).output();
         output.expect("nsenter runs")
+    }
+
+    /// A shell on it, kept open.
+    pub fn shell(&self) -> Shell {
+        let mut command = self.enter();
+        command.arg("bash");
+        Shell::start(command)
+    }
+
+    /// A cable between two machines, and the address of each on it.
+    pub fn join(&self, other: &Self, here: &str, there: &str) {
+        let (one, two) = (self.init.to_string(), other.init.to_string());
+        let cable = [
+            "link", "add", "net0", "netns", &one, "type", "veth", "peer", "name", "net0",
+        ];
+        let made = Command::new("ip")
+            .args(cable)
+            .args(["netns", &two])
+            .status();
+        assert!(made.expect("ip runs").success());
+        for (machine, address) in [(self, here), (other, there)] {
+            machine.run(&format!("ip address add {address} dev net0 nodad"));
+            machine.run("ip link set net0 up");
+        }
     }
 
     /// What a command prints, which must be a good one.
@@ -95,15 +118,24 @@ impl Machine {
 
     /// Waits until what a command prints has this in it.
     pub fn wait_until(&self, words: &str, shows: &str) {
+        self.wait_until_said(words, shows, || self.try_run(words));
+    }
+
+    /// Waits until what a line prints in a shell on it has this in it.
+    pub fn wait_until_shell(&self, shell: &mut Shell, line: &str, shows: &str) {
+        self.wait_until_said(line, shows, || shell.run(line).1);
+    }
+
+    fn wait_until_said(&self, what: &str, shows: &str, mut ask: impl FnMut() -> String) {
         let began = Instant::now();
         loop {
-            let said = self.try_run(words);
+            let said = ask();
             if said.contains(shows) {
                 return;
             }
             if began.elapsed() > DEADLINE {
                 let journal = self.try_run("journalctl --no-pager -n 60");
-                panic!("{words} does not show {shows:?} but {said}\n{journal}");
+                panic!("{what} does not show {shows:?} but {said}\n{journal}");
             }
             sleep(LOOK);
         }

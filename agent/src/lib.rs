@@ -29,6 +29,7 @@ pub mod metrics;
 #[cfg(test)]
 mod model;
 pub mod mtu;
+pub mod nat;
 pub mod netns;
 pub mod peers;
 pub mod plan;

@@ -6,11 +6,13 @@
 use crate::charon::installed;
 use crate::config::{Config, Tunnel};
 use crate::kernel::Ends;
+use crate::nat::Nat;
 use crate::problem::remark;
 use crate::state::Link;
 use crate::vici::IkeSa;
 use routemesh_proto::{Esp, Outer, Problem};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// IPv6 needs this much of an interface (RFC 8200 section 5), and ours have IPv6 addresses.
 pub const IPV6_MINIMUM: u32 = 1280;
@@ -45,11 +47,16 @@ enum Shape {
 
 /// The carriers of the tunnels that have an SA or need none, by number of the tunnel. Of several SAs, as
 /// while one is replaced, the one whose packets are largest.
-pub fn carriers(config: &Config, sas: &[IkeSa]) -> BTreeMap<u32, Carrier> {
+pub fn carriers(config: &Config, nat: &Nat, sas: &[IkeSa]) -> BTreeMap<u32, Carrier> {
     let of = |tunnel: &Tunnel| {
         if let Some(wireguard) = &tunnel.wireguard {
+            let local = match (nat.translates(tunnel), wireguard.local.ip()) {
+                (false, local) => local,
+                (true, IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+                (true, IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            };
             return Some(Carrier {
-                ends: (wireguard.local.ip(), wireguard.remote.ip()),
+                ends: (local, wireguard.remote.ip()),
                 shape: Shape::WireGuard,
             });
         }
@@ -221,7 +228,7 @@ mod tests {
     /// The MTU of the tunnel over these SAs and a path of this MTU, and whether that is a problem.
     fn mtu(sas: &[IkeSa], path: u32, observed: Option<u32>) -> (u32, bool) {
         let config = config();
-        let carriers = carriers(&config, sas);
+        let carriers = carriers(&config, &Nat::default(), sas);
         let ends: BTreeSet<Ends> = carriers.values().map(|carrier| carrier.ends).collect();
         let paths = ends.into_iter().map(|ends| (ends, path)).collect();
         let link = |mtu| Link {
@@ -266,7 +273,8 @@ mod tests {
     fn iptfs_has_a_header_of_its_own() {
         let mut config = config();
         let sas = [sa("2001:db8::1", "2001:db8::2", false, &[GCM])];
-        let fits = |config: &Config| carriers(config, &sas)[&TUNNEL].inner_mtu(1500);
+        let fits =
+            |config: &Config| carriers(config, &Nat::default(), &sas)[&TUNNEL].inner_mtu(1500);
         assert_eq!(fits(&config), 1426);
         config.tunnels.get_mut(&TUNNEL).unwrap().esp.iptfs = true;
         assert_eq!(fits(&config), 1422);

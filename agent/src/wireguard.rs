@@ -91,6 +91,7 @@ mod tests {
     use super::*;
     use crate::desired;
     use crate::mtu;
+    use crate::nat::Nat;
     use crate::preflight::{Ability, Needs};
     use crate::state::{LinkKind, Peer, Place, Side, State, WireGuard};
     use crate::state_dir::read_config;
@@ -152,7 +153,7 @@ mod tests {
     fn a_path_carries_a_packet_and_60_or_80_bytes() {
         let mtu = |gateway: &str, link: u32| {
             let config = example(gateway);
-            let carriers = mtu::carriers(&config, &[]);
+            let carriers = mtu::carriers(&config, &Nat::default(), &[]);
             let paths = carriers.values().map(|it| (it.ends, 1500)).collect();
             mtu::mtus(&config, &carriers, &paths, &BTreeMap::new()).0[&link]
         };

@@ -4,6 +4,7 @@ mod space;
 
 use routemesh_agent::config::Config;
 use routemesh_agent::firewall::{self, Firewall, Seen};
+use routemesh_agent::nat::Nat;
 use routemesh_agent::netns::Netns;
 use routemesh_proto as proto;
 use serde_json::Value;
@@ -194,7 +195,7 @@ fn config(change: impl FnOnce(&mut proto::Config)) -> Config {
 }
 
 fn want(firewall: &Firewall, config: &Config) {
-    firewall.want(config, &BTreeMap::new(), None);
+    firewall.want(config, &Nat::default(), &BTreeMap::new(), None);
 }
 
 async fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {

@@ -266,6 +266,7 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         peer_asn: far.site.asn,
         kind: kind.to_string(),
         local_endpoint: own.endpoint.text(),
+        local: local_address(own),
         remote_endpoint: far.endpoint.text(),
         local_address: text::ipv6(local),
         remote_address: text::ipv6(remote),
@@ -281,6 +282,12 @@ fn tunnel(mesh: &Mesh, own: &End, far: &End) -> Option<proto::Tunnel> {
         wireguard,
         peer_identity: identity(far.gateway),
     })
+}
+
+/// The host's own address behind an endpoint, where that is said.
+fn local_address(own: &End) -> String {
+    let local = own.gateway.local(own.endpoint);
+    local.map(text::address).unwrap_or_default()
 }
 
 /// A tunnel whose far end has told no key yet is rendered all the same, and waits.
@@ -372,6 +379,7 @@ fn foreign_tunnel(mesh: &Mesh, it: &Abroad, first: u64) -> Option<proto::Tunnel>
         local_address: inside.map_or(String::new(), |it| it.own.addr().to_string()),
         remote_address: inside.map_or(String::new(), |it| it.far.to_string()),
         local_endpoint: local,
+        local: local_address(own),
         remote_endpoint: remote,
         ..proto::Tunnel::default()
     })

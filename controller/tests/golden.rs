@@ -115,7 +115,7 @@ fn examples_render_as_before() {
 }
 
 #[test]
-fn the_example_of_the_documentation_is_one_of_the_examples() {
+fn the_examples_of_the_documentation_are_among_the_examples() {
     let read = |path: &str| fs::read_to_string(workspace().join(path)).unwrap();
     let page = read("docs/policy.md");
     let (_, fenced) = page.split_once("```toml\n").unwrap();
@@ -125,6 +125,13 @@ fn the_example_of_the_documentation_is_one_of_the_examples() {
         read("examples/lan-policy.toml").contains(example),
         "{example}"
     );
+    let indented = |line: &str| match line {
+        "" => "\n".to_owned(),
+        line => format!("    {line}\n"),
+    };
+    let example = read("examples/first-mesh.toml");
+    let example: String = example.lines().map(indented).collect();
+    assert!(read("docs/first-mesh.md").contains(&example), "{example}");
 }
 
 #[test]

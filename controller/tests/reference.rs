@@ -113,6 +113,7 @@ fn with(section: &str, place: &str, key: &keys::Key) -> Table {
     }
     let at = table(&mut root, place);
     match key.name {
+        "address" if section == "`endpoints`" => at.clear(),
         "interface" | "range" => drop(at.remove("address")),
         "reason" => drop(at.insert("action".to_owned(), "reject".into())),
         _ => {}

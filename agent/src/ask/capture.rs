@@ -41,7 +41,7 @@ pub(super) async fn answer(
     let tunnel = tunnel(&config, asked.tunnel)?;
     let kernel = Kernel::open(&config.overlay)?;
     let socket = if asked.outside {
-        let (_, remote) = walk::ends(tunnel).await?;
+        let (_, remote) = walk::ends(&config, tunnel).await?;
         open(kernel.underlay(), None, Some(remote))?
     } else {
         open(kernel.overlay(), Some(&tunnel.link()), None)?

@@ -4,14 +4,16 @@ use super::ping::{Target, several};
 use super::{Desk, Error, Reply, ike, route};
 use crate::config::{Config, Tunnel};
 use crate::kernel::{Count, Flow, Interface, Kernel, Xfrm};
+use crate::nat::Nat;
 use crate::netns::Netns;
 use crate::state::{LinkKind, Side, ours};
 use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
 use routemesh_proto::{self as proto, answer};
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Tunnels of one question.
@@ -85,11 +87,11 @@ impl Ground<'_> {
 
     async fn outside(&self, tunnel: &Tunnel) -> proto::Outside {
         let mut outside = proto::Outside {
-            local: tunnel.local_endpoint.clone(),
+            local: tunnel.here(),
             remote: tunnel.remote_endpoint.clone(),
             ..proto::Outside::default()
         };
-        let (local, remote) = match ends(tunnel).await {
+        let (local, remote) = match ends(self.config, tunnel).await {
             Ok(ends) => ends,
             Err(error) => {
                 outside.problem = error.to_string();
@@ -179,9 +181,12 @@ fn first_host(prefix: &IpNet) -> IpAddr {
 }
 
 /// Both outer addresses, of one family.
-pub(super) async fn ends(tunnel: &Tunnel) -> Result<(IpAddr, IpAddr), Error> {
-    let local = addresses(&tunnel.local_endpoint).await?;
+pub(super) async fn ends(config: &Config, tunnel: &Tunnel) -> Result<(IpAddr, IpAddr), Error> {
     let remote = addresses(&tunnel.remote_endpoint).await?;
+    let local = match nat(config).translates(tunnel) {
+        true => chosen(&remote).await,
+        false => addresses(&tunnel.here()).await?,
+    };
     let pair = remote.iter().find_map(|remote| {
         let same = local.iter().find(|it| it.is_ipv4() == remote.is_ipv4())?;
         Some((*same, *remote))
@@ -190,6 +195,35 @@ pub(super) async fn ends(tunnel: &Tunnel) -> Result<(IpAddr, IpAddr), Error> {
         name: tunnel.remote_endpoint.clone(),
         source: std::io::Error::other("no address of the family of this end's"),
     })
+}
+
+/// Which ends this host does not have itself.
+fn nat(config: &Config) -> Nat {
+    let ends = config.tunnels.values().map(|it| &it.local_endpoint);
+    let ends: BTreeSet<IpAddr> = ends.filter_map(|it| it.parse().ok()).collect();
+    let is_here = |address: &IpAddr| {
+        let bound = std::net::UdpSocket::bind((*address, 0));
+        !bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
+    };
+    Nat::new(config, &ends.into_iter().filter(is_here).collect()).0
+}
+
+/// Whence the routes would send to one of these.
+async fn chosen(remote: &[IpAddr]) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for remote in remote {
+        let any: IpAddr = match remote {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        // Nothing is sent.
+        if let Ok(socket) = UdpSocket::bind((any, 0)).await
+            && socket.connect((*remote, 500)).await.is_ok()
+        {
+            found.extend(socket.local_addr().map(|it| it.ip()));
+        }
+    }
+    found
 }
 
 async fn addresses(name: &str) -> Result<Vec<IpAddr>, Error> {

@@ -2,6 +2,7 @@
 
 use super::Definitions;
 use crate::config::{Config, Far, Tunnel};
+use crate::nat::Nat;
 use crate::problem::remark;
 use crate::state::{Connection, LinkKind, ours};
 use crate::vici::{Audit, Auth, Bind, Child, ChildSa, ChildState, Definition, IkeSa};
@@ -11,7 +12,7 @@ use routemesh_proto::{Identity, Problem};
 use std::collections::BTreeMap;
 
 /// The connections of all tunnels.
-pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
+pub fn definitions(config: &Config, nat: &Nat, identity: &Identity) -> Definitions {
     let mut definitions = Definitions::new();
     let own = Auth::Certificate {
         own_pem: identity.certificate.clone(),
@@ -22,7 +23,7 @@ pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
         let Some(bind) = bind(tunnel) else {
             continue;
         };
-        let of_new = || define(config, &own, tunnel);
+        let of_new = || define(config, nat, &own, tunnel);
         let definition = definitions
             .entry(tunnel.connection())
             .or_insert_with(of_new);
@@ -32,14 +33,15 @@ pub fn definitions(config: &Config, identity: &Identity) -> Definitions {
 }
 
 /// A tunnel's connection, still without children.
-fn define(config: &Config, own: &Auth, tunnel: &Tunnel) -> Definition {
+fn define(config: &Config, nat: &Nat, own: &Auth, tunnel: &Tunnel) -> Definition {
     let (local_id, remote_id, auth) = match &tunnel.far {
         Far::Gateway { .. } => (&config.identity, &tunnel.peer_identity, own.clone()),
         Far::Abroad(it) => (&it.local_id, &it.remote_id, Auth::Psk(it.psk.clone())),
     };
     Definition {
         site: tunnel.peer_site.clone(),
-        local_addrs: vec![tunnel.local_endpoint.clone()],
+        local_addrs: vec![tunnel.here()],
+        nat: nat.translates(tunnel),
         remote_addrs: vec![tunnel.remote_endpoint.clone()],
         local_id: local_id.clone(),
         remote_id: remote_id.clone(),
@@ -258,6 +260,7 @@ mod tests {
         Definition {
             site: "two".into(),
             local_addrs: vec!["192.0.2.1".into()],
+            nat: false,
             remote_addrs: vec!["198.51.100.1".into()],
             local_id: "V1-1".into(),
             remote_id: peer.into(),

@@ -111,6 +111,8 @@ pub struct Tunnel {
     pub local_endpoint: String,
     /// Outer address of the far end, literal or host name.
     pub remote_endpoint: String,
+    /// The address of this host that stands for this end's, where that is said.
+    pub local: Option<IpAddr>,
     /// How the interface finds its SAs, if it is not WireGuard's.
     pub kind: LinkKind,
     /// What it has if it is.
@@ -156,6 +158,21 @@ pub enum Far {
 const NEIGHBOUR: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 impl Tunnel {
+    /// The address of this host that its packets come from and go to, literal or host name, as far as the
+    /// config says: behind NAT, the host may have another ([`Nat`](crate::nat::Nat)).
+    pub fn here(&self) -> String {
+        let local = self.local.map(|it| it.to_string());
+        local.unwrap_or_else(|| self.local_endpoint.clone())
+    }
+
+    /// The family of its outer addresses, where one of them is no host name.
+    pub fn is_ipv4(&self) -> Option<bool> {
+        let ends = [&self.local_endpoint, &self.remote_endpoint];
+        let mut literals = ends.iter().filter_map(|it| it.parse::<IpAddr>().ok());
+        let known = literals.next().or(self.local);
+        known.map(|it| it.is_ipv4())
+    }
+
     /// Interconnect addresses of both ends, where the far end is a gateway of the mesh.
     pub fn interconnect(&self) -> Option<(Ipv6Addr, Ipv6Addr)> {
         match &self.far {
@@ -494,11 +511,19 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
         return Err(fields.wrong("number", &value, "below 16777216"));
     }
     let id = ours::IF_ID + raw.number;
+    let local: Option<IpAddr> = match raw.local.as_str() {
+        "" => None,
+        text => Some(fields.parse("local", text, "an address of this host")?),
+    };
+    let here = match local {
+        Some(_) => &raw.local,
+        None => &raw.local_endpoint,
+    };
     let literal = "a literal address, which VTI needs";
     let kind = match raw.kind.as_str() {
         "xfrm" => LinkKind::Xfrm { if_id: id },
         "vti" => LinkKind::Vti {
-            local: fields.parse("local_endpoint", &raw.local_endpoint, literal)?,
+            local: fields.parse("local_endpoint", here, literal)?,
             remote: fields.parse("remote_endpoint", &raw.remote_endpoint, literal)?,
             key: id,
         },
@@ -506,7 +531,7 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
         other => return Err(fields.wrong("kind", other, "xfrm, vti or wireguard")),
     };
     let wireguard = match kind {
-        LinkKind::WireGuard { .. } => Some(wireguard::parse(&fields, raw)?),
+        LinkKind::WireGuard { .. } => Some(wireguard::parse(&fields, raw, here)?),
         LinkKind::Xfrm { .. } | LinkKind::Vti { .. } => None,
     };
     for (field, endpoint) in [
@@ -536,6 +561,7 @@ fn parse_tunnel(raw: &proto::Tunnel) -> Result<Tunnel, ConfigError> {
         peer_site: fields.name("peer_site", &raw.peer_site)?,
         local_endpoint: raw.local_endpoint.clone(),
         remote_endpoint: raw.remote_endpoint.clone(),
+        local,
         kind,
         wireguard,
         far,

@@ -16,14 +16,18 @@ pub struct WireGuard {
     pub peer: Option<PublicKey>,
 }
 
-pub(super) fn parse(fields: &Fields, raw: &proto::Tunnel) -> Result<WireGuard, ConfigError> {
+pub(super) fn parse(
+    fields: &Fields,
+    raw: &proto::Tunnel,
+    here: &str,
+) -> Result<WireGuard, ConfigError> {
     let Some(given) = &raw.wireguard else {
         return Err(fields.wrong("wireguard", "", "what a tunnel of this kind has"));
     };
     let address = |field, text: &str| -> Result<IpAddr, ConfigError> {
         fields.parse(field, text, "a literal address, which WireGuard needs")
     };
-    let local = address("local_endpoint", &raw.local_endpoint)?;
+    let local = address("local_endpoint", here)?;
     let remote = address("remote_endpoint", &raw.remote_endpoint)?;
     if local.is_ipv4() != remote.is_ipv4() {
         let expected = "of the same family as local_endpoint";

@@ -20,6 +20,7 @@ pub use rules::{Count, Counter, Reason};
 use crate::charon::Charon;
 use crate::config::{Config, Mode, Tunnel};
 use crate::kernel::generation;
+use crate::nat::Nat;
 use crate::netns::Netns;
 use crate::problem::problem;
 use crate::state::Link;
@@ -51,6 +52,8 @@ const HOLD: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     config: Config,
+    /// Ends of tunnels that the host does not have itself.
+    nat: Nat,
     /// Interfaces of tunnels that the config does not name any more.
     leftovers: BTreeSet<String>,
     /// Where peers that have proven who they are come from; `None` where charon was not heard yet.
@@ -120,7 +123,13 @@ impl Firewall {
     }
 
     /// Wants the table for a config, with what there is of tunnels in kernel and charon.
-    pub fn want(&self, config: &Config, links: &BTreeMap<String, Link>, charon: Option<&Charon>) {
+    pub fn want(
+        &self,
+        config: &Config,
+        nat: &Nat,
+        links: &BTreeMap<String, Link>,
+        charon: Option<&Charon>,
+    ) {
         let tunnels: BTreeSet<String> = config.tunnels.values().map(Tunnel::link).collect();
         let leftovers = links.keys().filter(|link| !tunnels.contains(*link));
         let leftovers: BTreeSet<String> = leftovers.cloned().collect();
@@ -128,12 +137,14 @@ impl Firewall {
         self.wanted.send_if_modified(|wanted| {
             let same = wanted.as_ref().is_some_and(|it| {
                 it.config == *config
+                    && it.nat == *nat
                     && it.leftovers == leftovers
                     && it.authenticated == authenticated
             });
             if !same {
                 *wanted = Some(Wanted {
                     config: config.clone(),
+                    nat: nat.clone(),
                     leftovers,
                     authenticated,
                 });
@@ -205,9 +216,12 @@ impl Place {
 
     fn table(&self, wanted: &Wanted, known: &BTreeSet<IpAddr>) -> Option<Table> {
         let Wanted {
-            config, leftovers, ..
+            config,
+            nat,
+            leftovers,
+            ..
         } = wanted;
-        let underlay = self.underlay.then(|| rules::underlay(config, known));
+        let underlay = self.underlay.then(|| rules::underlay(config, nat, known));
         let overlay = self.overlay.then(|| rules::overlay(config, leftovers));
         let parts = underlay.into_iter().chain(overlay);
         // A host that carries no tunnel any more may have other uses for IPsec.

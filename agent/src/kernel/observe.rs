@@ -47,6 +47,8 @@ pub struct Observed {
     pub foreign: BTreeMap<IpNet, u8>,
     /// All overlay interfaces: the index of each, and whether it is up and has a carrier.
     pub link_state: BTreeMap<String, (u32, bool)>,
+    /// All addresses of the underlay's interfaces.
+    pub outer: BTreeSet<IpAddr>,
     /// Ids in our range that strangers hold.
     pub taken: BTreeSet<NexthopId>,
     /// When WireGuard interfaces last agreed on keys.
@@ -152,12 +154,15 @@ impl Kernel {
         observed.add_links(Side::Overlay, &inside, &addresses);
         observed.add_neighbourhood(&inside, &addresses);
         observed.add_links(Side::Underlay, &outside, &addresses);
-        if !self.same {
+        if self.same {
+            observed.outer = own(&addresses);
+        } else {
             let what = "list links in the underlay";
             let interfaces = list(&self.underlay, what, link::dump(), link::decode).await?;
             let interfaces: Interfaces = interfaces.into_iter().map(|i| (i.index, i)).collect();
             let addresses = self::addresses(&self.underlay).await?;
             observed.add_links(Side::Underlay, &interfaces, &addresses);
+            observed.outer = own(&addresses);
         }
         observed.handshakes = self.look_at_wireguard(&mut observed.links).await?;
         Ok(observed)
@@ -191,6 +196,11 @@ async fn addresses(channel: &Channel) -> Result<Addresses, Error> {
         addresses.entry(address.index).or_default().push(address);
     }
     Ok(addresses)
+}
+
+fn own(addresses: &Addresses) -> BTreeSet<IpAddr> {
+    let all = addresses.values().flatten();
+    all.map(|address| address.own.addr()).collect()
 }
 
 impl Observed {

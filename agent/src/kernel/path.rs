@@ -18,7 +18,7 @@ const RTAX_MTU: u16 = 2;
 /// The kernel tells nobody when it learns another MTU: it is asked again after this.
 const AGAIN: Duration = Duration::from_secs(10);
 
-/// The two ends of a path: here, there.
+/// The two ends of a path: here, which may be unspecified, and there.
 pub type Ends = (IpAddr, IpAddr);
 
 /// The MTUs of the underlay's paths, as they were looked up.
@@ -87,16 +87,20 @@ fn is_no_path(errno: nix::errno::Errno) -> bool {
 }
 
 fn request(local: IpAddr, remote: IpAddr) -> Request {
-    let (local, remote) = (octets(local), octets(remote));
+    let (whence, remote) = (octets(local), octets(remote));
     let family = match remote.len() {
         4 => libc::AF_INET,
         _ => libc::AF_INET6,
     };
     let bits = |address: &[u8]| (address.len() * 8) as u8;
-    let mut body = vec![family as u8, bits(&remote), bits(&local)];
+    let known = !local.is_unspecified();
+    let length = if known { bits(&whence) } else { 0 };
+    let mut body = vec![family as u8, bits(&remote), length];
     body.resize(HEADER, 0);
     put_attribute(&mut body, libc::RTA_DST, &remote);
-    put_attribute(&mut body, libc::RTA_SRC, &local);
+    if known {
+        put_attribute(&mut body, libc::RTA_SRC, &whence);
+    }
     Request {
         kind: libc::RTM_GETROUTE,
         flags: 0,

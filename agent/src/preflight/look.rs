@@ -40,7 +40,7 @@ pub async fn look(vici: &Vici, needs: &Needs) -> Facts {
         charon: ask_charon(vici).await,
         drop_in: drop_in(),
         offload: asked
-            .filter_map(|it| Some((it.to_owned(), offload::at(it)?)))
+            .filter_map(|it| offload::at(&it).map(|does| (it, does)))
             .collect::<BTreeMap<_, _>>(),
     }
 }

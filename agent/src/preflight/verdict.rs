@@ -91,10 +91,10 @@ impl Needs {
     }
 
     /// Outer addresses whose interface is to do ESP.
-    pub fn offloaders(&self) -> impl Iterator<Item = &str> {
+    pub fn offloaders(&self) -> impl Iterator<Item = String> {
         let wants = |it: &&Tunnel| matches!(it.esp.hw_offload, Offload::Crypto | Offload::Packet);
         let wanting = self.tunnels.iter().filter(wants);
-        wanting.map(|it| it.local_endpoint.as_str())
+        wanting.map(Tunnel::here)
     }
 
     fn offloads(&self, how: Offload) -> bool {
@@ -305,7 +305,7 @@ fn options(facts: &Facts, needs: &Needs) -> Vec<Finding> {
         let host = Host {
             charon: charon.version.clone(),
             kernel: facts.kernel.clone(),
-            offload: facts.offload.get(&tunnel.local_endpoint).copied(),
+            offload: facts.offload.get(&tunnel.here()).copied(),
         };
         let reason = refusal(&tunnel.esp, &host)?;
         let object = format!("connection {}: {reason}", tunnel.name());

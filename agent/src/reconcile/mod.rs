@@ -25,6 +25,7 @@ use crate::kernel::{self, Answers, Begun, Claim, Foreign, Kernel, Observed, Op, 
 use crate::liveness::Sign;
 use crate::memory::{self, Litter};
 use crate::mtu;
+use crate::nat::Nat;
 use crate::peers;
 use crate::plan;
 use crate::probe::{self, Probe};
@@ -222,6 +223,8 @@ impl Gateway {
         self.land().await;
         let mut problems = seen.problems.clone();
         let (observed, links) = self.observe(config).await?;
+        let (nat, absent) = Nat::new(config, &observed.outer);
+        problems.extend(absent);
         self.tell_bgp(config, &links).await;
         let ways = Ways::new(config, &links);
         let seen_links = observed.links.clone();
@@ -245,7 +248,7 @@ impl Gateway {
             problems.push(problem("kernel routes", &failure));
         }
         self.originate(config).await;
-        let mtus = self.mtus(config, seen, &mut problems).await;
+        let mtus = self.mtus(config, &nat, seen, &mut problems).await;
         let mut desired = desired::desired(config, place, &mtus, self.key.as_ref().ok());
         if let Err(reason) = &self.key {
             let keyless = desired::keep_keyless(&mut desired, self.dataplane.state(), config);
@@ -254,7 +257,8 @@ impl Gateway {
         let in_charon = seen.charon.as_ref().map(charon::Charon::links);
         desired::keep_links(&mut desired, self.dataplane.state(), in_charon.as_ref());
         let in_kernel = &self.dataplane.state().links;
-        self.firewall.want(config, in_kernel, seen.charon.as_ref());
+        self.firewall
+            .want(config, &nat, in_kernel, seen.charon.as_ref());
         let firewall = self.firewall.seen();
         // No interface before its rules.
         let may_be = |link: &str| in_kernel.contains_key(link) || firewall.guards(config, link);
@@ -275,7 +279,7 @@ impl Gateway {
             problems.push(problem("kernel settings", &error));
         }
         let in_kernel = self.dataplane.state();
-        let definitions = charon::definitions(config, identity);
+        let definitions = charon::definitions(config, &nat, identity);
         want(wanted, definitions, &desired, in_kernel);
         // charon has nothing for them, or is about to lose it, and tells nobody.
         let left = match (&seen.charon, &*wanted.borrow()) {
@@ -383,11 +387,12 @@ impl Gateway {
     async fn mtus(
         &mut self,
         config: &Config,
+        nat: &Nat,
         seen: &Seen,
         problems: &mut Vec<Problem>,
     ) -> BTreeMap<u32, u32> {
         let sas = seen.charon.as_ref().map_or(&[][..], |charon| &charon.sas);
-        let carriers = mtu::carriers(config, sas);
+        let carriers = mtu::carriers(config, nat, sas);
         let ends = carriers.values().map(|carrier| carrier.ends).collect();
         let (kernel, mut paths) = (self.kernel.clone(), std::mem::take(&mut self.paths));
         let looked = self.meanwhile(paths.look(&kernel, ends)).await;

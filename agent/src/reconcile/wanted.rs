@@ -99,6 +99,7 @@ mod tests {
         Definition {
             site: "two".into(),
             local_addrs: Vec::new(),
+            nat: false,
             remote_addrs: Vec::new(),
             local_id: "V1-1".into(),
             remote_id: "V2-1".into(),

@@ -37,12 +37,15 @@ const TRUSTED: &str = "cacerts";
 /// Digits of a child's name that say how its SA was made, and of each authority that may have vouched for the peer.
 const TERMS: usize = 16;
 const AUTHORITY: usize = 8;
+/// At the end of the digest. The SA is the same with and without: only the next one is made otherwise.
+const NAT: &str = "n";
 
 /// Whether an SA that was made of one child is as one of the other would be. It may have been made when fewer authorities
 /// were trusted: another one makes it no worse. One that has gone since may be the one that vouched.
 pub fn is_current(made: &str, wanted: &str) -> bool {
     let parts = |child: &str| {
         let digest = child.split(CHILD_SEPARATOR).next().unwrap_or_default();
+        let digest = digest.strip_suffix(NAT).unwrap_or(digest);
         let (terms, trusted) = digest.split_at_checked(TERMS)?;
         let trusted = trusted.as_bytes().chunks(AUTHORITY).map(<[u8]>::to_vec);
         Some((terms.to_owned(), trusted.collect::<BTreeSet<_>>()))
@@ -137,8 +140,10 @@ impl Child {
 pub struct Definition {
     /// The site at the far end, or the foreign peer. charon is not told of it.
     pub site: String,
-    /// Own outer addresses, literals.
+    /// Own outer addresses.
     pub local_addrs: Vec<String>,
+    /// The host has none of these, and others stand for them: any may. No matter to an SA that is there.
+    pub nat: bool,
     /// The peer's outer address: a literal, or a host name that charon resolves each time.
     pub remote_addrs: Vec<String>,
     /// Own IKE identity; the certificate must carry it.
@@ -175,13 +180,13 @@ impl Definition {
     /// Hexadecimal digits that are the same as long as charon would be told the same, pre-shared
     /// keys aside. The first child is named by them, so that what is loaded can be told from what
     /// should be. The first 16 say all but whom the peer's certificate may come from; then there are 8 for each
-    /// of these ([`is_current`]).
+    /// of these ([`is_current`]), and the last is a letter where there is a NAT.
     pub fn digest(&self) -> String {
         let mut terms = Fnv::new();
         let (local, remote) = self.sides();
         let (of_remote, trusted): (Vec<_>, Vec<_>) =
             remote.iter().partition(|(name, _)| *name != TRUSTED);
-        terms.message(&self.section("", local, Message::new()));
+        terms.message(&self.section("", &self.local_addrs, local, Message::new()));
         terms.values(of_remote);
         let authority = |pem: &String| {
             let mut authority = Fnv::new();
@@ -196,13 +201,29 @@ impl Definition {
                 _ => Vec::new(),
             })
             .collect();
-        format!("{:016x}{}", terms.0, Vec::from_iter(authorities).concat())
+        let nat = if self.nat { NAT } else { "" };
+        let authorities = Vec::from_iter(authorities).concat();
+        format!("{:016x}{authorities}{nat}", terms.0)
     }
 
     /// The arguments of `load-conn`.
     pub fn to_vici(&self, name: &str) -> Message {
         let (local, remote) = self.sides();
-        Message::new().section(name, self.section(&self.digest(), local, remote))
+        let from = self.from();
+        Message::new().section(name, self.section(&self.digest(), &from, local, remote))
+    }
+
+    /// Own addresses as charon is told them. It sends from the first that is no range, and else from where the
+    /// routes say.
+    fn from(&self) -> Vec<String> {
+        let any = |address: &String| match address.contains(':') {
+            true => "::/0".to_owned(),
+            false => "0.0.0.0/0".to_owned(),
+        };
+        match self.nat {
+            true => self.local_addrs.iter().map(any).collect(),
+            false => self.local_addrs.clone(),
+        }
     }
 
     /// The children by name. Those after the first tell their interfaces by theirs, as charon lists
@@ -243,13 +264,13 @@ impl Definition {
     }
 
     /// The connection's own section.
-    fn section(&self, digest: &str, local: Message, remote: Message) -> Message {
+    fn section(&self, digest: &str, from: &[String], local: Message, remote: Message) -> Message {
         let ike = &self.ike;
         let rekey = self.lifetime(ike.rekey_time);
         let reauth = ike.reauth_time.filter(|_| self.initiate);
         let mut connection = Message::new()
             .text("version", "2")
-            .list("local_addrs", &self.local_addrs)
+            .list("local_addrs", from)
             .list("remote_addrs", &self.remote_addrs)
             .list("proposals", &ike.proposals)
             .text("mobike", if ike.mobike { "yes" } else { "no" })
@@ -400,6 +421,7 @@ mod tests {
         Definition {
             site: "two".into(),
             local_addrs: vec!["2001:db8:1::1".into()],
+            nat: false,
             remote_addrs: vec!["2001:db8:2::1".into()],
             local_id: "V1-1".into(),
             remote_id: "V2-1".into(),
@@ -626,9 +648,29 @@ rm3-V2-1 {
     }
 
     #[test]
+    fn behind_nat_charon_takes_any_address_and_keys_nothing_anew() {
+        let mut definition = definition();
+        let before = definition.digest();
+        definition.nat = true;
+        let text = show(&definition.to_vici("rm3-V2-1"), 0);
+        assert!(text.contains("  local_addrs = [::/0]\n"), "{text}");
+        definition.local_addrs = vec!["203.0.113.5".into()];
+        let text = show(&definition.to_vici("rm3-V2-1"), 0);
+        assert!(text.contains("  local_addrs = [0.0.0.0/0]\n"), "{text}");
+        definition.local_addrs = vec!["2001:db8:1::1".into()];
+        let after = definition.digest();
+        assert_ne!(before, after, "it is loaded anew");
+        assert!(is_current(&before, &after) && is_current(&after, &before));
+        assert!(is_current(&format!("{after}.5"), &before));
+        definition.local_addrs = vec!["2001:db8:1::2".into()];
+        assert!(!is_current(&after, &definition.digest()));
+    }
+
+    #[test]
     fn the_digest_depends_on_everything() {
-        let changes: [fn(&mut Definition); 26] = [
+        let changes: [fn(&mut Definition); 27] = [
             |d| d.local_addrs.clear(),
+            |d| d.nat = true,
             |d| d.remote_addrs = vec!["v2.example.org".into()],
             |d| d.local_id.push('x'),
             |d| d.remote_id.push('x'),

@@ -213,6 +213,7 @@ fn definition(bind: Bind) -> (Definition, Secret) {
     let definition = Definition {
         site: "two".into(),
         local_addrs: vec!["192.0.2.1".into()],
+        nat: false,
         remote_addrs: vec!["192.0.2.2".into()],
         local_id: "v1".into(),
         remote_id: "v2".into(),

@@ -28,6 +28,7 @@ impl End {
         let definition = Definition {
             site: "two".into(),
             local_addrs: vec![address(own)],
+            nat: false,
             remote_addrs: vec![address(other)],
             local_id: format!("v{own}"),
             remote_id: format!("v{other}"),

@@ -233,6 +233,7 @@ async fn gateway(
     let definition = Definition {
         site: "two".into(),
         local_addrs: vec![format!("192.0.2.{own}")],
+        nat: false,
         remote_addrs: vec![format!("192.0.2.{other}")],
         local_id: name.into(),
         remote_id: peer.into(),

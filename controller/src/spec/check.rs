@@ -14,6 +14,7 @@ pub(super) fn check(spec: &MeshSpec) -> Vec<SpecError> {
     let mut errors = names(spec);
     errors.extend(overlaps(&claims));
     errors.extend(endpoints_twice(spec));
+    errors.extend(locals(spec));
     errors.extend(endpoints_inside(spec, &claims));
     errors.extend(no_common_family(spec));
     errors.extend(tables_of_vrfs(spec));
@@ -186,6 +187,42 @@ fn endpoints_twice(spec: &MeshSpec) -> Vec<SpecError> {
             None => {
                 seen.insert(&endpoint.value, (gateway, endpoint.place));
             }
+        }
+    }
+    errors
+}
+
+/// Own addresses by which endpoints behind NAT cannot be told apart, or that no packet to them can have.
+fn locals(spec: &MeshSpec) -> Vec<SpecError> {
+    let mut errors = Vec::new();
+    for (_, gateway) in spec.gateways() {
+        for (number, (endpoint, local)) in gateway.locals.iter().enumerate() {
+            let (address, own) = (local.value, OuterAddress::Literal(local.value));
+            if own.family() != endpoint.family() {
+                errors.push(error(
+                    local.place,
+                    format!(
+                        "local {address} is not of the family of endpoint {endpoint}: give the host's own {} address behind it",
+                        endpoint.family()
+                    ),
+                ));
+            }
+            let before = gateway.locals.iter().take(number);
+            let mut same = before.filter(|(_, it)| it.value == address);
+            let other = match same.next() {
+                Some((other, _)) => other,
+                None if own != *endpoint && gateway.endpoints.iter().any(|it| it.value == own) => {
+                    &own
+                }
+                None => continue,
+            };
+            errors.push(error(
+                local.place,
+                format!(
+                    "local {address} is also that of endpoint {other} of gateway {}: the host tells its endpoints apart by them, so give it an address for each",
+                    gateway.name.value
+                ),
+            ));
         }
     }
     errors

@@ -293,10 +293,10 @@ impl<'t> Reader<'t> {
         let name = |text: &str| values::check_name(text).map(|()| text.to_owned());
         let gateway = gateway.and_then(|value| self.text("gateway", value, name));
         let local = table.get("local");
-        let local = local.and_then(|value| self.endpoint(value));
+        let local = local.and_then(|value| self.outer_address(value));
         let cure = "the far gateway's address, like remote = \"198.51.100.1\"";
         let remote = self.required(&table, "remote", cure);
-        let remote = remote.and_then(|value| self.endpoint(value));
+        let remote = remote.and_then(|value| self.outer_address(value));
         let cure = "the pre-shared key, like psk = \"a long random text\"";
         let psk = match table.get("psk_file") {
             Some(value) => {

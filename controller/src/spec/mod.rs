@@ -99,6 +99,8 @@ pub struct Gateway {
     pub name: At<String>,
     /// Its outer addresses, one per uplink.
     pub endpoints: Vec<At<OuterAddress>>,
+    /// The host's own addresses behind one-to-one NAT, by endpoint.
+    pub locals: Vec<(OuterAddress, At<IpAddr>)>,
     /// Network namespace of its private side, where it is another, or `vrf:` and a VRF's name.
     pub overlay: Option<String>,
     /// BGP peers on its LAN.
@@ -174,6 +176,15 @@ pub enum Family {
     Ipv4,
     /// IPv6.
     Ipv6,
+}
+
+impl Gateway {
+    /// The host's own address that stands for one of its endpoints, where that is said.
+    pub fn local(&self, endpoint: &OuterAddress) -> Option<IpAddr> {
+        let mut locals = self.locals.iter();
+        let (_, local) = locals.find(|(of, _)| of == endpoint)?;
+        Some(local.value)
+    }
 }
 
 impl OuterAddress {

@@ -8,7 +8,7 @@ use super::{
 };
 use ipnet::{IpNet, Ipv6Net};
 use routemesh_proto::Service;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -170,16 +170,16 @@ impl<'t> Reader<'t> {
         let what = format!("gateway {}", quote(&name));
         let table = self.table(what, name.place, value, keys::GATEWAY)?;
         let cure = "list its outer addresses, like endpoints = [\"2001:db8:1::1\"]";
-        let endpoints = match self.required(&table, "endpoints", cure) {
-            Some(value) => {
-                let written = self.array("endpoints", value, 16, Some(cure));
-                written
-                    .into_iter()
-                    .filter_map(|value| self.endpoint(value))
-                    .collect()
+        let (mut endpoints, mut locals) = (Vec::new(), Vec::new());
+        if let Some(value) = self.required(&table, "endpoints", cure) {
+            for value in self.array("endpoints", value, 16, Some(cure)) {
+                let Some((endpoint, local)) = self.endpoint(value) else {
+                    continue;
+                };
+                locals.extend(local.map(|local| (endpoint.value.clone(), local)));
+                endpoints.push(endpoint);
             }
-            None => Vec::new(),
-        };
+        }
         let overlay = table
             .get("overlay")
             .and_then(|value| self.text("overlay", value, values::overlay));
@@ -221,6 +221,7 @@ impl<'t> Reader<'t> {
             weight,
             name,
             endpoints,
+            locals,
             overlay: overlay.map(|overlay| overlay.value),
             routers,
             announce,
@@ -256,21 +257,44 @@ impl<'t> Reader<'t> {
         Some(read.map(|service| service.value).collect())
     }
 
-    pub(super) fn endpoint(&mut self, value: &Value<'t>) -> Option<At<OuterAddress>> {
+    /// An endpoint, and the host's own address behind it where that is another.
+    fn endpoint(&mut self, value: &Value<'t>) -> Option<(At<OuterAddress>, Option<At<IpAddr>>)> {
         if !value.get_ref().is_table() {
-            return self.text("an endpoint", value, values::endpoint);
+            let address = self.text("an endpoint", value, values::endpoint)?;
+            return Some((address, None));
         }
         let place = self.lines.place(value.span().start);
         let what = "an endpoint".to_owned();
         let table = self.table(what, place, value.get_ref(), keys::ENDPOINT)?;
-        let host = self.required(&table, "host", "like host = \"vpn.example.net\"");
-        let family = self.required(&table, "family", "write \"ipv4\" or \"ipv6\"");
-        let host = host.and_then(|value| self.text("host", value, values::host));
-        let family = family.and_then(|value| self.text("family", value, values::family));
-        Some(At {
-            value: OuterAddress::Host(host?.value, family?.value),
-            place,
-        })
+        let local = table.get("local");
+        let local = local.and_then(|value| self.text("local", value, values::unicast));
+        let value = match table.get("address") {
+            Some(value) => {
+                if ["host", "family"].iter().any(|it| table.get(it).is_some()) {
+                    let reason = "an endpoint has an address, or a host name and its family";
+                    self.wrong(place, reason);
+                }
+                self.text("address", value, values::endpoint)?.value
+            }
+            None => {
+                let host = self.required(&table, "host", "like host = \"vpn.example.net\"");
+                let family = self.required(&table, "family", "write \"ipv4\" or \"ipv6\"");
+                let host = host.and_then(|value| self.text("host", value, values::host));
+                let family = family.and_then(|value| self.text("family", value, values::family));
+                OuterAddress::Host(host?.value, family?.value)
+            }
+        };
+        Some((At { value, place }, local))
+    }
+
+    /// An end of a tunnel to a foreign peer.
+    pub(super) fn outer_address(&mut self, value: &Value<'t>) -> Option<At<OuterAddress>> {
+        let (address, local) = self.endpoint(value)?;
+        if let Some(local) = local {
+            let reason = "local belongs to the endpoint in the gateway's own list";
+            self.wrong(local.place, reason);
+        }
+        Some(address)
     }
 
     fn protocol(&mut self, value: &Value<'t>) -> Option<String> {

@@ -208,6 +208,7 @@ fn refuse(mode: Mode) -> &'static str {
 mod tests {
     use super::*;
     use crate::config::{Config, Overlay};
+    use crate::nat::Nat;
     use crate::state_dir::read_config;
     use std::path::Path;
 
@@ -234,7 +235,8 @@ mod tests {
             config.overlay = place;
             let known = ["198.51.100.7".parse().unwrap()].into();
             let leftovers = ["rm999".to_owned()].into();
-            let table = underlay(&config, &known).with(overlay(&config, &leftovers));
+            let table =
+                underlay(&config, &Nat::default(), &known).with(overlay(&config, &leftovers));
             let now = table.script(&BTreeMap::new());
             let golden = root.join(format!("src/firewall/golden/{example}-{gateway}{vrf}.nft"));
             if std::env::var_os("RENEW_GOLDEN").is_some() {

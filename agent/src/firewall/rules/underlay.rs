@@ -2,13 +2,14 @@
 
 use super::{Counter, PRIORITY, STRANGER, Table, refuse};
 use crate::config::{Config, Tunnel};
+use crate::nat::Nat;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// For the side of the public addresses: IKE, ESP and WireGuard come from endpoints only. `known` are the
 /// addresses of those that are not written as an address.
-pub fn underlay(config: &Config, known: &BTreeSet<IpAddr>) -> Table {
+pub fn underlay(config: &Config, nat: &Nat, known: &BTreeSet<IpAddr>) -> Table {
     let mut table = Table::default();
     table.counters.insert(Counter::Stranger);
     let written = config.tunnels.values();
@@ -25,12 +26,13 @@ pub fn underlay(config: &Config, known: &BTreeSet<IpAddr>) -> Table {
             refuse(config.firewall),
         ],
     );
-    let wireguard: BTreeMap<u16, IpAddr> = config
-        .tunnels
-        .values()
-        .filter_map(|it| it.wireguard.as_ref())
-        .map(|it| (it.local.port(), it.local.ip()))
-        .collect();
+    let wireguard = config.tunnels.values().filter_map(|tunnel| {
+        let local = tunnel.wireguard.as_ref()?.local;
+        // Behind NAT it is the routes that say which address stands for the endpoint.
+        let own = (!nat.translates(tunnel)).then_some(local.ip());
+        Some((local.port(), own))
+    });
+    let wireguard: BTreeMap<u16, Option<IpAddr>> = wireguard.collect();
     let mut input = Vec::new();
     // Where none of its tunnels needs them, they are the host's own business.
     if config.tunnels.is_empty() || config.tunnels.values().any(Tunnel::is_ipsec) {
@@ -46,16 +48,17 @@ pub fn underlay(config: &Config, known: &BTreeSet<IpAddr>) -> Table {
 }
 
 /// WireGuard leaves it to the routes which address of the host it sends from, until it has heard of the
-/// far end. What it sends is from the tunnel's endpoint, and is routed by that: a rule of the host about
-/// what comes from an address sees it.
-fn wireguard_ports(table: &mut Table, ports: &BTreeMap<u16, IpAddr>) {
+/// far end. What it sends is from the tunnel's endpoint, where the host has that, and is routed by it: a rule of
+/// the host about what comes from an address sees it.
+fn wireguard_ports(table: &mut Table, ports: &BTreeMap<u16, Option<IpAddr>>) {
     let all: Vec<&u16> = ports.keys().collect();
     table.set("wireguard_ports", "inet_service", &all);
     let mut output = vec![format!(
         "type route hook output priority {PRIORITY}; policy accept;"
     )];
     for (v4, name, ip) in [(true, "ip4", "ip"), (false, "ip6", "ip6")] {
-        let of_family = ports.iter().filter(|(_, address)| address.is_ipv4() == v4);
+        let known = ports.iter().filter_map(|(port, own)| Some((port, (*own)?)));
+        let of_family = known.filter(|(_, address)| address.is_ipv4() == v4);
         let elements: Vec<String> = of_family
             .map(|(port, address)| format!("{port} : {address}"))
             .collect();

@@ -71,10 +71,12 @@ pub(in crate::spec) const GATEWAY: &[Key] = &[
     key("ipsec_from", "256 prefixes", "none", "whence IKE, ESP and WireGuard are taken besides the tunnels' far endpoints", "[\"203.0.113.0/24\"]"),
 ];
 
-/// An endpoint that has no fixed address.
+/// An endpoint that has no fixed address, or is another address on the host.
 pub(in crate::spec) const ENDPOINT: &[Key] = &[
+    key("address", "an address", "", "where others reach it; or the next two", "\"2001:db8:1::5\""),
     key("host", "a DNS name", "", "is looked up by charon", "\"vpn.example.net\""),
-    key("family", "`\"ipv4\"`, `\"ipv6\"`", "", "of the address that it stands for", "\"ipv6\""),
+    key("family", "`\"ipv4\"`, `\"ipv6\"`", "", "of the address that `host` stands for", "\"ipv6\""),
+    key("local", "an address of the same family", "the endpoint, or any of the host's where it has none", "the host's own address behind one-to-one NAT: needed where several endpoints of a family are behind it, and for VTI", "\"2001:db8::5\""),
 ];
 
 /// An entry of `routers`.
@@ -208,7 +210,7 @@ pub const SECTIONS: [Section; 15] = [
     Section { head: "`[mesh]`", says: "What holds for all.", keys: MESH },
     Section { head: "`[sites.NAME]`", says: "A site, and what it owns.", keys: SITE },
     Section { head: "`[sites.NAME.gateways.NAME]`", says: "A VPN host.", keys: GATEWAY },
-    Section { head: "`endpoints`", says: "An address, or, where that changes:", keys: ENDPOINT },
+    Section { head: "`endpoints`", says: "An address, or, where that changes or the host itself has another:", keys: ENDPOINT },
     Section { head: "`routers`", says: "A router on the LAN, by one of `address`, `interface` and `range`.", keys: ROUTER },
     Section { head: "`import`, `export`", says: "Ordered terms: what is matched, what is changed, what becomes of it. [policy.md](policy.md) explains them.", keys: TERM },
     Section { head: "`[[tunnels]]`", says: "What is other for the tunnels between two gateways.", keys: TUNNELS },

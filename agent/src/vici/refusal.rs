@@ -25,7 +25,10 @@ pub fn reason(line: &str) -> Option<String> {
         "the far end has another pre-shared key"
     } else if said("no shared key found for ", "") {
         "there is no pre-shared key for the identity that the far end has"
-    } else if said("no trusted ", " public key found for ") {
+    } else if said("no trusted ", " public key found for ")
+        // Where charon remembers a certificate of that name that it did trust.
+        || said("signature validation failed", "")
+    {
         UNTRUSTED
     } else if said("subject certificate invalid ", "") || said("issuer certificate invalid ", "") {
         UNTIMELY
@@ -98,6 +101,10 @@ mod tests {
             (
                 "no trusted ECDSA public key found for 'V2-1'",
                 "certificate",
+            ),
+            (
+                "signature validation failed, looking for another key",
+                "not of this mesh's authority",
             ),
             (
                 "subject certificate invalid (valid from Jan 01 00:00:00 2040 to Jan 01 00:00:00 2041)",

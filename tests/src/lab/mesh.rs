@@ -116,7 +116,8 @@ impl<'lab> Mesh<'lab> {
         self.lab.host(CONTROLLER).run(&all).map(drop)
     }
 
-    fn controller_dir(&self) -> PathBuf {
+    /// The controller's own folder.
+    pub fn controller_dir(&self) -> PathBuf {
         self.lab.host(CONTROLLER).dir().join("controller")
     }
 
@@ -183,8 +184,17 @@ impl<'lab> Mesh<'lab> {
 
     /// Starts a gateway's agent; what it finds of an earlier one it is to keep.
     pub fn start_agent(&mut self, gateway: Gateway) -> Result<()> {
+        self.run_agent(gateway, &controller_url())
+    }
+
+    /// The same, where no controller is at the address that it is told.
+    pub fn start_agent_alone(&mut self, gateway: Gateway) -> Result<()> {
+        self.run_agent(gateway, &format!("https://[{CONTROLLER_ADDRESS}]:9"))
+    }
+
+    fn run_agent(&mut self, gateway: Gateway, controller: &str) -> Result<()> {
         let mut command = Command::new(program("mesh-agent")?);
-        command.args(["run", "--controller", &controller_url()]);
+        command.args(["run", "--controller", controller]);
         command.arg("--identity").arg(self.identity_dir(gateway));
         self.host_args(&mut command, gateway);
         let agent = self.lab.underlay(gateway).spawn("agent", command)?;

@@ -19,6 +19,7 @@ fn a_drained_gateway_is_left_and_stopped_without_loss() -> Result<()> {
     let mut mesh = mesh_up(&lab, &spec())?;
     doctor::finds_nothing(&mesh, 12)?;
     doctor::captures(&mesh)?;
+    doctor::makes_a_hole(&lab)?;
     let traffic = Traffic::start(&lab, 1, 2)?;
     std::thread::sleep(Duration::from_secs(2));
     let before = into_tunnels(&lab)?;
@@ -63,9 +64,8 @@ fn a_drained_gateway_is_left_and_stopped_without_loss() -> Result<()> {
     std::thread::sleep(Duration::from_secs(4));
     let total = traffic.stop("V2-1 stopped after it was drained")?;
     assert_eq!(total.lost, 0, "lost while V2-1 was stopped");
-    doctor::finds_what_is_broken(&lab, &mesh)?;
-    lab.passed()?;
-    Ok(())
+    doctor::finds_what_is_broken(&lab, &mut mesh)?;
+    lab.passed()
 }
 
 /// How many packets V2-1 sends into its tunnels in four seconds.

@@ -13,6 +13,7 @@ mod matrix;
 mod mtu;
 mod reference;
 mod steady;
+mod stranger;
 mod wireguard;
 
 use std::time::Instant;

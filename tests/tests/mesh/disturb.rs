@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use routemesh_tests::lab::Lab;
-use routemesh_tests::lab::error::{LabError, Result};
+use routemesh_tests::lab::error::Result;
 use routemesh_tests::lab::mesh::Mesh;
 use routemesh_tests::lab::report::{measured, say, wait_until};
 use routemesh_tests::lab::settle::{COLD, SETTLE, await_full, await_paths};
 use routemesh_tests::lab::topology::{Gateway, Topology, prefixes};
 use routemesh_tests::lab::traffic::Traffic;
 
-use super::{gateway, link_kind, mesh_up, spec, spec_with_v3_3, tunnel};
+use super::down::kept;
+use super::{gateway, link_kind, spec, spec_with_v3_3, tunnel};
 
 const V2_1: Gateway = gateway(2, 1);
 
@@ -167,15 +168,6 @@ fn agent_killed(lab: &Lab, mesh: &mut Mesh<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that nothing of what was there is gone.
-fn kept(when: &str, before: &BTreeSet<String>, after: &BTreeSet<String>) -> Result<()> {
-    let gone: Vec<_> = before.difference(after).collect();
-    if gone.is_empty() {
-        return Ok(());
-    }
-    Err(LabError::Unexpected(format!("gone {when}: {gone:#?}")))
-}
-
 fn controller_killed(lab: &Lab, mesh: &mut Mesh<'_>) -> Result<()> {
     let traffic = Traffic::start(lab, 1, 2)?;
     std::thread::sleep(Duration::from_secs(1));
@@ -249,127 +241,4 @@ fn without_groups(lab: &Lab, gateway: Gateway) -> Result<BTreeSet<String>> {
     let mut state = lab.kernel_state(gateway)?;
     state.retain(|line| !line.starts_with("nexthop") && !line.starts_with("route"));
     Ok(state)
-}
-
-#[test]
-fn down_removes_what_is_ours_and_nothing_else() -> Result<()> {
-    let lab = Lab::start("down", Topology::three_sites())?;
-    let v1_1 = gateway(1, 1);
-    plant(&lab, v1_1)?;
-    let foreign = lab.kernel_state(v1_1)?;
-    let before = planted(&lab, v1_1)?;
-    let mut mesh = mesh_up(&lab, &spec())?;
-    kept("in the mesh", &before, &planted(&lab, v1_1)?)?;
-    mesh.stop_agent(v1_1)?;
-    let state = lab.kernel_state(v1_1)?;
-    let (routes, links) = (count(&state, "route"), count(&state, "link"));
-    assert!(
-        routes > 0 && links == 4,
-        "a stopped agent took its state along: {state:?}"
-    );
-    mesh.down(v1_1)?;
-    kept("after down", &before, &planted(&lab, v1_1)?)?;
-    let left = lab.kernel_state(v1_1)?;
-    let ours: Vec<_> = left.difference(&foreign).collect();
-    assert!(ours.is_empty(), "left after down: {ours:#?}");
-    let connections = lab
-        .charon(v1_1)
-        .swanctl(lab.underlay(v1_1), &["--list-conns"])?;
-    let names: Vec<_> = connections
-        .lines()
-        .filter(|l| !l.starts_with(' '))
-        .collect();
-    assert_eq!(
-        names.len(),
-        1,
-        "charon has more than the foreign connection: {names:?}"
-    );
-    say("the others route around it");
-    await_paths(&lab, &[v1_1], SETTLE)?;
-    lab.passed()
-}
-
-fn count(state: &BTreeSet<String>, kind: &str) -> usize {
-    state.iter().filter(|line| line.starts_with(kind)).count()
-}
-
-/// Puts objects of somebody else where ours will be.
-fn plant(lab: &Lab, gateway: Gateway) -> Result<()> {
-    let lines = |lines: &[&str]| lines.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>();
-    lab.overlay(gateway).ip_batch(&lines(&[
-        "link add foreign0 up type dummy",
-        "address add 192.0.2.1/24 dev foreign0",
-        "nexthop add id 7 dev foreign0",
-        "nexthop add id 8 via 192.0.2.7 dev foreign0",
-        "nexthop add id 9 group 8",
-        "route add 198.51.100.0/24 via 192.0.2.9 proto 99 metric 50",
-        "route add 203.0.113.0/24 nhid 9 proto 99",
-        // A prefix of the mesh, by a foreigner and with a metric of its own.
-        "route add 10.0.2.0/24 via 192.0.2.9 proto 99 metric 4000",
-        "route add 2001:db8:a2::/64 dev foreign0 proto 99 metric 4000",
-        "route add unreachable 2001:db8:dead::/48 proto 99",
-        "rule add from 192.0.2.0/24 lookup 77 pref 7777",
-        "route add default dev foreign0 table 77",
-    ]))?;
-    lab.underlay(gateway).ip_batch(&lines(&[
-        "link add foreign1 type xfrm dev eth0 if_id 0x77",
-        "address add 2001:db8:77::1/64 dev foreign1 nodad",
-        "xfrm state add src 2001:db8:77::1 dst 2001:db8:77::2 proto esp spi 0x7777 mode tunnel \
-         if_id 0x77 aead rfc4106(gcm(aes)) 0x0123456789abcdef0123456789abcdef01234567 128",
-        "xfrm policy add dir out src 2001:db8:77::/64 dst 2001:db8:78::/64 if_id 0x77 \
-         tmpl src 2001:db8:77::1 dst 2001:db8:77::2 proto esp mode tunnel",
-    ]))?;
-    let rule = "ip -6 rule add from 2001:db8:77::/64 lookup 77 pref 7777";
-    lab.underlay(gateway)
-        .run(&rule.split(' ').collect::<Vec<_>>())?;
-    let file = lab.underlay(gateway).dir().join("foreign.swanctl");
-    let text = "connections { foreign { version = 2\n remote_addrs = 2001:db8:77::2\n \
-                local { auth = psk }\n remote { auth = psk }\n \
-                children { foreign { remote_ts = 2001:db8:78::/64 } } } }\n\
-                secrets { ike-foreign { secret = \"not yours\" } }\n";
-    std::fs::write(&file, text).map_err(LabError::io("foreign.swanctl"))?;
-    let words = ["--load-all", "--file", &file.display().to_string()];
-    lab.charon(gateway)
-        .swanctl(lab.underlay(gateway), &words)
-        .map(drop)
-}
-
-/// All that is not ours on a gateway, as text.
-fn planted(lab: &Lab, gateway: Gateway) -> Result<BTreeSet<String>> {
-    let mut found = BTreeSet::new();
-    for host in [lab.overlay(gateway), lab.underlay(gateway)] {
-        for words in [
-            ["ip", "-4", "route", "show", "table", "all"].as_slice(),
-            &["ip", "-6", "route", "show", "table", "all"],
-            &["ip", "nexthop"],
-            &["ip", "rule"],
-            &["ip", "-6", "rule"],
-            &["ip", "-o", "address"],
-            &["ip", "-o", "xfrm", "policy"],
-            &["ip", "-o", "xfrm", "state"],
-        ] {
-            let text = host.run(words)?;
-            // How a route by nexthop object is printed hangs on nexthop_compat_mode, which the
-            // agent sets: what counts is the object.
-            let lines = text.lines().map(|line| match line.split_once(" nhid ") {
-                Some((prefix, rest)) => {
-                    format!("{prefix} nhid {}", rest.split(' ').next().unwrap_or(rest))
-                }
-                None => line.to_owned(),
-            });
-            found.extend(lines.map(|line| format!("{}: {line}", host.name())));
-        }
-    }
-    let connections = lab
-        .charon(gateway)
-        .swanctl(lab.underlay(gateway), &["--list-conns"])?;
-    found.extend(
-        connections
-            .lines()
-            .filter(|l| l.contains("foreign"))
-            .map(str::to_owned),
-    );
-    // Counters and lifetimes move by themselves.
-    found.retain(|line| !line.contains("expires") && !line.contains("fe80::"));
-    Ok(found)
 }

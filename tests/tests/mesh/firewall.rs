@@ -5,23 +5,25 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use routemesh_tests::lab::Lab;
 use routemesh_tests::lab::error::{LabError, Result};
 use routemesh_tests::lab::host::Host;
+use routemesh_tests::lab::mesh::Mesh;
 use routemesh_tests::lab::report::wait_until;
 use routemesh_tests::lab::settle::SETTLE;
-use routemesh_tests::lab::topology::{Topology, private6};
+use routemesh_tests::lab::topology::private6;
 use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{gateway, mesh_up, spec};
+use super::gateway;
 
 /// On the network of V3-2's endpoint, and nobody's endpoint.
 const STRANGER: &str = "2001:db8:3::99";
 /// Within what site three owns.
 const FORGED: &str = "2001:db8:a3::99";
 
-#[test]
-fn what_does_not_belong_to_the_mesh_is_dropped_and_told() -> Result<()> {
-    let lab = Lab::start("firewall", Topology::three_overlays())?;
-    let mesh = mesh_up(&lab, &lab.topology().in_spec(&spec()))?;
+/// In a mesh with every kind of overlay.
+pub(super) fn what_does_not_belong_to_the_mesh_is_dropped_and_told(
+    lab: &Lab,
+    mesh: &Mesh<'_>,
+) -> Result<()> {
     let (v1_1, v2_1, v3_2) = (gateway(1, 1), gateway(2, 1), gateway(3, 2));
     lab.ping(1, 2)?;
 
@@ -63,7 +65,8 @@ fn what_does_not_belong_to_the_mesh_is_dropped_and_told() -> Result<()> {
             text => Err(LabError::Unexpected(text)),
         }
     })?;
-    lab.passed()
+    let back = ["ip", "-6", "rule", "add", "l3mdev", "pref", "1000"];
+    victim.run(&back).map(drop)
 }
 
 /// What the counters whose names end so have counted.

@@ -1,10 +1,11 @@
 //! The whole mesh, from specification to packets, seen from outside: three sites, two gateways
 //! each, with real strongSwan, BIRD and kernel.
 //!
-//! Each test brings up a lab of its own; run them one at a time, through `tests/vm/run`.
+//! Each test brings up a lab of its own, which is what takes most of the time; run them one at a time, through `tests/vm/run`.
 
 mod disturb;
 mod doctor;
+mod down;
 mod drain;
 mod faults;
 mod firewall;

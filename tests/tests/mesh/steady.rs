@@ -13,11 +13,14 @@ use routemesh_tests::lab::topology::{PUBLIC, Topology, VRF};
 use routemesh_tests::lab::traffic::Traffic;
 use serde_json::Value;
 
-use super::{gateway, link_kind, mesh_up, spec, tunnel};
+use super::down::{self, Foreign};
+use super::{firewall, gateway, link_kind, mesh_up, spec, tunnel};
 
+/// What may come of it afterwards needs no mesh of its own.
 #[test]
 fn a_mesh_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
     let lab = Lab::start(&tunnel(), Topology::three_overlays())?;
+    let foreign = Foreign::plant(&lab, gateway(3, 1))?;
     let sniffer = Sniffer::start(lab.host(PUBLIC))?;
     let start = Instant::now();
     // All 24 tunnel ends; two-member groups for both families of every remote site; IPv4 over
@@ -77,6 +80,8 @@ fn a_mesh_comes_up_and_carries_all_traffic_encrypted() -> Result<()> {
     let others = counts.keys().find(strange);
     assert_eq!((in_clear(&counts), others), (0, None), "{counts:?}");
     capture_sees_what_is_in_clear(&lab)?;
+    firewall::what_does_not_belong_to_the_mesh_is_dropped_and_told(&lab, &mesh)?;
+    down::removes_what_is_ours_and_nothing_else(&lab, &mut mesh, &foreign)?;
     lab.passed()
 }
 

@@ -4,6 +4,7 @@
 //! cannot be run is refused with its reason in the next status, and the one in force stays.
 
 use crate::ask::{Asked, Desk, Logs};
+use crate::bgp::Inquiry;
 use crate::config::Config;
 use crate::state_dir::StateDir;
 use crate::telling::Told;
@@ -74,6 +75,8 @@ pub struct Own {
     pub state: Arc<StateDir>,
     /// For WireGuard.
     pub key: Option<proto::PublicKey>,
+    /// The BGP speaker, while there is one.
+    pub bgp: watch::Receiver<Option<Inquiry>>,
     /// What was logged lately.
     pub logs: Logs,
 }
@@ -153,6 +156,7 @@ impl Link<'_> {
         // may come between the pieces of a report.
         let desk = Desk {
             in_force: self.in_force.subscribe(),
+            bgp: self.own.bgp.clone(),
             logs: self.own.logs.clone(),
         };
         let (mut asked, answers) = Asked::new(desk);

@@ -126,6 +126,7 @@ async fn an_hour_without_the_controller_changes_nothing_and_is_over_when_it_is_b
     let own = Own {
         state,
         key: Some([7; 32].into()),
+        bgp: watch::channel(None).1,
         logs: Logs::new(),
     };
     let agent = run(channels, own, in_force, refused, statuses, chance);

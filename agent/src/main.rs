@@ -317,12 +317,14 @@ async fn run(
     let (refused, refusals) = watch::channel(None);
     let (status, reports) = watch::channel(Status::default());
     let (holds, identities) = watch::channel(identity);
+    let (bgp, inquiries) = watch::channel(None);
     let host = Host {
         identity: identities,
         renewed: controller.is_some(),
         vici: host.vici,
         state_dir: state_dir.clone(),
         key,
+        bgp,
     };
     if let Some(listener) = figures {
         let reports = reports.clone();
@@ -344,6 +346,7 @@ async fn run(
                 let own = control::Own {
                     state: state_dir,
                     key: public_key,
+                    bgp: inquiries,
                     logs,
                 };
                 tokio::select! {

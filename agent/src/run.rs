@@ -1,5 +1,6 @@
 //! The daemon's life: passes, and the reasons for them.
 
+use crate::bgp::Inquiry;
 use crate::charon::{Keeper, Seen};
 use crate::control::InForce;
 use crate::drain::Leaving;
@@ -45,6 +46,8 @@ pub struct Host {
     pub state_dir: Arc<StateDir>,
     /// For WireGuard, or why there is none.
     pub key: Result<PrivateKey, Problem>,
+    /// Where the BGP speaker can be asked.
+    pub bgp: watch::Sender<Option<Inquiry>>,
 }
 
 /// Makes every config that comes true, for ever. Ends only with its task.
@@ -84,6 +87,7 @@ pub async fn run(
                 continue;
             }
         };
+        host.bgp.send_replace(Some(gateway.bgp().inquiry()));
         match live(&host, gateway, &mut in_force, &refused, &status).await {
             Ended::Moved => {}
             Ended::Orphaned => continue,

@@ -5,11 +5,13 @@ use crate::doctor::describe;
 use crate::mesh::Mesh;
 use crate::report::Reports;
 use ipnet::IpNet;
-use routemesh_proto::{AskLookup, Lookup, Trace, TraceRequest};
+use routemesh_proto::{AskLookup, Learnt, Lookup, Trace, TraceRequest};
 use std::net::IpAddr;
 
 /// Prefixes of reports that are looked through for one answer.
 const REJECTED: usize = 5;
+/// Paths of a gateway that are told of for one answer.
+const LEARNT: usize = 16;
 
 /// What gateways answered.
 #[derive(Clone, Debug, Default)]
@@ -148,6 +150,16 @@ fn policy(trace: &Trace, reports: &Reports, gateway: &str, target: IpAddr) -> Ve
             trace.owner, trace.prefix
         ));
     }
+    let there = (gateway, trace.there.as_ref());
+    let onward = (trace.far.as_str(), trace.onward.as_ref());
+    for (name, lookup) in [there, onward] {
+        let learnt = lookup.into_iter().flat_map(|it| &it.learnt);
+        lines.extend(learnt.take(LEARNT).map(|it| let_in(name, it)));
+    }
+    if there.1.is_some_and(|it| !it.learnt.is_empty()) {
+        return lines;
+    }
+    // An agent of an earlier version says nothing of it.
     let report = reports.get(gateway).filter(|report| report.is_fresh());
     let rejected = report.into_iter().flat_map(|it| &it.kept.head().rejected);
     let about = rejected.filter(|it| {
@@ -161,6 +173,24 @@ fn policy(trace: &Trace, reports: &Reports, gateway: &str, target: IpAddr) -> Ve
         ));
     }
     lines
+}
+
+/// What became of a path at a gateway, and by which rule.
+fn let_in(gateway: &str, learnt: &Learnt) -> String {
+    let Learnt {
+        prefix,
+        peer,
+        state,
+        rule,
+        ..
+    } = learnt;
+    let done = match state.as_str() {
+        "own" => return format!("{gateway} announces {prefix}: {rule}"),
+        "used" => "uses",
+        "unused" => "has a better way than",
+        _ => "rejects",
+    };
+    format!("{gateway} {done} {prefix} of {peer}: {rule}")
 }
 
 fn problems(trace: &Trace, gateway: &str, at_home: bool, unasked: Vec<String>) -> Vec<String> {
@@ -332,6 +362,45 @@ gateways.B.endpoints = ["2001:db8::2"]
         );
         assert_eq!(found.announced_by, ["B"]);
         assert_eq!(found.far, "B");
+    }
+
+    #[test]
+    fn what_let_the_prefix_in_is_told_of_both_gateways() {
+        let learnt = |prefix: &str, peer: &str, state: &str, rule: &str| Learnt {
+            prefix: prefix.into(),
+            peer: peer.into(),
+            state: state.into(),
+            rule: rule.into(),
+            ..Learnt::default()
+        };
+        let with = |lookup: Lookup, learnt: Vec<Learnt>| Lookup { learnt, ..lookup };
+        let at_a = vec![
+            learnt("10.0.2.0/24", "rm0-B", "used", "two owns it"),
+            learnt("10.0.2.0/24", "rm1-B", "unused", "two owns it"),
+            learnt("10.0.0.0/8", "rm0-B", "rejected", "not owned"),
+        ];
+        let at_b = vec![
+            learnt("10.0.2.0/24", "", "own", "two owns it"),
+            learnt("10.0.2.0/25", "10.0.2.254", "used", "term 2"),
+        ];
+        let looks = |at_a, at_b| Looks {
+            there: with(by("B", Some(0)), at_a),
+            onward: Some(with(by("", None), at_b)),
+            back: Some(by("A", Some(0))),
+            unasked: Vec::new(),
+        };
+        let found = traced(&Reports::new(), looks(at_a, at_b)).policy;
+        let expected = [
+            "A uses 10.0.2.0/24 of rm0-B: two owns it",
+            "A has a better way than 10.0.2.0/24 of rm1-B: two owns it",
+            "A rejects 10.0.0.0/8 of rm0-B: not owned",
+            "B announces 10.0.2.0/24: two owns it",
+            "B uses 10.0.2.0/25 of 10.0.2.254: term 2",
+        ];
+        assert_eq!(found[1..], expected);
+        let many = vec![learnt("10.0.2.0/24", "rm0-B", "used", "two owns it"); 100];
+        let found = traced(&Reports::new(), looks(many, Vec::new())).policy;
+        assert_eq!(found.len(), 1 + LEARNT);
     }
 
     #[test]

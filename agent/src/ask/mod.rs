@@ -5,6 +5,7 @@
 
 mod capture;
 mod ike;
+mod learnt;
 mod logs;
 mod ping;
 mod route;
@@ -12,6 +13,7 @@ mod walk;
 
 pub use logs::Logs;
 
+use crate::bgp::Inquiry;
 use crate::config::{Config, Tunnel};
 use crate::control::InForce;
 use crate::kernel;
@@ -65,15 +67,19 @@ enum Error {
 pub struct Desk {
     /// The config in force.
     pub in_force: watch::Receiver<Option<InForce>>,
+    /// The BGP speaker, while there is one.
+    pub bgp: watch::Receiver<Option<Inquiry>>,
     /// What was logged lately.
     pub logs: Logs,
 }
 
 impl Desk {
+    fn in_force(&self) -> Result<InForce, Error> {
+        self.in_force.borrow().clone().ok_or(Error::NoConfig)
+    }
+
     fn config(&self) -> Result<Config, Error> {
-        let held = self.in_force.borrow();
-        let held = held.as_ref().map(|held| held.config.clone());
-        held.ok_or(Error::NoConfig)
+        self.in_force().map(|held| held.config)
     }
 }
 
@@ -201,8 +207,10 @@ mod tests {
 
     fn desk() -> Desk {
         let (_, in_force) = watch::channel(None);
+        let (_, bgp) = watch::channel(None);
         Desk {
             in_force,
+            bgp,
             logs: Logs::new(),
         }
     }

@@ -1,7 +1,8 @@
 //! Where packets go, for people who ask.
 
-use super::{Desk, Error, Reply, ping::address};
+use super::{Desk, Error, Reply, learnt, ping::address};
 use crate::config::Config;
+use crate::control::InForce;
 use crate::kernel::{Flow, Hop, Kernel, Match};
 use crate::state::{Side, ours};
 use nix::errno::Errno;
@@ -14,7 +15,7 @@ pub(super) async fn answer(
     asked: proto::AskLookup,
     reply: &Reply,
 ) -> Result<(), Error> {
-    let config = desk.config()?;
+    let InForce { config, raw } = desk.in_force()?;
     let kernel = Kernel::open(&config.overlay)?;
     let source = match asked.source.as_str() {
         "" => None,
@@ -26,7 +27,13 @@ pub(super) async fn answer(
         from: None,
         ports: ports(&asked)?,
     };
-    let found = look_up(&config, &kernel, flow).await;
+    let bgp = desk.bgp.borrow().clone();
+    let known = match bgp {
+        Some(bgp) => bgp.known(flow.target).await,
+        None => Vec::new(),
+    };
+    let mut found = look_up(&config, &kernel, flow).await;
+    found.learnt = learnt::learnt(&config, &raw, &known);
     reply.send(answer::Piece::Lookup(found)).await;
     Ok(())
 }

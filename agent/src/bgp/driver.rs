@@ -197,6 +197,7 @@ impl Driver {
                 self.pronounce(verdict.map(|verdict| (peer, verdict)));
             }
             // Whoever asked may have gone.
+            Command::Known(target, reply) => drop(reply.send(self.speaker.known(target))),
             Command::View(reply) => {
                 let deaf = self.listeners.deaf().clone();
                 drop(reply.send(View {

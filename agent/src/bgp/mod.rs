@@ -20,7 +20,7 @@ use crate::liveness::{Sign, Standing};
 use crate::netns::Netns;
 use driver::Driver;
 use ipnet::IpNet;
-use routemesh_bgp::{PeerId, PeerStatus, Speaker};
+use routemesh_bgp::{Known, PeerId, PeerStatus, Speaker};
 use setup::Setup;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -63,6 +63,7 @@ enum Command {
     Review(u64),
     Sign(PeerId, Sign),
     View(oneshot::Sender<View>),
+    Known(IpAddr, oneshot::Sender<Vec<Known>>),
     Shutdown(String, oneshot::Sender<()>),
 }
 
@@ -74,7 +75,27 @@ pub struct Bgp {
     epoch: Instant,
 }
 
+/// For whoever asks only: it does not keep the speaker running.
+#[derive(Clone, Debug)]
+pub struct Inquiry(mpsc::WeakSender<Command>);
+
+impl Inquiry {
+    /// What is known of an address; nothing where the speaker has ended.
+    pub async fn known(&self, target: IpAddr) -> Vec<Known> {
+        let (reply, known) = oneshot::channel();
+        if let Some(commands) = self.0.upgrade() {
+            let _ = commands.send(Command::Known(target, reply)).await;
+        }
+        known.await.unwrap_or_default()
+    }
+}
+
 impl Bgp {
+    /// For whoever asks.
+    pub fn inquiry(&self) -> Inquiry {
+        Inquiry(self.commands.downgrade())
+    }
+
     /// Starts a speaker. `inherited`: the kernel still forwards by what an earlier run had learnt, so that
     /// peers are asked to be patient (RFC 4724), and by these ways. What begins here is known
     /// before the first peer could be told that it has heard all.

@@ -223,7 +223,7 @@ fn import(tunnel: &proto::Tunnel, terms: &[proto::Term]) -> Vec<proto::Term> {
     let mut all = vec![first];
     match terms {
         [] => all.push(term("accept")),
-        some => all.extend_from_slice(some),
+        some => all.extend(some.iter().zip(1..).map(numbered)),
     }
     if tunnel.drain {
         for term in &mut all {
@@ -231,6 +231,15 @@ fn import(tunnel: &proto::Tunnel, terms: &[proto::Term]) -> Vec<proto::Term> {
         }
     }
     all
+}
+
+/// A term that says who it is where it rejects: people do not count the one before.
+fn numbered((term, number): (&proto::Term, u32)) -> proto::Term {
+    let mut term = term.clone();
+    if term.action == "reject" && term.reason.is_empty() {
+        term.reason = format!("import term {number} rejects it");
+    }
+    term
 }
 
 #[cfg(test)]

@@ -120,6 +120,11 @@ impl Policy {
         self.on(attributes).judge(prefix)
     }
 
+    /// The positions of the terms that match a path, up to the one that accepts or rejects it.
+    pub fn trail(&self, prefix: &IpNet, attributes: &Attributes) -> Vec<usize> {
+        self.on(attributes).decide(prefix).1.positions().collect()
+    }
+
     /// Makes the changes of the terms that matched. `own_as` is what is prepended.
     pub fn apply(&self, matched: Matched, attributes: &mut Attributes, own_as: u32) {
         for term in self.terms_of(matched) {
@@ -149,9 +154,15 @@ pub struct Judge<'p> {
 impl Judge<'_> {
     /// What becomes of a path to `prefix`.
     pub fn judge(&self, prefix: &IpNet) -> Verdict {
+        self.decide(prefix).0
+    }
+
+    /// And which terms matched.
+    fn decide(&self, prefix: &IpNet) -> (Verdict, Matched) {
         let authorized = self.policy.authorized.as_ref();
         if authorized.is_some_and(|it| !it.holds(prefix)) {
-            return Verdict::Reject(Rejection::NotAuthorized);
+            let verdict = Verdict::Reject(Rejection::NotAuthorized);
+            return (verdict, Matched::default());
         }
         let mut matched = 0;
         for at in self.left.positions() {
@@ -162,12 +173,13 @@ impl Judge<'_> {
                 continue;
             }
             matched |= 1 << at;
-            match &term.then {
-                Then::Accept => return Verdict::Accept(Matched(matched & self.policy.changing.0)),
-                Then::Reject(reason) => return Verdict::Reject(Rejection::Policy(reason.clone())),
-                Then::Next => {}
-            }
+            let verdict = match &term.then {
+                Then::Accept => Verdict::Accept(Matched(matched & self.policy.changing.0)),
+                Then::Reject(reason) => Verdict::Reject(Rejection::Policy(reason.clone())),
+                Then::Next => continue,
+            };
+            return (verdict, Matched(matched));
         }
-        Verdict::Reject(Rejection::NoTerm)
+        (Verdict::Reject(Rejection::NoTerm), Matched(matched))
     }
 }

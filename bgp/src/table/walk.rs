@@ -1,6 +1,7 @@
 //! What concerns a whole peer: one walk over the table.
 
-use super::prefixes::PrefixId;
+use super::paths::PathRecord;
+use super::prefixes::{LOCAL, PrefixId};
 use super::slab::NONE;
 use super::{Offer, Path, State, Table, Used};
 use crate::config::PeerId;
@@ -143,19 +144,28 @@ impl Table {
         let all = self.prefixes.iter();
         all.flat_map(move |(prefix, _, record)| {
             let paths = self.paths.list(record.first);
-            paths.filter_map(move |(_, path)| {
-                let offer = self.offers.get(path.offer)?;
-                let source = self.sources.get(offer.source)?;
-                let path = Path {
-                    source: source.source.clone(),
-                    id: path.id,
-                    attributes: offer.received.clone(),
-                    next_hop: offer.next_hop,
-                    stale: source.state.is_stale(),
-                    rejected: offer.outcome.as_ref().err().cloned(),
-                };
-                Some((prefix, path))
-            })
+            paths.filter_map(move |(_, path)| Some((prefix, self.path(path)?)))
+        })
+    }
+
+    /// The paths of a prefix, and whether we originate it.
+    pub(crate) fn paths_to(&self, prefix: &IpNet) -> Option<(Vec<Path>, bool)> {
+        let record = self.prefixes.get(self.prefixes.find(prefix)?)?;
+        let paths = self.paths.list(record.first);
+        let paths = paths.filter_map(|(_, path)| self.path(path)).collect();
+        Some((paths, record.is(LOCAL)))
+    }
+
+    fn path(&self, path: PathRecord) -> Option<Path> {
+        let offer = self.offers.get(path.offer)?;
+        let source = self.sources.get(offer.source)?;
+        Some(Path {
+            source: source.source.clone(),
+            id: path.id,
+            attributes: offer.received.clone(),
+            next_hop: offer.next_hop,
+            stale: source.state.is_stale(),
+            rejected: offer.outcome.as_ref().err().cloned(),
         })
     }
 }

@@ -3,12 +3,14 @@
 use crate::network::*;
 use crate::solo::{Solo, bytes, messages, name_of, peers};
 use ipnet::IpNet;
+use routemesh_bgp::policy::{Changes, Conditions, Term, Then};
 use routemesh_bgp::wire::notification::{cease, code};
 use routemesh_bgp::wire::{
     Action, AsPath, Attributes, Family, Message, NextHop, Origin, Reach, Refresh, Update,
 };
 use routemesh_bgp::{
-    ConnId, Event, Hop, Input, Output, PeerConfig, PeerState, Policy, Rejection, SpeakerConfig,
+    ConnId, Event, Heard, Hop, Input, Known, Output, PeerConfig, PeerState, Policy, Rejection,
+    SpeakerConfig,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -855,4 +857,75 @@ fn a_session_that_begins_is_told_only_what_the_kernel_forwards() {
         .map(|(_, prefix)| prefix)
         .collect();
     assert_eq!(told, [net("10.0.3.0/24")]);
+}
+
+#[test]
+fn what_let_a_path_in_is_told_to_whoever_asks() {
+    let list = [(3, THEM), (4, THEM), (5, US)];
+    let mut solo = with(&list, |config| {
+        let marked = Term {
+            changes: Changes {
+                preference: Some(200),
+                ..Changes::default()
+            },
+            then: Then::Next,
+            ..Term::default()
+        };
+        let long = Term {
+            conditions: Conditions {
+                longest_path: Some(0),
+                ..Conditions::default()
+            },
+            ..Term::default()
+        };
+        let of = |terms: Vec<Term>| Some(Policy::new(terms).unwrap().within(&[net("10.0.0.0/16")]));
+        let peer = |config: &mut SpeakerConfig, number, import| {
+            config.peers.get_mut(&name_of(number)).unwrap().import = import;
+        };
+        peer(config, 3, of(vec![marked, long, Term::default()]));
+        peer(config, 4, of(vec![Term::default()]));
+    });
+    for number in [3, 4, 5] {
+        solo.announce(number, "10.0.3.0/24", |_| {});
+    }
+    solo.announce(4, "10.0.0.0/8", |_| {});
+    let own = BTreeSet::from([net("10.0.0.0/16")]);
+    solo.speaker.originate(own, solo.now);
+    let heard = |number, used, rejected, terms: &[usize]| Heard {
+        peer: name_of(number),
+        used,
+        rejected,
+        terms: terms.to_vec(),
+    };
+    let known = |target: &str| {
+        let mut known = solo.speaker.known(target.parse().unwrap());
+        for it in &mut known {
+            it.paths.sort_by_key(|it| it.peer.clone());
+        }
+        known
+    };
+    let expected = [
+        Known {
+            prefix: net("10.0.3.0/24"),
+            originated: false,
+            paths: vec![
+                heard(3, true, None, &[0, 2]),
+                heard(4, false, None, &[0]),
+                heard(5, false, None, &[0]),
+            ],
+        },
+        Known {
+            prefix: net("10.0.0.0/16"),
+            originated: true,
+            paths: Vec::new(),
+        },
+        Known {
+            prefix: net("10.0.0.0/8"),
+            originated: false,
+            paths: vec![heard(4, false, Some(Rejection::NotAuthorized), &[])],
+        },
+    ];
+    assert_eq!(known("10.0.3.7"), expected);
+    assert_eq!(known("10.0.4.7"), expected[1..]);
+    assert_eq!(known("2001:db8::1"), []);
 }

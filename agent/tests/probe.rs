@@ -3,7 +3,7 @@
 mod space;
 
 use routemesh_agent::netns::Netns;
-use routemesh_agent::probe::{Probe, Target, Targets};
+use routemesh_agent::probe::{Probe, Target, Targets, whole};
 use space::{Space, run};
 use std::time::Duration;
 use tokio::time::timeout;
@@ -73,4 +73,17 @@ async fn a_hole_is_found_either_way_and_goes_with_its_cause() {
     found(&probe, MTU - 1, Some(1300)).await;
     nft(&one, "flush ruleset");
     found(&probe, MTU, None).await;
+}
+
+#[tokio::test]
+async fn whoever_asks_learns_now_whether_a_full_size_packet_comes_back() {
+    let [one, two] = spaces();
+    let overlay = Netns::named(&one.0).expect("a namespace");
+    let target = targets(MTU).remove("rm1").expect("a target");
+    assert_eq!(whole(&overlay, "rm1", &target).await, Some(true));
+    let drops = "add table ip6 t; add chain ip6 t c { type filter hook prerouting priority 0; }; \
+                 add rule ip6 t c meta length > 1499 drop";
+    nft(&two, drops);
+    assert_eq!(whole(&overlay, "rm1", &target).await, Some(false));
+    assert_eq!(whole(&overlay, "rm2", &target).await, None);
 }

@@ -6,6 +6,7 @@ use crate::config::{Config, Tunnel};
 use crate::kernel::{Count, Flow, Interface, Kernel, Xfrm};
 use crate::nat::Nat;
 use crate::netns::Netns;
+use crate::probe;
 use crate::state::{LinkKind, Side, ours};
 use futures::{FutureExt, StreamExt};
 use ipnet::IpNet;
@@ -68,9 +69,10 @@ struct Ground<'g> {
 impl Ground<'_> {
     async fn look(&self, tunnel: &Tunnel) -> proto::Footing {
         let interface = self.interfaces.get(&tunnel.link());
-        let (outside, inside, routes) = tokio::join!(
+        let (outside, inside, whole, routes) = tokio::join!(
             self.outside(tunnel),
             self.inside(tunnel, interface),
+            self.whole(tunnel, interface),
             self.routes(tunnel)
         );
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -80,6 +82,7 @@ impl Ground<'_> {
             outside: Some(outside),
             interface: interface.map(|it| of_interface(tunnel, it)),
             inside,
+            whole,
             routes,
             ..proto::Footing::default()
         }
@@ -158,6 +161,19 @@ impl Ground<'_> {
             target,
         };
         Some(several(&target, 4).await)
+    }
+
+    async fn whole(&self, tunnel: &Tunnel, interface: Option<&Interface>) -> Option<proto::Whole> {
+        let (local, remote) = tunnel.interconnect()?;
+        let target = probe::Target {
+            ends: [local, remote],
+            mtu: interface?.mtu,
+        };
+        let came_back = probe::whole(self.kernel.overlay(), &tunnel.link(), &target).await?;
+        Some(proto::Whole {
+            size: target.mtu,
+            came_back,
+        })
     }
 
     /// The ways to the first host of what the far site owns.

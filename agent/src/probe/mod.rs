@@ -156,6 +156,16 @@ async fn look(overlay: &Netns, targets: Targets) -> Holes {
     }
 }
 
+/// Whether a packet as large as the interface takes comes back; `None` where it cannot be sent.
+pub async fn whole(overlay: &Netns, link: &str, target: &Target) -> Option<bool> {
+    let mut echo = Echo::open(overlay, link, target.ends).ok()?;
+    match echo.ask(target.mtu).await {
+        Answer::CameBack => Some(true),
+        Answer::Lost => Some(false),
+        Answer::NotSent => None,
+    }
+}
+
 /// The largest packet that comes back, if large ones do not and small ones do.
 async fn measure(overlay: &Netns, link: &str, target: &Target) -> Option<u32> {
     let mut echo = match Echo::open(overlay, link, target.ends) {

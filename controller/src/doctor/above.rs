@@ -70,12 +70,45 @@ pub(super) fn mtu(evidence: &Evidence) -> Found {
             found.breaks(format!("{}: {cause}", end.name), cure);
         }
     }
-    // An agent tells of large packets that are lost, and of nothing else.
-    if found.state == State::Holds && !found.evidence.is_empty() {
+    // What the agent finds by itself says how large they may be; small ones pass, or a rung below is broken.
+    for (end, far) in evidence.sides() {
+        let Some(whole) = end.footing.and_then(|it| it.whole.as_ref()) else {
+            continue;
+        };
+        let (name, size) = (end.name, whole.size);
+        if whole.came_back {
+            found.note(format!("{name}: {size} bytes came back from {}", far.name));
+            continue;
+        }
+        found.note(format!(
+            "{name}: {size} bytes did not come back from {}",
+            far.name
+        ));
+        // Without pings, none of any size comes back.
+        if answers(end) {
+            found.breaks(
+                format!("small packets come back from {} to {name}, and those of {size} bytes do not", far.name),
+                format!("look again in a minute, when {name} has found how large they may be; let ICMP \"packet too big\" pass between the gateways"),
+            );
+        }
+    }
+    let measured = |end: &End| {
+        end.footing
+            .is_some_and(|it| it.whole.is_some_and(|it| it.came_back))
+    };
+    // Each way is in both: there and back.
+    let measured = evidence.ends.iter().any(measured);
+    if found.state == State::Holds && !found.evidence.is_empty() && !measured {
         found.note("not measured: it is what is configured".to_owned());
         found.is(State::Unmeasured);
     }
     found.or_unknown()
+}
+
+/// Pings of its come back through the tunnel.
+fn answers(end: &End) -> bool {
+    let inside = end.footing.and_then(|it| it.inside.as_ref());
+    inside.is_some_and(|it| it.answered > 0)
 }
 
 pub(super) fn bfd(evidence: &Evidence) -> Found {

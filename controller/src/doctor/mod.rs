@@ -222,6 +222,9 @@ const RUNGS: [(&str, Look); 14] = [
     ("return", above::back),
 ];
 
+/// Rungs of the network between.
+const OUTER: [&str; 2] = ["outside", "udp"];
+
 const HOLDS: &str = "holds";
 const UNMEASURED: &str = "unmeasured";
 
@@ -230,6 +233,8 @@ const UNMEASURED: &str = "unmeasured";
 pub enum Outcome {
     /// All rungs do.
     Holds,
+    /// All above do: what looks doubtful outside is what somebody filters there, and nothing depends on it.
+    Filtered,
     /// By its reports, as an end could not be asked.
     ByReport,
     /// A rung is broken, or doubtful, or nobody can tell.
@@ -244,6 +249,10 @@ pub fn outcome(evidence: &Evidence, ladder: &Ladder, up: bool) -> Outcome {
     let held = |rung: &Rung| [HOLDS, UNMEASURED].contains(&rung.state.as_str());
     if ladder.rungs.iter().all(held) {
         return Outcome::Holds;
+    }
+    let filtered = |rung: &Rung| rung.state == "doubtful" && OUTER.contains(&rung.name.as_str());
+    if up && ladder.rungs.iter().all(|it| held(it) || filtered(it)) {
+        return Outcome::Filtered;
     }
     let ours = evidence.ends.iter().filter(|end| !end.foreign);
     let mut unasked = ours.filter(|end| end.footing.is_none());

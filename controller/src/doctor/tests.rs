@@ -1,5 +1,7 @@
 use super::*;
-use routemesh_proto::{BfdStatus, BgpStatus, Hop, Interface, LivenessStatus, Lookup, Outside};
+use routemesh_proto::{
+    BfdStatus, BgpStatus, Hop, Interface, LivenessStatus, Lookup, Outside, Whole,
+};
 
 /// What is known of one end, owned.
 #[derive(Clone, Debug, Default)]
@@ -241,6 +243,7 @@ const FAULTS: &[(&str, Spoil, &str, &str)] = &[
     ("ESP lost, B cannot be asked", |p| { p[B].gone("not connected"); p[A].footing().sas[1].now = 0; }, "esp", "A sends ESP, and gets none from B"),
     ("pings inside unanswered", |p| { p[A].footing().inside = Some(Echoes { sent: 4, ..Echoes::default() }); p[A].bgp().state = "Active".into(); }, "interconnect", "packets through the tunnel are not answered by B (fd00:ff::7), though ESP passes"),
     ("large packets lost", |p| p[A].problems = vec![Problem { object: "mtu of rm3".into(), reason: "packets of more than 1280 bytes are lost without a word: let ICMP pass".into() }], "mtu", "A: packets of more than 1280 bytes are lost"),
+    ("large packets lost just now", |p| p[A].footing().whole = Some(Whole { size: 1426, came_back: false }), "mtu", "small packets come back from B to A, and those of 1426 bytes do not"),
     ("BFD filtered at A", |p| { p[A].bfd().state = "Down".into(); p[B].bfd().state = "Init".into(); }, "bfd", "A gets no packet of BFD from B"),
     ("BFD filtered", |p| { for it in p { it.bfd().state = "Down".into(); } }, "bfd", "A and B do not get each other's packets of BFD"),
     ("held", |p| { p[A].status().liveness = Some(LivenessStatus { state: "held".into(), reason: "BFD".into(), held: 20, deaths: 3 }); }, "bfd", "went down 3 times lately (BFD)"),
@@ -288,8 +291,11 @@ fn every_rung_breaks_with_its_cause() {
 #[rustfmt::skip]
 const NO_FAULTS: &[(&str, Spoil, Outcome)] = &[
     ("nothing", |_| {}, Outcome::Holds),
-    ("pings filtered outside", |p| { for it in p { mute(it, &[], false); } }, Outcome::Unwell),
-    ("probes of IKE filtered while it is up", |p| mute(&mut p[A], &[500, 4500], true), Outcome::Unwell),
+    ("pings filtered outside", |p| { for it in p { mute(it, &[], false); } }, Outcome::Filtered),
+    ("probes of IKE filtered while it is up", |p| mute(&mut p[A], &[500, 4500], true), Outcome::Filtered),
+    ("pings filtered outside and within", |p| { for it in p { mute(it, &[], false); it.footing().inside = Some(Echoes { sent: 4, ..Echoes::default() }); } }, Outcome::Unwell),
+    ("full-size packets that come back", |p| for it in p { it.footing().whole = Some(Whole { size: 1426, came_back: true }); }, Outcome::Holds),
+    ("pings of no size come back while BGP is up", |p| { p[A].footing().inside = Some(Echoes { sent: 4, ..Echoes::default() }); p[A].footing().whole = Some(Whole { size: 1426, came_back: false }); }, Outcome::Unwell),
     ("pings filtered within while BGP is up", |p| p[A].footing().inside = Some(Echoes { sent: 4, ..Echoes::default() }), Outcome::Unwell),
     ("an address that B does not announce", |p| p[A].footing().routes = vec![Lookup { target: "10.9.0.1".into(), prefix: "10.9.0.0/16".into(), kind: "unreachable".into(), protocol: "routemesh".into(), ..Lookup::default() }], Outcome::Holds),
     ("agents that cannot be asked, and report", |p| { for it in p { it.footing = None; it.unasked = Some("too old".into()); } }, Outcome::ByReport),
@@ -342,6 +348,16 @@ fn what_nobody_looked_at_does_not_hold() {
         mtu == "unmeasured" && why.contains("not measured"),
         "{mtu}: {why}"
     );
+    pair[A].footing().whole = Some(Whole {
+        size: 1426,
+        came_back: true,
+    });
+    let (mtu, why) = state(&pair, "mtu");
+    assert!(
+        mtu == "holds" && why.contains("A: 1426 bytes came back from B"),
+        "{mtu}: {why}"
+    );
+    let mut pair = well();
     pair[A].footing().inside = None;
     pair[B].footing().inside = None;
     assert_eq!(state(&pair, "mtu").0, "unknown");

@@ -81,18 +81,23 @@ impl QuestionsService {
             let outcome = outcome(&evidence, &ladder, edge.verdict == "up");
             match outcome {
                 Outcome::Holds => diagnosis.well += 1,
+                Outcome::Filtered => {
+                    diagnosis.well += 1;
+                    diagnosis.filtered += 1;
+                }
                 Outcome::ByReport => {
                     diagnosis.well += 1;
                     diagnosis.by_report += 1;
                 }
                 Outcome::Unwell => {}
             }
-            if !all && outcome != Outcome::Unwell {
+            let unwell = outcome == Outcome::Unwell;
+            if !all && !unwell {
                 continue;
             }
             match diagnosis.ladders.len() < SHOWN {
                 true => diagnosis.ladders.push(ladder),
-                false if outcome == Outcome::Unwell => diagnosis.more += 1,
+                false if unwell => diagnosis.more += 1,
                 false => {}
             }
         }

@@ -19,6 +19,7 @@ pub(crate) fn diagnosis(diagnosis: &Diagnosis, all: bool) -> String {
         by_report,
         more,
         unasked,
+        filtered,
     } = diagnosis;
     let tunnels = |n: u64| count(u32::try_from(n).unwrap_or(u32::MAX), "tunnel");
     let mut out = String::new();
@@ -28,6 +29,12 @@ pub(crate) fn diagnosis(diagnosis: &Diagnosis, all: bool) -> String {
             n => format!(" ({n} of them judged by their reports only)"),
         };
         out += &format!("{}: all rungs hold{by_report}\n", tunnels(*well));
+        if *filtered > 0 {
+            out += &format!(
+                "{} of them: pings or probes of IKE are filtered outside, which harms nothing\n",
+                filtered
+            );
+        }
     }
     for Unasked { gateway, reason } in unasked {
         out += &format!("{gateway} was not asked: {}\n", line(reason));
@@ -282,6 +289,15 @@ rm3 V1-1 - V2-1: broken at udp
 ";
         assert_eq!(diagnosis(&all, false), expected);
         assert!(diagnosis(&all, true).contains("holds    agents        both report"));
+        let filtered = Diagnosis {
+            well: 12,
+            filtered: 3,
+            ..Diagnosis::default()
+        };
+        assert_eq!(
+            diagnosis(&filtered, false),
+            "12 tunnels: all rungs hold\n3 of them: pings or probes of IKE are filtered outside, which harms nothing\n"
+        );
         let none = Diagnosis {
             well: 1,
             by_report: 1,

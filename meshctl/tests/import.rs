@@ -111,3 +111,20 @@ fn keys_go_into_files_of_their_own_and_nothing_is_replaced() {
     let (done, told) = import();
     assert!(!done && told.contains("File exists"), "{told}");
 }
+
+#[test]
+fn a_program_gets_the_draft_and_its_notes_in_one_value() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_meshctl"));
+    let words = ["import", "swanctl", "cloud/swanctl.conf", "-o", "json"];
+    let output = command.current_dir(&dir).args(words).output().unwrap();
+    let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(value["text"].as_str().unwrap().contains("[mesh]"));
+    let keys = value["keys"].as_array().unwrap();
+    assert!(keys.contains(&"oci-tunnel-2.psk".into()), "{keys:?}");
+    let notes = value["notes"].as_array().unwrap();
+    assert_eq!(notes[0]["file"], "cloud/swanctl.conf");
+    assert!(notes.iter().any(|it| it["line"].as_u64() > Some(0)));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(!told.contains("the secret of") && output.stderr.is_empty());
+}

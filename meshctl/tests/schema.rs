@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 /// What shows which message.
-const COMMANDS: [(&str, &str); 11] = [
+const COMMANDS: [(&str, &str); 16] = [
     ("topology", "Topology"),
     ("get gateways", "array of GatewayView"),
     ("routes", "Routes"),
@@ -21,6 +21,14 @@ const COMMANDS: [(&str, &str); 11] = [
     ("apply --canary", "CanaryView"),
     ("drain, undrain", "DrainReply"),
     ("revoke", "RevokeReply"),
+    (
+        "doctor",
+        "`gateways`: array of GatewayView, and `diagnosis`: Diagnosis",
+    ),
+    ("trace", "Trace"),
+    ("ping", "array of Echo"),
+    ("logs", "array of LogLine; with `--follow` one a line"),
+    ("events", "array of Event; with `--follow` one a line"),
 ];
 
 const BEGIN: &str = "<!-- from the contract -->\n";
@@ -31,7 +39,7 @@ fn contract() -> DescriptorPool {
     let mut compiler = Compiler::new([proto]).unwrap();
     compiler.include_source_info(true).include_imports(true);
     compiler
-        .open_files(["routemesh.proto", "trust.proto"])
+        .open_files(["routemesh.proto", "trust.proto", "ask.proto"])
         .unwrap();
     compiler.descriptor_pool()
 }
@@ -72,22 +80,24 @@ fn meaning(field: &FieldDescriptor) -> String {
 }
 
 fn tables(pool: &DescriptorPool) -> String {
-    let message = |name: &str| {
-        let name = format!("routemesh.v1.{}", name.trim_start_matches("array of "));
-        pool.get_message_by_name(&name).unwrap()
-    };
+    let message = |name: &str| pool.get_message_by_name(&format!("routemesh.v1.{name}"));
     let mut out = String::from("\n| command | shows |\n|---|---|\n");
     let mut waiting: Vec<MessageDescriptor> = Vec::new();
     for (command, shows) in COMMANDS {
-        let shown = message(shows);
-        let linked = format!("[{0}](#{1})", shown.name(), shown.name().to_lowercase());
-        let _ = writeln!(
-            out,
-            "| `{command}` | {} |",
-            shows.replace(shown.name(), &linked)
-        );
-        waiting.push(shown);
+        // Every word that is a message's name.
+        let words = shows.split(' ').map(|word| {
+            let name = word.trim_end_matches([',', ';']);
+            let Some(shown) = message(name) else {
+                return word.to_owned();
+            };
+            waiting.push(shown);
+            let linked = format!("[{name}](#{})", name.to_lowercase());
+            word.replace(name, &linked)
+        });
+        let shows = words.collect::<Vec<_>>().join(" ");
+        let _ = writeln!(out, "| `{command}` | {shows} |");
     }
+    assert!(waiting.len() >= COMMANDS.len());
     waiting.reverse();
     let mut told = BTreeSet::new();
     while let Some(message) = waiting.pop() {
@@ -132,7 +142,8 @@ fn the_page_says_what_the_contract_does() {
 #[test]
 fn a_message_has_the_keys_that_the_page_names() {
     use routemesh_proto::{
-        ApplyReply, Edge, GatewayView, History, Plan, Routes, Topology, TunnelStatus,
+        ApplyReply, Diagnosis, Echo, Edge, Event, GatewayView, History, Learnt, LogLine, Lookup,
+        Plan, Routes, Topology, Trace, TunnelStatus,
     };
     let pool = contract();
     let written = [
@@ -156,6 +167,16 @@ fn a_message_has_the_keys_that_the_page_names() {
             "ApplyReply",
             serde_json::to_value(ApplyReply::default()).unwrap(),
         ),
+        (
+            "Diagnosis",
+            serde_json::to_value(Diagnosis::default()).unwrap(),
+        ),
+        ("Trace", serde_json::to_value(Trace::default()).unwrap()),
+        ("Lookup", serde_json::to_value(Lookup::default()).unwrap()),
+        ("Learnt", serde_json::to_value(Learnt::default()).unwrap()),
+        ("Echo", serde_json::to_value(Echo::default()).unwrap()),
+        ("LogLine", serde_json::to_value(LogLine::default()).unwrap()),
+        ("Event", serde_json::to_value(Event::default()).unwrap()),
     ];
     for (name, value) in written {
         let message = pool

@@ -127,6 +127,18 @@ pub(crate) struct Capture {
     /// Bytes of each packet; all of it without this.
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=65_535))]
     snap: Option<u32>,
+    /// For people, on standard error; or for programs, on standard output.
+    #[arg(long, short, value_enum, default_value = "table")]
+    output: Format,
+}
+
+/// What `capture` shows.
+#[derive(Serialize)]
+struct Captured {
+    file: PathBuf,
+    bytes: usize,
+    /// Packets that came too fast.
+    dropped: u32,
 }
 
 #[derive(Args)]
@@ -297,6 +309,11 @@ fn create(path: &Path) -> io::Result<File> {
 
 async fn capture(client: &Client, args: Capture) -> Result<ExitCode, Failure> {
     let to_stdout = args.write == Path::new("-");
+    if to_stdout && args.output == Format::Json {
+        return Err(Failure::Usage(
+            "standard output cannot have both: -w FILE, or no -o json",
+        ));
+    }
     if to_stdout && io::stdout().is_terminal() {
         return Err(Failure::Usage(
             "a capture is no text: -w FILE, or -w - and a pipe, like `| wireshark -k -i -`",
@@ -334,6 +351,15 @@ async fn capture(client: &Client, args: Capture) -> Result<ExitCode, Failure> {
         }
         written += piece.data.len();
         dropped += piece.dropped;
+    }
+    if args.output == Format::Json {
+        let captured = Captured {
+            file: args.write,
+            bytes: written,
+            dropped,
+        };
+        show(Format::Json, &captured, |_| String::new())?;
+        return Ok(ExitCode::SUCCESS);
     }
     let dropped = match dropped {
         0 => String::new(),

@@ -1,9 +1,11 @@
 //! `meshctl import`.
 
 use crate::failure::Failure;
-use crate::import::{self, Draft, Kind, Source};
+use crate::import::{self, Draft, Kind, Note, Source};
+use crate::output::{Format, Output};
 use crate::{input, output};
 use clap::Args;
+use serde::Serialize;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,15 +30,40 @@ pub(crate) struct Import {
     /// no key is written.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What `import` shows.
+#[derive(Serialize)]
+struct Drafted<'d> {
+    text: &'d str,
+    /// Files of pre-shared keys that it names.
+    keys: Vec<&'d str>,
+    /// What could not be carried over.
+    notes: &'d [Note],
 }
 
 impl Import {
     pub(crate) fn run(self) -> Result<ExitCode, Failure> {
         let sources = sources(&self.what)?;
         let draft = import::import(&sources)?;
-        match &self.out {
-            None => output::print(&draft.text)?,
-            Some(file) => write(file, &draft)?,
+        let keys: Vec<&str> = draft.keys.iter().map(|(file, _)| file.as_str()).collect();
+        if let Some(file) = &self.out {
+            write(file, &draft)?;
+        }
+        match (self.output.output, &self.out) {
+            (Format::Json, _) => {
+                let drafted = Drafted {
+                    text: &draft.text,
+                    keys,
+                    notes: &draft.notes,
+                };
+                output::put(&output::json(&drafted)?)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            (Format::Table, None) => output::print(&draft.text)?,
+            (Format::Table, Some(_)) => {}
         }
         let mut told = io::stderr().lock();
         for note in &draft.notes {
@@ -45,7 +72,6 @@ impl Import {
                 line => writeln!(told, "{}:{line}: {}", note.file, note.text)?,
             }
         }
-        let keys: Vec<&str> = draft.keys.iter().map(|(file, _)| file.as_str()).collect();
         if self.out.is_none() && !keys.is_empty() {
             writeln!(
                 told,

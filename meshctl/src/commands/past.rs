@@ -4,10 +4,11 @@ use super::unless;
 use crate::client::{Client, PIECE_LIMIT};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{Output, print, show};
+use crate::output::{Output, show};
 use crate::table::{self, Look};
 use clap::{Args, Subcommand};
 use routemesh_proto::BackupPiece;
+use serde::Serialize;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,6 +26,8 @@ pub(crate) enum Past {
     Backup {
         /// The file; one that is there is replaced.
         file: PathBuf,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -34,7 +37,7 @@ impl Past {
         match self {
             Self::History(args) => history(&client, args, look).await?,
             Self::Diff(args) => return diff(&client, args, look).await,
-            Self::Backup { file } => backup(&client, &file).await?,
+            Self::Backup { file, output } => backup(&client, file, output).await?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -81,8 +84,15 @@ async fn diff(client: &Client, args: Diff, look: Look) -> Result<ExitCode, Failu
     Ok(unless(!same_plan || diff.from_text != diff.to_text))
 }
 
+/// What `backup` shows.
+#[derive(Serialize)]
+struct BackedUp {
+    file: PathBuf,
+    bytes: u64,
+}
+
 /// Writes the file whole or not at all.
-async fn backup(client: &Client, file: &Path) -> Result<(), Failure> {
+async fn backup(client: &Client, file: PathBuf, output: Output) -> Result<(), Failure> {
     let wrong = |error: io::Error| Failure::WriteFile {
         file: file.display().to_string(),
         reason: error.to_string(),
@@ -95,7 +105,7 @@ async fn backup(client: &Client, file: &Path) -> Result<(), Failure> {
     let kept = match written {
         Ok(bytes) => out
             .sync_all()
-            .and_then(|()| fs::rename(&part, file))
+            .and_then(|()| fs::rename(&part, &file))
             .map(|()| bytes)
             .map_err(wrong),
         Err(failure) => Err(failure),
@@ -104,11 +114,14 @@ async fn backup(client: &Client, file: &Path) -> Result<(), Failure> {
         let _ = fs::remove_file(&part);
     }
     let bytes = kept?;
-    print(&format!(
-        "{bytes} bytes in {}: all generations, passwords and keys of foreign peers included. Not in it: the \
-         certificate authority (*.pem in the controller's directory)\n",
-        file.display()
-    ))
+    show(output.output, &BackedUp { file, bytes }, |it| {
+        format!(
+            "{} bytes in {}: all generations, passwords and keys of foreign peers included. Not in it: the \
+             certificate authority (*.pem in the controller's directory)\n",
+            it.bytes,
+            it.file.display()
+        )
+    })
 }
 
 async fn receive(

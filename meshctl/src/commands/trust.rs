@@ -3,15 +3,16 @@
 use crate::client::{CallError, Client};
 use crate::context::{Context, Entry, Home, is_name};
 use crate::failure::Failure;
-use crate::output::{Output, print, show};
+use crate::output::{Format, Output, print, show};
 use crate::renewal;
 use crate::table::{self, Look};
 use clap::{ArgGroup, Args, Subcommand};
 use routemesh_proto::{
     AuditRequest, CreateTokenRequest, Identity, KeyKind, RevokeRequest, Token, enroll as ask,
 };
+use serde::Serialize;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ pub(crate) enum Trust {
     /// file of contexts, and used from then on where no other is.
     Enroll(Enroll),
     /// Get another certificate, for a new key, before the one that you have runs out.
-    Renew,
+    Renew(Output),
     /// Let no certificate of a gateway or a person be good any more. A new token lets it enroll again.
     ///
     /// Every other gateway takes down its tunnels to the one that is revoked, and its routes, at once.
@@ -40,7 +41,7 @@ impl Trust {
         match self {
             Self::Token(Tokens::Create(args)) => token(&context.client()?, args).await?,
             Self::Enroll(args) => enroll(context, args).await?,
-            Self::Renew => renew(&context.client()?, context.identity()).await?,
+            Self::Renew(output) => renew(&context.client()?, context.identity(), output).await?,
             Self::Revoke(args) => revoke(&context.client()?, args).await?,
             Self::Audit(args) => audit(&context.client()?, args, look).await?,
         }
@@ -79,6 +80,8 @@ pub(crate) struct Create {
     /// for you.
     #[arg(long, value_name = "URL")]
     address: Vec<String>,
+    #[command(flatten)]
+    output: Output,
 }
 
 #[derive(Args)]
@@ -88,6 +91,36 @@ pub(crate) struct Enroll {
     /// What kind of key to make: ecdsa-p384 or ed25519.
     #[arg(long, default_value_t)]
     key: KeyKind,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What `token create` shows.
+#[derive(Serialize)]
+struct Made {
+    /// A secret, until it is used.
+    token: String,
+    role: &'static str,
+    name: String,
+    controllers: Vec<String>,
+    /// The mesh has the gateway.
+    known: bool,
+}
+
+/// What `enroll` shows.
+#[derive(Serialize)]
+struct Enrolled {
+    role: String,
+    name: String,
+    identity: PathBuf,
+    /// The context that was made.
+    context: Option<String>,
+}
+
+/// What `renew` shows.
+#[derive(Serialize)]
+struct Renewed {
+    identity: PathBuf,
 }
 
 #[derive(Args)]
@@ -151,7 +184,16 @@ async fn token(client: &Client, args: Create) -> Result<(), Failure> {
         name: name.to_owned(),
         secret: reply.secret,
     };
-    print(&format!("{}\n", token.expose()))
+    let made = Made {
+        token: token.expose(),
+        role,
+        name: token.name,
+        controllers: token.controllers,
+        known: reply.known,
+    };
+    show(args.output.output, &made, |made| {
+        format!("{}\n", made.token)
+    })
 }
 
 async fn enroll(context: &Context, args: Enroll) -> Result<(), Failure> {
@@ -185,27 +227,45 @@ async fn enroll(context: &Context, args: Enroll) -> Result<(), Failure> {
     Identity::probe(dir).map_err(CallError::from)?;
     let new = ask(&token, args.key).await?;
     new.save(dir).map_err(CallError::from)?;
-    print(&format!("enrolled as {token}: {}\n", dir.display()))?;
-    let Some((name, home)) = named else {
-        return Ok(());
+    // What follows may fail, and the identity is there.
+    if args.output.output == Format::Table {
+        print(&format!("enrolled as {token}: {}\n", dir.display()))?;
+    }
+    let mut made = None;
+    if let Some((name, home)) = named {
+        let mut contexts = home.read()?;
+        let entry = Entry {
+            controller: token.controllers.join(","),
+            identity: std::path::absolute(dir)?,
+        };
+        contexts.contexts.insert(name.to_owned(), entry);
+        contexts.context.get_or_insert_with(|| name.to_owned());
+        home.write(&contexts)?;
+        made = Some((name.to_owned(), home.file()));
+    }
+    let enrolled = Enrolled {
+        role: token.role,
+        name: token.name,
+        identity: dir.to_owned(),
+        context: made.as_ref().map(|(name, _)| name.clone()),
     };
-    let mut contexts = home.read()?;
-    let entry = Entry {
-        controller: token.controllers.join(","),
-        identity: std::path::absolute(dir)?,
-    };
-    contexts.contexts.insert(name.to_owned(), entry);
-    contexts.context.get_or_insert_with(|| name.to_owned());
-    home.write(&contexts)?;
-    print(&format!("context {name}: {}\n", home.file().display()))
+    show(args.output.output, &enrolled, |_| match &made {
+        Some((name, file)) => format!("context {name}: {}\n", file.display()),
+        None => String::new(),
+    })
 }
 
 /// Gets another certificate, for a new key.
-async fn renew(client: &Client, identity: Option<&Path>) -> Result<(), Failure> {
+async fn renew(client: &Client, identity: Option<&Path>, output: Output) -> Result<(), Failure> {
     let dir = identity.ok_or(Failure::Usage("whose? Give --identity DIR"))?;
     let old = Identity::load(dir).map_err(CallError::from)?;
     renewal::renew(client, dir, &old).await?;
-    print(&format!("{} has a new certificate\n", dir.display()))
+    let renewed = Renewed {
+        identity: dir.to_owned(),
+    };
+    show(output.output, &renewed, |it| {
+        format!("{} has a new certificate\n", it.identity.display())
+    })
 }
 
 async fn revoke(client: &Client, args: Revoke) -> Result<(), Failure> {

@@ -14,6 +14,7 @@ mod tests;
 mod words;
 
 use routemesh_proto::Secret;
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 pub(crate) use draft::Draft;
@@ -49,7 +50,7 @@ pub(crate) struct Source {
 }
 
 /// Something that a person has to look at.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Note {
     pub(crate) file: String,
     /// From 1; 0 for the file as a whole.

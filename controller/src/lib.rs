@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod plan;
 pub mod render;
 pub mod report;
+pub mod rollover;
 pub mod serve;
 pub mod spec;
 pub mod step;

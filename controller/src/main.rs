@@ -3,10 +3,12 @@
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use routemesh_controller::ca::{self, Authority, Peer, Role, Step};
+use routemesh_controller::rollover::left_behind;
 use routemesh_controller::serve::{self, State};
 use routemesh_controller::store::{self, Store, StoreError};
 use routemesh_logs::Format;
-use routemesh_proto::KeyKind;
+use routemesh_proto::operators_client::OperatorsClient;
+use routemesh_proto::{GetTopologyRequest, KeyKind};
 use sd_notify::{NotifyState, notify};
 use std::error::Error;
 use std::fs;
@@ -15,9 +17,10 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tonic::Code;
 use tracing::{debug, info, warn};
 
 /// Between two signs of life to systemd, whose watchdog waits for a minute.
@@ -134,6 +137,15 @@ struct Rollover {
     /// What kind of key the next authority has: ecdsa-p384 or ed25519.
     #[arg(long, default_value_t)]
     key: KeyKind,
+    /// The running controller, which knows whether all gateways are ready for the second step and the third.
+    #[arg(long, value_name = "URL", default_value = "https://[::1]:7179")]
+    controller: String,
+    /// How long to wait for gateways that are not ready.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = humantime::parse_duration)]
+    wait: Duration,
+    /// Take the step all the same: gateways that are not ready have to enroll again.
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Args)]
@@ -301,7 +313,57 @@ fn certificate(args: &Certificate) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Waits a while until no gateway is left behind by a step.
+#[tokio::main]
+async fn all_ready(args: &Rollover, step: Step, authority: &str) -> Result<(), Box<dyn Error>> {
+    let asking = Authority::new(&args.dir, days(1));
+    let asking = asking.for_a_day(
+        &Peer::new(Role::Viewer, "rollover"),
+        SystemTime::now().into(),
+    )?;
+    let mut operators = OperatorsClient::new(asking.dial(&args.controller)?);
+    let began = Instant::now();
+    loop {
+        let request = GetTopologyRequest {
+            gateways_only: true,
+            ..GetTopologyRequest::default()
+        };
+        let gateways = match operators.get_topology(request).await {
+            Ok(answer) => answer.into_inner().gateways,
+            // There is no mesh yet.
+            Err(status) if status.code() == Code::FailedPrecondition => Vec::new(),
+            Err(status) => {
+                return Err(format!(
+                    "whether all gateways are ready is not known, as the controller at {} says: {}; --controller names \
+                     another address of it, --force goes on without",
+                    args.controller,
+                    status.message()
+                )
+                .into());
+            }
+        };
+        let behind = left_behind(step, authority, &gateways);
+        if behind.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() >= args.wait {
+            let (all, first) = (behind.len(), behind.len().min(20));
+            let shown = behind[..first].join("\n  ");
+            return Err(format!(
+                "{all} gateways are not ready:\n  {shown}\nrun this again when they are (agents ask within ten minutes; --wait 15m waits for them), revoke \
+                 those that are gone, or leave them behind by --force"
+            )
+            .into());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 fn rollover(args: &Rollover) -> Result<(), Box<dyn Error>> {
+    let (step, authority) = ca::next_step(&args.dir)?;
+    if step != Step::Trusted && !args.force {
+        all_ready(args, step, &authority)?;
+    }
     let step = ca::roll_over(&args.dir, args.key)?;
     hand_over(&args.dir)?;
     println!(

@@ -10,10 +10,13 @@ use common::{Agent, Controller, Pki, TWO_SITES, eventually};
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
 use routemesh_controller::ca::{self, Peer, Role};
+use routemesh_proto::certificates_client::CertificatesClient;
 use routemesh_proto::operators_client::OperatorsClient;
 use routemesh_proto::trust_client::TrustClient;
 use routemesh_proto::{
-    ApplyRequest, AuditRequest, CONTROLLER_NAME, GetTopologyRequest, HistoryRequest, Identity,
+    ApplyRequest, AuditRequest, AuthoritiesRequest, CONTROLLER_NAME, CreateTokenRequest,
+    GetTopologyRequest, HistoryRequest, Identity, KeyKind, RenewRequest, RevokeRequest, Token,
+    enroll,
 };
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -238,7 +241,7 @@ async fn what_is_refused_is_counted() {
         .get_history(HistoryRequest::default())
         .await
         .unwrap_err();
-    is_counted(&pki, &controller, "handshake failed", 1).await;
+    is_counted(&pki, &controller, "certificate expired", 1).await;
     // Of another authority.
     let elsewhere = Pki::new();
     let mut stranger = elsewhere.identity(Role::Admin, "root");
@@ -248,7 +251,102 @@ async fn what_is_refused_is_counted() {
         .get_history(HistoryRequest::default())
         .await
         .unwrap_err();
-    is_counted(&pki, &controller, "handshake failed", 2).await;
+    is_counted(&pki, &controller, "unknown authority", 1).await;
+    // A server's certificate is none to call with.
+    let server = Identity::load(&pki.controller()).unwrap();
+    let mut operators = OperatorsClient::new(server.dial(&controller.url).unwrap());
+    let history = operators.get_history(HistoryRequest::default());
+    history.await.unwrap_err();
+    is_counted(&pki, &controller, "bad certificate", 1).await;
+    // No TLS at all.
+    let address = controller.url.trim_start_matches("https://");
+    let mut plain = tokio::net::TcpStream::connect(address).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+    is_counted(&pki, &controller, "handshake failed", 1).await;
+    // Revoked; for another; no request; a call that there is not; too large.
+    let (ann, root) = (pki.gateway("A"), pki.identity(Role::Admin, "root"));
+    let mut certificates = CertificatesClient::new(ann.dial(&controller.url).unwrap());
+    for (request, reason) in [
+        (vec![0; 1 << 20], "message too large"),
+        (b"junk".to_vec(), "bad request"),
+        (
+            routemesh_proto::Request::new("B", KeyKind::Ed25519)
+                .unwrap()
+                .der()
+                .to_vec(),
+            "request for another",
+        ),
+    ] {
+        certificates
+            .renew(RenewRequest { request })
+            .await
+            .unwrap_err();
+        is_counted(&pki, &controller, reason, 1).await;
+    }
+    let mut trust = TrustClient::new(root.dial(&controller.url).unwrap());
+    let revoked = RevokeRequest {
+        name: "A".to_owned(),
+        person: false,
+    };
+    trust.revoke(revoked).await.unwrap();
+    certificates
+        .get_authorities(AuthoritiesRequest {})
+        .await
+        .unwrap_err();
+    is_counted(&pki, &controller, "revoked", 1).await;
+    let mut requests = http(&controller.url, &root, 65_535).await;
+    let unheard = call("Operators/Unheard", &[]);
+    let (answer, mut body) = requests.send_request(unheard, false).unwrap();
+    body.send_data(prefix(false, 0).into(), true).unwrap();
+    answer.await.unwrap();
+    is_counted(&pki, &controller, "unknown call", 1).await;
+    // A token that was used, has run out, is of another, or none.
+    let mut token = async |lifetime| {
+        let request = CreateTokenRequest {
+            role: "gateway".to_owned(),
+            name: "B".to_owned(),
+            lifetime,
+        };
+        let made = trust.create_token(request).await.unwrap().into_inner();
+        Token {
+            controllers: vec![controller.url.clone()],
+            authority: made.authority,
+            role: "gateway".to_owned(),
+            name: "B".to_owned(),
+            secret: made.secret,
+        }
+    };
+    let (good, short) = (token(60).await, token(1).await);
+    let of_another = Token {
+        name: "C".to_owned(),
+        ..good.clone()
+    };
+    let guessed = Token {
+        secret: vec![1; 32],
+        ..good.clone()
+    };
+    enroll(&of_another, KeyKind::Ed25519).await.unwrap_err();
+    enroll(&good, KeyKind::Ed25519).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    for (refused, reason) in [
+        (good, "token used"),
+        (short, "token expired"),
+        (guessed, "token unknown"),
+    ] {
+        enroll(&refused, KeyKind::Ed25519).await.unwrap_err();
+        is_counted(&pki, &controller, reason, 1).await;
+    }
+    is_counted(&pki, &controller, "token of another", 1).await;
+    // All of it is among the figures too.
+    let figures = routemesh_controller::serve::page(&controller.state)
+        .text()
+        .unwrap();
+    let reasons = refusals(&pki, &controller).await;
+    assert!(reasons.len() >= 13, "{reasons:?}");
+    for (reason, count) in reasons {
+        let line = format!("controller_refusals_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(figures.contains(&line), "{line} in {figures}");
+    }
     controller.stop().await;
 }
 

@@ -6,6 +6,7 @@ mod common;
 
 use common::{Agent, Controller, Pki, TWO_SITES, all_up, eventually, three_sites};
 use routemesh_controller::ca::{self, Authority, Role, Step};
+use routemesh_proto::Status;
 use routemesh_proto::asks_client::AsksClient;
 use routemesh_proto::certificates_client::CertificatesClient;
 use routemesh_proto::controllers_client::ControllersClient;
@@ -500,6 +501,85 @@ async fn one_authority_follows_another_and_nobody_is_left_behind() {
     };
     enroll(&token, KeyKind::EcdsaP384).await.unwrap();
     controller.stop().await;
+}
+
+/// The program refuses, by name, to leave anybody behind.
+#[tokio::test]
+async fn a_rollover_waits_for_every_gateway_that_is_not_revoked() {
+    let pki = Pki::new();
+    let dir = pki.controller();
+    let controller = Controller::start(&dir).await;
+    let url = controller.url.clone();
+    let step = async |more: &'static str| {
+        let (dir, url) = (dir.clone(), url.clone());
+        let run = move || {
+            std::process::Command::new(env!("CARGO_BIN_EXE_mesh-controller"))
+                .args(["rollover", "--controller", &url, "--dir"])
+                .arg(dir)
+                .args(more.split_whitespace())
+                .output()
+                .unwrap()
+        };
+        let run = tokio::task::spawn_blocking(run).await.unwrap();
+        let said = [run.stdout, run.stderr].concat();
+        (
+            run.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    };
+    controller.apply(&pki, TWO_SITES).await.unwrap();
+    let (mut a, mut b) = (pki.gateway("A"), pki.gateway("B"));
+    let mut agent = Agent::attach(&a, &controller.url, None).await.unwrap();
+    let status = all_up(&agent.config().await);
+    let mut other = Agent::attach(&b, &controller.url, None).await.unwrap();
+    let status_b = all_up(&other.config().await);
+    let report = async |agent: &Agent, status: &Status, own: &Identity| {
+        let certificate = own.status();
+        let status = status.clone();
+        agent
+            .report(Status {
+                certificate,
+                ..status
+            })
+            .await;
+    };
+    report(&agent, &status, &a).await;
+    assert!(step("").await.0);
+    let trusted = std::fs::read_to_string(dir.join("ca.pem")).unwrap();
+    let (done, said) = step("--wait 1s").await;
+    assert!(
+        !done && said.contains("A does not trust the next authority"),
+        "{said}"
+    );
+    assert!(said.contains("B has not said"), "{said}");
+    assert_eq!(
+        std::fs::read_to_string(dir.join("ca.pem")).unwrap(),
+        trusted
+    );
+    // What has come just now is waited for.
+    (a.ca, b.ca) = (trusted.clone(), trusted);
+    report(&agent, &status, &a).await;
+    let late = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        report(&other, &status_b, &b).await;
+    };
+    let ((done, said), ()) = tokio::join!(step("--wait 60s"), late);
+    assert!(done, "{said}");
+    // Neither has a certificate of the next authority; one is revoked, the other left behind.
+    revoke(&pki, &controller, "B", false).await.unwrap();
+    let (done, said) = step("--wait 1s").await;
+    assert!(
+        !done && said.contains("A has a certificate of the old"),
+        "{said}"
+    );
+    assert!(!said.contains("  B "), "{said}");
+    let (done, said) = step("--force").await;
+    assert!(done && said.contains("3 of 3"), "{said}");
+    // And without a controller only by force.
+    assert!(step("").await.0);
+    controller.stop().await;
+    let (done, said) = step("").await;
+    assert!(!done && said.contains("--force"), "{said}");
 }
 
 /// Hundreds that connect and say nothing, or half of something, with a certificate and without.

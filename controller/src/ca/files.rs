@@ -163,8 +163,6 @@ impl Authority {
 
     /// An identity by which the controller at this address hears what another one is told.
     pub fn controller(&self, address: &str, now: OffsetDateTime) -> Result<Identity, CaError> {
-        let authority = read_authority(&self.dir)?;
-        let kind = KeyKind::of_pem(authority.key.expose())?;
         // An address is no name: it may be too long, and has other characters.
         let digest = fingerprint(address.as_bytes());
         let name: String = digest
@@ -172,9 +170,15 @@ impl Authority {
             .take(8)
             .map(|it| format!("{it:02x}"))
             .collect();
-        let peer = Peer::new(Role::Controller, &name);
+        self.for_a_day(&Peer::new(Role::Controller, &name), now)
+    }
+
+    /// An identity that nobody keeps.
+    pub fn for_a_day(&self, peer: &Peer, now: OffsetDateTime) -> Result<Identity, CaError> {
+        let authority = read_authority(&self.dir)?;
+        let kind = KeyKind::of_pem(authority.key.expose())?;
         let lifetime = within(&authority, &way(&self.dir, &authority)?, DAY, now)?;
-        let issued = issue_to(&authority, &Subject::Peer(&peer), kind, lifetime, now)?;
+        let issued = issue_to(&authority, &Subject::Peer(peer), kind, lifetime, now)?;
         Ok(Identity::new(
             self.bundle()?,
             issued.certificate,
@@ -335,6 +339,27 @@ fn show(dir: &Path, signs: &Issued) -> Result<(), CaError> {
 
 fn split(pem: String) -> Vec<String> {
     Identity::new(pem, String::new(), String::new()).authorities()
+}
+
+/// Which step [`roll_over`] takes next, and the authority that it is about, by the digits of its fingerprint: the one that
+/// is to sign, or to be left alone.
+pub fn next_step(dir: &Path) -> Result<(Step, String), CaError> {
+    let next = next_authority(dir)?;
+    let step = match &next {
+        Some(_) => Step::Signs,
+        None if dir.join("ca-to-go.pem").exists() => Step::Alone,
+        None => Step::Trusted,
+    };
+    let about = match next {
+        Some(next) => next,
+        None => read_authority(dir)?,
+    };
+    let der = first_certificate(&about.certificate).ok_or(IdentityError::Certificate)?;
+    let digits = fingerprint(&der)
+        .iter()
+        .map(|it| format!("{it:02x}"))
+        .collect();
+    Ok((step, digits))
 }
 
 /// Takes the next step from one authority to the next, and says what it was. The first makes another

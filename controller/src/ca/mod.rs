@@ -8,7 +8,9 @@ mod request;
 mod role;
 
 pub use above::AboveError;
-pub use files::{Authority, CaError, Step, init, issue, put_beneath, renew, request, roll_over};
+pub use files::{
+    Authority, CaError, Step, init, issue, next_step, put_beneath, renew, request, roll_over,
+};
 pub use request::{RequestError, Requested};
 pub use role::{Peer, PeerError, Role, ike_name};
 

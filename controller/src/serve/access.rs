@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, BoxFuture, Bytes, Service, http};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use tower::Layer;
 use tracing::{debug, warn};
 
@@ -313,14 +313,20 @@ where
             }
         };
         let answered = self.inner.call(request);
+        let refusals = self.gate.figures.refusals.clone();
         let Some((call, mut revoked)) = own else {
-            return Box::pin(answered);
+            return Box::pin(async move {
+                let answer = answered.await?;
+                too_large(&answer, &refusals);
+                Ok(answer)
+            });
         };
         Box::pin(async move {
             let answer = tokio::select! {
                 answer = answered => answer?,
                 status = &mut revoked => return Ok(status.into_http()),
             };
+            too_large(&answer, &refusals);
             Ok(answer.map(|body| {
                 Body::new(Answer {
                     body,
@@ -332,10 +338,17 @@ where
     }
 }
 
+/// Counts a message that was larger than any of its kind may be.
+fn too_large(answer: &http::Response<Body>, refusals: &Refusals) {
+    let status = Status::from_header_map(answer.headers());
+    if status.is_some_and(|it| it.code() == Code::OutOfRange) {
+        refusals.count("message too large");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic::Code;
 
     const ROLES: [Role; 5] = [
         Role::Gateway,

@@ -5,7 +5,7 @@
 //! handshakes, for those without a certificate, and for each name; who comes when all are taken gets the
 //! place of whoever has had one longest.
 
-use super::access::Caller;
+use super::access::{Caller, Refusals};
 use super::figures::Figures;
 use crate::ca::Peer;
 use routemesh_proto::Identity;
@@ -26,7 +26,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{
     NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
 };
-use tokio_rustls::rustls::{self, RootCertStore, ServerConfig, version};
+use tokio_rustls::rustls::{self, CertificateError, RootCertStore, ServerConfig, version};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
@@ -169,6 +169,7 @@ pub(super) struct Connection {
     caller: Caller,
     until: Pin<Box<Sleep>>,
     place: Place,
+    refusals: Refusals,
     /// Why it must end, once it must.
     ended: Option<&'static str>,
     /// One of those that are counted.
@@ -195,6 +196,7 @@ impl Connection {
                 .poll(context)
                 .is_ready()
         {
+            self.refusals.count("too many connections");
             self.ended = Some("too many connections of the same holder");
         }
         match self.ended {
@@ -311,7 +313,7 @@ pub(super) fn incoming(
                     accepted = accept => match accepted {
                         Ok(Ok(stream)) => stream,
                         Ok(Err(error)) => {
-                            refused("handshake failed");
+                            refused(reason(&error));
                             return debug!("{from} refused: {error}");
                         }
                         Err(_) => {
@@ -335,6 +337,7 @@ pub(super) fn incoming(
                     caller,
                     until: Box::pin(sleep(until)),
                     place: places.take(),
+                    refusals: figures.refusals.clone(),
                     ended: None,
                     _here: kind.enter(),
                 };
@@ -343,6 +346,24 @@ pub(super) fn incoming(
         }
     });
     ReceiverStream::new(connections)
+}
+
+/// Why a handshake failed, for counting.
+fn reason(error: &io::Error) -> &'static str {
+    let cause = error.get_ref().and_then(|it| it.downcast_ref());
+    let Some(rustls::Error::InvalidCertificate(why)) = cause else {
+        return "handshake failed";
+    };
+    match why {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "certificate expired"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "certificate not valid yet"
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => "unknown authority",
+        _ => "bad certificate",
+    }
 }
 
 /// Who is at the other end, and for how long.

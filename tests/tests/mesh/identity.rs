@@ -32,7 +32,7 @@ fn certificates_and_authorities_change_under_traffic_and_who_is_revoked_is_gone(
             authorities(&mesh, &gateways)?,
             certificates(&mesh, &gateways)?,
         );
-        mesh.controller_command(&["rollover"])?;
+        mesh.controller_command(&["rollover", "--wait", "2m"])?;
         wait_until("the authorities everywhere", SETTLE, || {
             let now = authorities(&mesh, &gateways)?;
             match now.len() == 1 && now.is_disjoint(&known) {

@@ -885,10 +885,14 @@ fn what_let_a_path_in_is_told_to_whoever_asks() {
         peer(config, 3, of(vec![marked, long, Term::default()]));
         peer(config, 4, of(vec![Term::default()]));
     });
-    for number in [3, 4, 5] {
-        solo.announce(number, "10.0.3.0/24", |_| {});
+    for (number, asn) in list {
+        solo.announce(number, "10.0.3.0/24", |it| {
+            if asn == THEM {
+                it.as_path = through(&[THEM]);
+            }
+        });
     }
-    solo.announce(4, "10.0.0.0/8", |_| {});
+    solo.announce(4, "10.0.0.0/8", |it| it.as_path = through(&[THEM]));
     let own = BTreeSet::from([net("10.0.0.0/16")]);
     solo.speaker.originate(own, solo.now);
     let heard = |number, used, rejected, terms: &[usize]| Heard {

@@ -3,7 +3,8 @@
 use crate::shell::Shell;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{self, Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,14 @@ const LOOK: Duration = Duration::from_millis(200);
 /// For systemd to stop all, in an orderly way.
 const FAREWELL: Duration = Duration::from_secs(15);
 
+/// Of this process, so far.
+static MACHINES: AtomicU32 = AtomicU32::new(0);
+
 /// It ends with its value.
 pub struct Machine {
     unshare: Child,
+    /// Where its processes are, from the host's root.
+    cgroup: String,
     /// systemd, as this machine numbers it.
     init: u32,
 }
@@ -26,11 +32,14 @@ impl Machine {
         let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = tests.join("../target/packages/root");
         let root = root.canonicalize().expect("tests/packages/root made it");
+        let number = MACHINES.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("routemesh-{}-{number}", process::id());
         let unshare = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child"])
-            .args(["--net", "--uts", "--ipc", "--cgroup"])
+            .args(["--net", "--uts", "--ipc"])
             .arg(tests.join("packages/boot"))
             .arg(root)
+            .arg(&cgroup)
             .stdin(Stdio::null())
             .spawn()
             .expect("unshare runs");
@@ -39,7 +48,11 @@ impl Machine {
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
             children.ok()?.trim().parse().ok()
         });
-        let machine = Self { unshare, init };
+        let machine = Self {
+            unshare,
+            cgroup,
+            init,
+        };
         // charon does not start where the kernel has no ESP, which makes the machine a degraded one.
         wait_for("systemd", || {
             let state = machine.try_run("systemctl is-system-running");
@@ -171,14 +184,20 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.try_run("systemctl poweroff --force");
         let began = Instant::now();
-        while began.elapsed() < FAREWELL {
-            if let Ok(Some(_)) = self.unshare.try_wait() {
-                return;
-            }
+        while began.elapsed() < FAREWELL && matches!(self.unshare.try_wait(), Ok(None)) {
             sleep(LOOK);
         }
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let mut mounts = mounts.lines().map(|line| line.split(' '));
+        let of_cgroups = mounts.find(|it| it.clone().nth(2) == Some("cgroup2"));
+        if let Some(root) = of_cgroups.and_then(|mut it| it.nth(1)) {
+            let _ = Command::new("find")
+                .arg(Path::new(root).join(&self.cgroup))
+                .args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"])
+                .status();
+        }
     }
 }
 

@@ -14,7 +14,7 @@ const VERY_MANY: usize = 400;
 
 /// For the title above and the legend below.
 const MARGIN: f64 = 74.0;
-const LEAST_WIDTH: f64 = 620.0;
+const LEAST_WIDTH: f64 = 680.0;
 
 const STYLE: &str = "\
 text{font:13px system-ui,sans-serif;fill:#1f2328}
@@ -229,7 +229,7 @@ fn legend(y: f64) -> String {
         );
         out += &sign(state, (x + 22.0, y));
         out += &text((x + 52.0, y + 4.0), "small", "start", state.name());
-        x += 66.0 + state.name().len() as f64 * 6.5;
+        x += 66.0 + state.name().len() as f64 * 7.0;
     }
     x += 16.0;
     let healths = [
@@ -240,7 +240,7 @@ fn legend(y: f64) -> String {
     for (health, name) in healths {
         out += &self::health(health, (x, y));
         out += &text((x + 12.0, y + 4.0), "small", "start", name);
-        x += 30.0 + name.len() as f64 * 6.5;
+        x += 30.0 + name.len() as f64 * 7.0;
     }
     out
 }

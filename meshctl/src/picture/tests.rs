@@ -78,6 +78,32 @@ fn large() -> Topology {
     }
 }
 
+/// `examples/three-sites.toml` with V2-1 cut off, and one tunnel that only one end has.
+fn three_sites() -> Topology {
+    let all: Vec<GatewayView> = [("one", "V1"), ("two", "V2"), ("three", "V3")]
+        .iter()
+        .flat_map(|(site, name)| [1, 2].map(|i| (site, format!("{name}-{i}"))))
+        .map(|(site, name)| gateway(&name, site, if name == "V2-1" { "stale" } else { "ok" }))
+        .collect();
+    let mut edges = Vec::new();
+    for (i, a) in all.iter().enumerate() {
+        for b in all.iter().skip(i + 1).filter(|b| b.site != a.site) {
+            let verdict = match (&*a.name, &*b.name) {
+                ("V2-1", _) | (_, "V2-1") => "down",
+                ("V1-2", "V3-2") => "degraded",
+                _ => "up",
+            };
+            edges.push(edge(a, b, verdict, ""));
+        }
+    }
+    Topology {
+        generation: 7,
+        gateways: all,
+        edges,
+        ..Topology::default()
+    }
+}
+
 /// As `RENEW_GOLDEN=1` last wrote it.
 fn golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -130,6 +156,11 @@ fn pictures_are_as_they_were_looked_at() {
     golden("small.svg", &svg(&picture));
     golden("small.dot", &dot(&picture));
     golden("small.mmd", &mermaid(&picture));
+    // README shows it.
+    golden(
+        "../../../../docs/topology.svg",
+        &svg(&Picture::of(&three_sites())),
+    );
 }
 
 /// What another program says to a picture.

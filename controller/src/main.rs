@@ -2,18 +2,19 @@
 
 use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use nix::fcntl::OFlag;
 use routemesh_controller::ca::{self, Authority, Peer, Role, Step};
 use routemesh_controller::rollover::left_behind;
 use routemesh_controller::serve::{self, State};
 use routemesh_controller::store::{self, Store, StoreError};
 use routemesh_logs::Format;
 use routemesh_proto::operators_client::OperatorsClient;
-use routemesh_proto::{GetTopologyRequest, KeyKind};
+use routemesh_proto::{GetTopologyRequest, HistoryRequest, KeyKind};
 use sd_notify::{NotifyState, notify};
 use std::error::Error;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,6 +29,9 @@ const BEAT: Duration = Duration::from_secs(10);
 
 /// Before the next attempt to read from an etcd that does not answer.
 const WAIT: Duration = Duration::from_secs(2);
+
+/// Of what a controller says of its gateways, as for `meshctl`.
+const LARGEST_VIEW: usize = 1 << 30;
 
 /// A file with an authority's certificates is no longer than this.
 const LARGEST_CERTIFICATES: u64 = 64 << 10;
@@ -270,12 +274,18 @@ fn hand_over(dir: &Path) -> io::Result<()> {
     if !root || owner.uid() == 0 {
         return Ok(());
     }
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let file = entry.metadata()?;
+        let mut open = fs::OpenOptions::new();
+        let opened = open.read(true).custom_flags(flags.bits());
+        // A link, or gone meanwhile.
+        let Ok(file) = opened.open(entry?.path()) else {
+            continue;
+        };
+        let it = file.metadata()?;
         // Not what the other user may have led here from elsewhere.
-        if file.is_file() && file.uid() == 0 && file.nlink() == 1 {
-            chown(entry.path(), Some(owner.uid()), Some(owner.gid()))?;
+        if it.is_file() && it.uid() == 0 && it.nlink() == 1 {
+            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
         }
     }
     Ok(())
@@ -321,7 +331,8 @@ async fn all_ready(args: &Rollover, step: Step, authority: &str) -> Result<(), B
         &Peer::new(Role::Viewer, "rollover"),
         SystemTime::now().into(),
     )?;
-    let mut operators = OperatorsClient::new(asking.dial(&args.controller)?);
+    let operators = OperatorsClient::new(asking.dial(&args.controller)?);
+    let mut operators = operators.max_decoding_message_size(LARGEST_VIEW);
     let began = Instant::now();
     loop {
         let request = GetTopologyRequest {
@@ -330,8 +341,23 @@ async fn all_ready(args: &Rollover, step: Step, authority: &str) -> Result<(), B
         };
         let gateways = match operators.get_topology(request).await {
             Ok(answer) => answer.into_inner().gateways,
-            // There is no mesh yet.
-            Err(status) if status.code() == Code::FailedPrecondition => Vec::new(),
+            // There is no mesh yet, or one that this version cannot read.
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                let request = HistoryRequest { limit: 1 };
+                let history = operators.get_history(request).await?.into_inner();
+                if !history.revisions.is_empty() {
+                    return Err(format!(
+                        "the controller knows of no gateway, and yet there is a mesh: {}",
+                        status.message()
+                    )
+                    .into());
+                }
+                Vec::new()
+            }
+            Err(status) if status.code() == Code::Unavailable && began.elapsed() < args.wait => {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
             Err(status) => {
                 return Err(format!(
                     "whether all gateways are ready is not known, as the controller at {} says: {}; --controller names \
@@ -360,6 +386,15 @@ async fn all_ready(args: &Rollover, step: Step, authority: &str) -> Result<(), B
 }
 
 fn rollover(args: &Rollover) -> Result<(), Box<dyn Error>> {
+    // Two that wait for the same step would take that and the next one, which nobody is ready for.
+    let dir = fs::File::open(&args.dir)
+        .map_err(|error| format!("cannot read {}: {error}", args.dir.display()))?;
+    dir.try_lock().map_err(|_| {
+        format!(
+            "another rollover is at work in {}: let it end first",
+            args.dir.display()
+        )
+    })?;
     let (step, authority) = ca::next_step(&args.dir)?;
     if step != Step::Trusted && !args.force {
         all_ready(args, step, &authority)?;

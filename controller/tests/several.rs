@@ -384,7 +384,7 @@ async fn a_revocation_meets_the_changes_of_others() {
     let other = std::thread::spawn(move || {
         let mut store = Store::etcd(&urls, None, None).unwrap();
         // With a pause in which somebody else may be first.
-        while stopped.recv_timeout(Duration::from_millis(40)).is_err() {
+        while stopped.recv_timeout(Duration::from_millis(200)).is_err() {
             let revision = store.current().unwrap().unwrap();
             let (ids, retired) = (store.ids().unwrap(), store.retired().unwrap());
             let known = revision.generation;

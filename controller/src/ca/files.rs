@@ -55,13 +55,15 @@ pub enum CaError {
     /// Whoever vouched for the authority does so no more.
     #[error(
         "the authority is good until {} only, and signs nothing after: let your CA sign \
-         `mesh-controller request` again; where there is none above it, `mesh-controller rollover` makes another", .0.date()
+         `mesh-controller request` again, or remove ca-above.pem to be beneath it no more; where there is none above it, \
+         `mesh-controller rollover` makes another", .0.date()
     )]
     Ended(OffsetDateTime),
     /// It would lead to no operator's CA any more.
     #[error(
         "the authority that signs now leads to your CA, and the next one does not yet: let your CA sign what \
-         `mesh-controller request` prints, give `mesh-controller certificate` what it made, and run this again"
+         `mesh-controller request` prints, give `mesh-controller certificate` what it made, and run this again; \
+         where that CA is to be above no more, remove ca-above.pem first"
     )]
     NotBeneath,
     /// The certificate cannot be made.

@@ -10,7 +10,7 @@ use routemesh_proto::{FollowRequest, Heard};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -181,10 +181,15 @@ async fn hear_once(
     };
     let heard = client.follow(FollowRequest {}).await;
     let mut stream = heard.map_err(words)?.into_inner();
+    let mut looked: Option<Instant> = None;
     while let Some(heard) = stream.message().await.map_err(words)? {
         let (state, by) = (state.clone(), by.clone());
         // A controller may tell of a gateway before the store's watch tells of the generation that brought it.
         if !state.has(&heard.gateway) {
+            // Not more often: there may be a generation here that is not understood.
+            let since = looked.map_or(PAUSE, |it| it.elapsed());
+            sleep(PAUSE.saturating_sub(since)).await;
+            looked = Some(Instant::now());
             let state = state.clone();
             let followed = tokio::task::spawn_blocking(move || state.follow()).await;
             let followed = followed.map_err(|error| error.to_string())?;

@@ -76,7 +76,7 @@ pub(in crate::spec) const ENDPOINT: &[Key] = &[
     key("address", "an address", "", "where others reach it; or the next two", "\"2001:db8:1::5\""),
     key("host", "a DNS name", "", "is looked up by charon", "\"vpn.example.net\""),
     key("family", "`\"ipv4\"`, `\"ipv6\"`", "", "of the address that `host` stands for", "\"ipv6\""),
-    key("local", "an address of the same family", "the endpoint, or any of the host's where it has none", "the host's own address behind one-to-one NAT: needed where several endpoints of a family are behind it, and for VTI", "\"2001:db8::5\""),
+    key("local", "an address of the same family", "the endpoint, or any of the host's where it has none", "the host's own address behind one-to-one NAT: needed where several endpoints of a family are behind it, for a host name, and for VTI", "\"2001:db8::5\""),
 ];
 
 /// An entry of `routers`.

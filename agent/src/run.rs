@@ -134,7 +134,8 @@ async fn live(
         }
     };
     let mut identity = host.identity.clone();
-    let mut held = Held::of(&identity.borrow());
+    let mut own = identity.borrow().clone();
+    let mut held = Held::of(&own);
     let (wanted, connections) = watch::channel(None);
     let (seen, mut charon) = watch::channel(Seen::default());
     let keeper = Keeper {
@@ -192,10 +193,12 @@ async fn live(
         let seen = charon.borrow_and_update().clone();
         let now = std::time::Instant::now();
         let gone = leaving.adapt(&mut config, &seen.yielding, now);
-        if identity.has_changed().unwrap_or_default() {
-            held = Held::of(&identity.borrow());
+        // Whoever waited for a change has seen it: what it is now is the question.
+        let now_own = identity.borrow_and_update().clone();
+        if now_own != own {
+            held = Held::of(&now_own);
+            own = now_own;
         }
-        let own = identity.borrow_and_update().clone();
         let pass = gateway.pass(&config, &own, &seen, &wanted);
         let outcome = pass.await;
         let ended = Instant::now();

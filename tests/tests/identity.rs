@@ -207,6 +207,14 @@ fn a_gateway_enrolls_renews_and_is_revoked() -> Result<()> {
     let agent = "mesh-agent run --controller https://[::1]:7179 --identity identity --state-dir state --vici none --metrics [::1]:7180 --log trace";
     host.start(agent, "agent.log")?;
 
+    // When the gateway's certificate ends, as it reports.
+    let told = |host: &Host| -> Result<u64> {
+        let said = host.must("meshctl get gateways -o json")?;
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap_or_default();
+        Ok(said[0]["certificate"]["to"].as_u64().unwrap_or_default())
+    };
+    soon("the first certificate is reported", || Ok(told(&host)? > 0))?;
+    let end = told(&host)?;
     // Three times another certificate and another key, and the controller knows the gateway throughout.
     for _ in 0..3 {
         let (key, certificate) = (
@@ -218,6 +226,7 @@ fn a_gateway_enrolls_renews_and_is_revoked() -> Result<()> {
                 && host.text("identity/cert.pem") != certificate)
         })?;
     }
+    soon("a new one is reported", || Ok(told(&host)? > end))?;
     // The controller's own is as short.
     let own = host.text("controller/cert.pem");
     host.must("mesh-controller renew --dir controller --days 1")?;

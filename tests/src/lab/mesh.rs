@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::error::{LabError, Result};
@@ -210,6 +211,16 @@ impl<'lab> Mesh<'lab> {
     /// SIGKILL to a gateway's agent.
     pub fn kill_agent(&mut self, gateway: Gateway) {
         self.agents.remove(&gateway.name());
+    }
+
+    /// A gateway's agent stands still while something is done.
+    pub fn while_frozen(&self, gateway: Gateway, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let agent = self.agents.get(&gateway.name());
+        let signal = |it| agent.map_or(Ok(()), |agent| agent.signal(it));
+        signal(Signal::SIGSTOP)?;
+        let done = work();
+        signal(Signal::SIGCONT)?;
+        done
     }
 
     /// SIGTERM to a gateway's agent.

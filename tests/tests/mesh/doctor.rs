@@ -11,7 +11,7 @@ use routemesh_tests::lab::settle::SETTLE;
 use routemesh_tests::lab::topology::{self, Gateway, private4};
 use serde_json::Value;
 
-use super::stranger::{Terms, early_certificate, loads};
+use super::stranger::{Terms, early_certificate, loads, unknown_certificate};
 use super::{gateway, spec};
 
 const V1_1: Gateway = gateway(1, 1);
@@ -83,6 +83,7 @@ pub(super) fn finds_what_is_broken(lab: &Lab, mesh: &mut Mesh<'_>) -> Result<()>
     routes_and_sessions(lab, mesh)?;
     prefixes(mesh)?;
     keys(lab, mesh)?;
+    below_keys(lab, mesh)?;
     let events = mesh.meshctl(&["events", "--gateway", "V1-1"])?;
     has(&events, "down")
 }
@@ -197,6 +198,14 @@ fn keys(lab: &Lab, mesh: &Mesh<'_>) -> Result<()> {
             },
         ),
         (
+            V3_2,
+            V2_2,
+            Terms {
+                shows: Some(unknown_certificate(lab, V3_2)?),
+                ..unlike()
+            },
+        ),
+        (
             V1_2,
             V3_2,
             Terms {
@@ -226,6 +235,32 @@ fn keys(lab: &Lab, mesh: &Mesh<'_>) -> Result<()> {
             (V1_2, V3_1, "ike", "identity: V"),
             (V1_2, V3_2, "child", "traffic selectors: V1-2 says"),
             (V2_2, V3_1, "child", "proposals: V"),
+            (
+                V2_2,
+                V3_2,
+                "ike",
+                "authentication: V2-2 says that the far end's certificate is not of",
+            ),
+        ],
+    )
+}
+
+fn below_keys(lab: &Lab, mesh: &Mesh<'_>) -> Result<()> {
+    // By the name of V1-1's interface there is another one when its agent looks again.
+    let link = tunnel(lab, V1_1, V3_1).interface();
+    mesh.while_frozen(V1_1, || {
+        lab.overlay(V1_1).ip_batch(&[
+            format!("link delete {link}"),
+            format!("link add {link} type xfrm dev lo if_id 0x77"),
+        ])
+    })?;
+    let nowhere = format!("route add unreachable {}/128", V3_2.public());
+    lab.underlay(V1_1).ip_batch(&[nowhere])?;
+    finds(
+        mesh,
+        &[
+            (V1_1, V3_1, "interface", "which is not the tunnel's"),
+            (V1_1, V3_2, "outside", "V1-1 has no way to V3-2's endpoint"),
         ],
     )
 }

@@ -90,6 +90,17 @@ pub(super) fn loads(
     Ok(())
 }
 
+/// A certificate of nobody's authority for a gateway's name, and its key.
+pub(super) fn unknown_certificate(lab: &Lab, gateway: Gateway) -> Result<[String; 2]> {
+    let name = gateway.name();
+    openssl(
+        lab,
+        &format!("req -x509 -days 9 {NEW_KEY} -keyout key -out cert {SUBJECT}"),
+        &name,
+    )?;
+    made(lab)
+}
+
 /// One of the mesh's authority that is valid from years to come, as for a host whose clock was wrong.
 pub(super) fn early_certificate(
     lab: &Lab,

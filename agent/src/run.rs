@@ -194,10 +194,10 @@ async fn live(
         let now = std::time::Instant::now();
         let gone = leaving.adapt(&mut config, &seen.yielding, now);
         // Whoever waited for a change has seen it: what it is now is the question.
-        let now_own = identity.borrow_and_update().clone();
-        if now_own != own {
-            held = Held::of(&now_own);
-            own = now_own;
+        let new = identity.borrow_and_update().clone();
+        if new != own {
+            held = Held::of(&new);
+            own = new;
         }
         let pass = gateway.pass(&config, &own, &seen, &wanted);
         let outcome = pass.await;
